@@ -1,0 +1,51 @@
+"""Packaging. Tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = "0.1.0"
+
+EXTRAS = {
+    "timm": ["timm>=1.0"],
+    "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+    "demo": ["scikit-learn>=1.3"],
+    "tensorboard": ["tensorboard>=2.14"],
+    "test": ["pytest>=8", "scikit-learn>=1.3", "timm>=1.0", "matplotlib>=3.8"],
+}
+EXTRAS["dev"] = EXTRAS["test"] + ["ruff>=0.6", "mypy>=1.11"]
+EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+
+setup(
+    name="mecoq-faiss",
+    version=VERSION,
+    description="Learned product quantization for FAISS image search (MeCoQ), from unlabelled images",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["mecoq_faiss", "mecoq_faiss_cli"],
+    package_dir={"mecoq_faiss": "mecoq_faiss", "mecoq_faiss_cli": "cli"},
+    package_data={"mecoq_faiss": ["py.typed"], "mecoq_faiss_cli": ["py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.26",
+        "click>=8.1",
+        "h5py>=3.10",
+        "safetensors>=0.4",
+        "pillow>=10.1",
+        "tqdm>=4.66",
+        # Meta's faiss-gpu wheel also runs where there is no GPU.
+        'faiss-gpu>=1.15; sys_platform == "linux" and platform_machine == "x86_64"',
+        'faiss-cpu>=1.9; sys_platform != "linux" or platform_machine != "x86_64"',
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mecoq-faiss=mecoq_faiss_cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
