@@ -1,0 +1,279 @@
+"""Settings: frozen, validated dataclasses, the presets, TOML in and JSON out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the model is.
+
+    Attributes:
+        backbone: torchvision classifier, `timm:NAME`, `pixels`, or `features`.
+        weights: `default`, `none`, or a .safetensors/.pth file.
+        trainable_layers: backbone layers that learn, from the top; 0 freezes all, -1 none.
+        image_size: side of the square input in pixels.
+        feature_dim: width of the data where `backbone` is `features`.
+        projection: `linear` (the paper's) or `mlp` (one hidden layer of width `hidden`).
+        D: embedding dimension, a multiple of M.
+        M: sub-quantizers; a code takes M * nbits bits.
+        nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
+        alpha: sharpness of the soft assignment (Eq. 3).
+        freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
+    """
+
+    backbone: str = "resnet50"
+    weights: str = "default"
+    trainable_layers: int = 0
+    image_size: int = 224
+    feature_dim: int | None = None
+    projection: str = "mlp"
+    hidden: int = 512
+    D: int = 32
+    M: int = 4
+    nbits: int = 8
+    alpha: float = 10.0
+    freeze_codebooks: bool = False
+
+    @property
+    def K(self) -> int:
+        return 2**self.nbits
+
+    @property
+    def bits(self) -> int:
+        return self.M * self.nbits
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.nbits not in (4, 8):
+            raise ValueError(f"nbits={self.nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")
+        _at_least(self, 1, "image_size", "hidden", "D", "M")
+        _at_least(self, -1, "trainable_layers")
+        if self.D % self.M:
+            nearest = max(1, round(self.D / self.M)) * self.M
+            raise ValueError(f"D={self.D} is not divisible by M={self.M}: choose a multiple, for example {nearest}")
+        _one_of(self, "projection", ("linear", "mlp"))
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha} must be positive")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained. Epochs count from 1; learning rates are Adam's or SGD's.
+
+    Attributes:
+        epochs, batch_size: passes over the images; images a step (N).
+        optimizer: `adam` or `sgd` (with `momentum`).
+        lr: the projection's rate; the backbone's is lr * backbone_lr_scale, the codebooks' lr * codebook_lr_scale.
+        weight_decay: beta of Eq. 14, on the network only, never on the codebooks.
+        warmup_epochs, final_lr_scale: linear warm-up, then a cosine down to this share of each group's rate.
+        temperature, positive_prior: tau and rho+ of the loss (Eq. 12).
+        diversity_weight: gamma of Eq. 14.
+        entropy_weight: weight of the soft codes' entropy (not in the paper; 0 is off).
+        memory_size, memory_kind, memory_start_epoch: N_M slots (0 is off), soft | feature | hard, the first epoch
+            that uses them.
+        codebook_init: `random` unit vectors, or codewords drawn from the `data`'s first embeddings.
+        view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image.
+        crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `views.ViewSpec`.
+        feature_dropout: for data that are single feature vectors, the share dropped to make a view.
+        seed: of everything random.
+        workers: processes that decode images; -1 chooses.
+        precision: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, float32 otherwise.
+    """
+
+    epochs: int = 60
+    batch_size: int = 512
+    optimizer: str = "adam"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    backbone_lr_scale: float = 0.1
+    codebook_lr_scale: float = 1.0
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 1
+    final_lr_scale: float = 1e-3
+    temperature: float = 0.5
+    positive_prior: float = 0.15
+    diversity_weight: float = 0.5
+    entropy_weight: float = 0.0
+    memory_size: int = 384
+    memory_kind: str = "soft"
+    memory_start_epoch: int = 6
+    codebook_init: str = "random"
+    view_cache: bool = True
+    cached_views: int = 10
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_p: float = 0.7
+    grey: float = 0.2
+    blur: float = 0.5
+    feature_dropout: float = 0.1
+    seed: int = 0
+    workers: int = -1
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
+        object.__setattr__(self, "jitter", tuple(self.jitter))
+        _check_types(self)
+        _at_least(self, 1, "epochs", "memory_start_epoch")
+        _at_least(self, 2, "batch_size", "cached_views")
+        _at_least(
+            self,
+            0,
+            "warmup_epochs",
+            "memory_size",
+            "seed",
+            "weight_decay",
+            "diversity_weight",
+            "entropy_weight",
+        )
+        _at_least(self, 0, "backbone_lr_scale", "codebook_lr_scale", "final_lr_scale")
+        _at_least(self, -1, "workers")
+        _one_of(self, "optimizer", ("adam", "sgd"))
+        _one_of(self, "memory_kind", ("soft", "feature", "hard"))
+        _one_of(self, "codebook_init", ("random", "data"))
+        _one_of(self, "precision", ("auto", "float32", "bf16"))
+        for name in ("lr", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("momentum", "positive_prior", "feature_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        for name in ("flip", "jitter_p", "grey", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is a probability: choose 0 to 1")
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale={self.crop_scale}: give two shares of the area, 0 < from <= to <= 1")
+        if len(self.jitter) != 4 or not all(0 <= s <= 1 for s in self.jitter) or self.jitter[3] > 0.5:
+            raise ValueError(f"jitter={self.jitter}: give brightness, contrast, saturation in 0 to 1, hue in 0 to 0.5")
+
+
+Config = ModelConfig | TrainConfig
+
+
+def _check_types(config: Config) -> None:
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if default is None or isinstance(default, tuple):
+            continue
+        expected = type(default)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            object.__setattr__(config, field.name, float(value))
+        elif type(value) is not expected:
+            raise ValueError(f"{field.name}={value!r} must be of type {expected.__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name}={value} must be a finite number")
+
+
+def _at_least(config: Config, low: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < low:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least {low}")
+
+
+def _one_of(config: Config, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(choices)}")
+
+
+def code_shape(bits: int, nbits: int) -> int:
+    """M for codes of `bits` bits with `nbits` a sub-quantizer; ValueError where they do not fit."""
+    if nbits not in (4, 8):
+        raise ValueError(f"nbits={nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")
+    if bits < 8 or bits % 8:
+        raise ValueError(f"bits={bits}: a code takes whole bytes, choose a multiple of 8")
+    return bits // nbits
+
+
+# protocol: D at 16, 32, 64 bits; tau; weight decay; entropy weight; rho+; memory's first epoch, the paper's and the
+# release's; trainable layers. The paper leaves tau, beta and D open; those are its public release's.
+_PAPER: dict[str, tuple[Any, ...]] = {
+    "flickr25k": ((32, 64, 128), (0.4, 0.45, 0.4), (0.1,) * 3, (0.5, 1.0, 2.0), 0.15, 5, 5, 0),
+    "cifar10-i": ((32, 64, 128), (0.25, 0.4, 0.4), (0.001,) * 3, (0.05,) * 3, 0.1, 15, 3, 2),
+    "cifar10-ii": ((16, 48, 96), (0.35,) * 3, (0.01, 0.005, 0.01), (0.01, 0.1, 0.05), 0.1, 15, 15, 2),
+    "nuswide": ((64, 32, 128), (0.2, 0.4, 0.4), (0.01,) * 3, (1.0, 0.2, 0.01), 0.15, 10, 10, 0),
+}
+
+
+def _presets() -> dict[str, dict[str, Any]]:
+    presets: dict[str, dict[str, Any]] = {"default": {}}
+    for protocol, (dims, taus, decays, entropies, prior, start, release_start, layers) in _PAPER.items():
+        for i, bits in enumerate((16, 32, 64)):
+            paper = dict(
+                backbone="vgg16", image_size=224, projection="linear", D=dims[i], M=bits // 8, nbits=8, alpha=10.0,
+                trainable_layers=layers, epochs=50, batch_size=128, optimizer="sgd", lr=0.01, momentum=0.9,
+                weight_decay=decays[i], warmup_epochs=1, final_lr_scale=1e-3, temperature=taus[i],
+                positive_prior=prior, diversity_weight=0.5, entropy_weight=0.0, memory_size=384, memory_kind="soft",
+                memory_start_epoch=start, codebook_init="random",
+            )  # fmt: skip
+            presets[f"{protocol}-{bits}"] = paper
+            presets[f"release-{protocol}-{bits}"] = paper | dict(
+                freeze_codebooks=True, entropy_weight=entropies[i], memory_start_epoch=release_start
+            )
+    return presets
+
+
+PRESETS = _presets()
+"""Name -> settings that differ from the defaults: `default`, the paper's 12, and `release-*`, its public code's."""
+
+
+def make_configs(**settings: Any) -> tuple[ModelConfig, TrainConfig]:
+    """Sort flat settings into the two configurations; an unknown name is a ValueError."""
+    model_names = {field.name for field in dataclasses.fields(ModelConfig)}
+    train_names = {field.name for field in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(settings) - model_names - train_names)
+    if unknown:
+        raise ValueError(
+            f"unknown setting {unknown[0]!r}: the settings are {', '.join(sorted(model_names | train_names))}"
+        )
+    return (
+        ModelConfig(**{k: v for k, v in settings.items() if k in model_names}),
+        TrainConfig(**{k: v for k, v in settings.items() if k in train_names}),
+    )
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings of a preset, a copy; ValueError with the names where there is none."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return dict(PRESETS[name])
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Flat settings of a TOML file; tables such as [model] and [train] are only headings."""
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        settings.update(value if isinstance(value, dict) else {key: value})
+    return settings
+
+
+def to_json(model: ModelConfig, train: TrainConfig | None = None, **more: Any) -> str:
+    """The configurations as a JSON text; `from_json` reads it back."""
+    content: dict[str, Any] = {"model": dataclasses.asdict(model)}
+    if train is not None:
+        content["train"] = dataclasses.asdict(train)
+    return json.dumps(content | more, indent=2) + "\n"
+
+
+def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
+    """Read what `to_json` wrote; `origin` names the file in errors."""
+    try:
+        content = json.loads(text)
+        model = ModelConfig(**content["model"])
+        train = TrainConfig(**content["train"]) if "train" in content else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{origin} is damaged or of another version: {error}") from error
+    return model, train

@@ -1,0 +1,87 @@
+"""The training objective's terms: debiased contrastive loss, codeword diversity, code entropy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def debiased_contrastive_loss(
+    view1: Tensor,
+    view2: Tensor,
+    memory: Tensor | None = None,
+    *,
+    temperature: float,
+    positive_prior: float,
+) -> Tensor:
+    """Memory-augmented debiased contrastive loss (Eq. 6, 7, 12, 13), the mean over the 2N anchors.
+
+    Similarities are cosines. Each of the 2N - 2 in-batch keys and N_M memory keys adds
+    (exp(s/tau) - rho * exp(s+/tau)) / (1 - rho) to the negative term, which is clamped from below at its
+    smallest possible value, count * exp(-1/tau) (Chuang et al. 2020). Computed in float32 (float64 inputs stay
+    float64), relative to the row's largest similarity, so that no temperature overflows.
+
+    Args:
+        view1, view2: reconstructions of the two views, (N, D) each, row i of both from image i.
+        memory: additional negatives (N_M, D), or None.
+        temperature: tau > 0.
+        positive_prior: rho+ in [0, 1); 0 is the plain contrastive loss.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: on shapes that do not match or arguments out of range.
+    """
+    if view1.ndim != 2 or view1.shape != view2.shape or len(view1) == 0:
+        raise ValueError(f"the views need one shape (N, D), N >= 1; got {tuple(view1.shape)} and {tuple(view2.shape)}")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature={temperature} must be a positive number")
+    if not 0 <= positive_prior < 1:
+        raise ValueError(f"positive_prior={positive_prior} must lie in [0, 1)")
+    dtype = torch.float64 if view1.dtype == torch.float64 else torch.float32
+    with torch.autocast(device_type=view1.device.type, enabled=False):
+        N, D = view1.shape
+        keys = F.normalize(torch.cat([view1, view2]).to(dtype), dim=1)  # (2N, D)
+        logits = keys @ keys.T / temperature  # (2N, 2N)
+        positive = logits.diagonal(N)  # (N,): s(i, i + N) / tau, the same for both anchors
+        positive = torch.cat([positive, positive])  # (2N,)
+        anchor = torch.arange(2 * N, device=keys.device)
+        is_negative = torch.ones_like(logits, dtype=torch.bool)
+        is_negative[anchor, anchor] = False
+        is_negative[anchor, (anchor + N) % (2 * N)] = False
+        logits = logits.masked_fill(~is_negative, -torch.inf)
+        count = 2 * N - 2
+        if memory is not None and len(memory):
+            if memory.ndim != 2 or memory.shape[1] != D:
+                raise ValueError(f"expected memory of shape (N_M, {D}), got {tuple(memory.shape)}")
+            logits = torch.cat([logits, keys @ F.normalize(memory.to(dtype), dim=1).T / temperature], dim=1)
+            count += len(memory)
+        if count == 0:
+            return positive.sum() * 0.0  # one image, no memory: nothing to tell apart
+        # all exponentials relative to the row's largest logit
+        top = torch.maximum(logits.amax(dim=1), positive).detach()  # (2N,)
+        exp_positive = torch.exp(positive - top)
+        negatives = torch.exp(logits - top[:, None]).sum(dim=1)
+        negatives = (negatives - count * positive_prior * exp_positive) / (1 - positive_prior)
+        negatives = torch.maximum(negatives, count * torch.exp(-1 / temperature - top))
+        return (torch.log(exp_positive + negatives) + top - positive).mean()
+
+
+def codeword_diversity(codebooks: Tensor) -> Tensor:
+    """Mean similarity of codewords within a codebook, Omega_C (Eq. 8), in [0, 1]; smaller is more diverse.
+
+    codebooks (M, K, d), normalised here as in Eq. 1. The double sum over i, j is the squared norm of the sum.
+    """
+    if codebooks.ndim != 3:
+        raise ValueError(f"expected codebooks of shape (M, K, d), got {tuple(codebooks.shape)}")
+    C = F.normalize(codebooks, dim=-1)
+    return C.mean(dim=1).square().sum(dim=-1).mean()
+
+
+def code_entropy(p: Tensor) -> Tensor:
+    """Mean entropy of soft codes p (b, M, K), in nats, in [0, log K]. Not in the paper; its release adds it."""
+    return torch.special.entr(p.float()).sum(dim=-1).mean()

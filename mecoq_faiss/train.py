@@ -1,0 +1,256 @@
+"""The whole training job: data -> run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoint import RunFolder, load_model, save_model
+from .config import ModelConfig, TrainConfig
+from .datasets import FeatureSource, ImageSource, open_source
+from .files import check_writable_parent, write_text
+from .loading import ImageLoader
+from .model import MeCoQ
+from .objective import Objective
+from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
+from .progress import progress
+from .trainer import StopSignal, Trainer
+from .viewcache import cached_view_features
+from .views import ViewSpec
+
+logger = logging.getLogger("mecoq_faiss")
+
+
+def train(
+    data: str | Path | ImageSource | FeatureSource,
+    out: str | Path,
+    model_config: ModelConfig | None = None,
+    train_config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: bool = False,
+) -> MeCoQ:
+    """Train MeCoQ on unlabelled images or features and write a run folder.
+
+    Args:
+        data: a source, or what names one (see `datasets.open_source`); its training split is used.
+        out: the run folder. Refused where it exists, unless `resume`.
+        model_config, train_config: settings; defaults where None. A resumed run uses the ones it was started with.
+        resume: continue what is in `out`, or start where there is nothing; ends in the same bytes.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        tensorboard: also write TensorBoard events into `out`/tensorboard.
+
+    Returns:
+        The trained model, in eval mode.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+        TrainingError: the loss or a gradient stopped being finite.
+        Interrupted: SIGINT or SIGTERM came; the place is saved.
+    """
+    run = RunFolder(out)
+    resume = resume and run.config_file.exists()
+    if run.path.exists() and not resume and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise FileExistsError(f"{run.path} exists: choose another --out, or continue it with --resume")
+    check_writable_parent(run.path)
+    device = resolve_device(device)
+    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
+    if resume:
+        model_config, train_config = run.read_config()
+        _check_same_data(run, source)
+        model = load_model(model_config, run.model_file)
+    else:
+        model_config = fit_to_source(model_config or ModelConfig(), source)
+        train_config = train_config or TrainConfig()
+        _check_enough(source, train_config)
+        torch.manual_seed(train_config.seed)
+        model = MeCoQ(model_config)
+    created = not run.path.exists()
+    try:
+        pairs = _make_pairs(source, model, train_config, device)
+        _check_enough(pairs.rows, train_config)
+        objective = Objective(model.to(device), train_config)
+        if not resume:
+            if train_config.codebook_init == "data":
+                _init_codebooks(objective, pairs)
+            run.path.mkdir(parents=True, exist_ok=True)
+            save_model(model, run.model_file)
+            write_text(run.split_file, json.dumps(_describe(source), indent=2) + "\n")
+            run.write_config(model_config, train_config)
+    except BaseException:
+        if created and run.path.exists() and not run.config_file.exists():
+            shutil.rmtree(run.path)
+        raise
+    _fit(run, objective, pairs, train_config, device, tensorboard)
+    save_model(model, run.model_file)
+    return model.cpu().eval()
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> cuda where there is one, else cpu; ValueError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} is not available ({reason}): use --device cpu or auto") from error
+    return device
+
+
+def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> ModelConfig:
+    """Features need the `features` backbone of their width, images any other."""
+    if isinstance(source, ImageSource):
+        if config.backbone == "features":
+            raise ValueError(f"{source.name} holds images, and backbone 'features' takes features: choose another one")
+        return config
+    width = source.features.shape[-1]
+    if config.feature_dim not in (None, width):
+        raise ValueError(f"{source.name} holds features of width {width}, the model takes {config.feature_dim}")
+    source.check_finite()
+    return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width)
+
+
+def _check_enough(items: Any, config: TrainConfig) -> None:
+    if len(items) < config.batch_size:
+        raise ValueError(
+            f"{len(items)} readable images are fewer than one batch of {config.batch_size}: "
+            f"give more images or a smaller --batch-size"
+        )
+
+
+def _check_same_data(run: RunFolder, source: ImageSource | FeatureSource) -> None:
+    split = json.loads(run.split_file.read_text(encoding="utf-8"))
+    if split["fingerprint"] != source.fingerprint:
+        raise ValueError(f"{run.path} was trained on other data ({split['source']}): resume with the same --data")
+
+
+def _describe(source: ImageSource | FeatureSource) -> dict[str, Any]:
+    """What the run was trained on; a protocol's chosen images are named."""
+    description = {
+        "source": source.name,
+        "items": len(source),
+        "fingerprint": source.fingerprint,
+        "protocol": source.protocol,
+    }
+    return description | ({"paths": list(source.paths)} if source.protocol else {})
+
+
+def _make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str) -> Pairs:
+    if isinstance(source, FeatureSource):
+        if source.features.ndim == 3 and source.features.shape[1] >= 2:
+            return CachedPairs(source.features, c.batch_size, c.seed, device)
+        features = source.features if source.features.ndim == 2 else source.features[:, 0]
+        return FeaturePairs(features, c.feature_dropout, c.batch_size, c.seed, device)
+    size = model.config.image_size
+    spec = ViewSpec(
+        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
+    )
+    if c.view_cache and model.backbone.frozen:
+        features, _ = cached_view_features(
+            source, model.backbone, size=size, spec=spec, num_views=c.cached_views, seed=c.seed, workers=c.workers,
+            device=device,
+        )  # fmt: skip
+        return CachedPairs(features, c.batch_size, c.seed, device)
+    loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
+    return ImagePairs(loader, c.batch_size, c.seed, device)
+
+
+@torch.no_grad()
+def _init_codebooks(objective: Objective, pairs: Pairs) -> None:
+    """Codewords = normalised segments of the first embeddings (again from the start, jittered, if there are few)."""
+    model = objective.model.eval()
+    q = model.quantizer
+    drawn: list[torch.Tensor] = []
+    for pair in pairs.batches(epoch=0):
+        drawn.append(q.segments(model.embed(pair.view1)))
+        if sum(map(len, drawn)) >= q.K:
+            break
+    segments = torch.cat(drawn)  # (b, M, d)
+    rows = torch.arange(q.K) % len(segments)
+    noise = 0.01 * torch.randn(q.K, q.M, q.d, device=segments.device)
+    q.codebooks.copy_((segments[rows] + noise).transpose(0, 1))
+    q.renormalize_()
+
+
+def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
+    groups = objective.parameter_groups()
+    if c.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=c.momentum)
+    bf16 = c.precision == "bf16" or (
+        c.precision == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    )
+    record, close = _recorder(run, pairs.steps_per_epoch, tensorboard)
+
+    def save(epoch: int, step: int) -> None:
+        run.save_state(
+            {
+                "epoch": epoch,
+                "step": step,
+                "objective": objective.training_state(),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+
+    trainer = Trainer(
+        objective,
+        optimizer,
+        pairs,
+        epochs=c.epochs,
+        warmup_epochs=c.warmup_epochs,
+        final_lr_scale=c.final_lr_scale,
+        seed=c.seed,
+        after_step=objective.model.quantizer.renormalize_,
+        end_epoch=objective.end_epoch,
+        record=record,
+        save=save,
+        autocast=bf16,
+    )
+    epoch, step = 1, 0
+    if run.state_file.exists():
+        state = run.load_state()
+        epoch, step = state["epoch"], state["step"]
+        objective.load_state_dict(state["objective"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        logger.info("resuming at epoch %d, step %d", epoch, step + 1)
+    last_epoch, last_step = (epoch, step) if step else (epoch - 1, np.inf)
+    run.rewind_metrics(last_epoch, last_step)  # type: ignore[arg-type]
+    objective.train()
+    with StopSignal() as stop:
+        remaining = range(epoch, c.epochs + 1)
+        for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs"):
+            trainer.run_epoch(e, step if e == epoch else 0, stop)
+    close()
+
+
+def _recorder(
+    run: RunFolder, steps_per_epoch: int, tensorboard: bool
+) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+    """Where metrics go: metrics.jsonl, and TensorBoard when asked."""
+    if not tensorboard:
+        return run.append_metrics, lambda: None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs TensorBoard: pip install 'mecoq-faiss[tensorboard]'") from error
+    writer = SummaryWriter(run.path / "tensorboard")
+
+    def record(values: dict[str, Any]) -> None:
+        run.append_metrics(values)
+        place = (values["epoch"] - 1) * steps_per_epoch + values.get("step", steps_per_epoch)
+        for name, value in values.items():
+            if name not in ("epoch", "step"):
+                writer.add_scalar(name, value, place)
+
+    return record, writer.close

@@ -1,0 +1,108 @@
+"""The view cache: with a frozen backbone, the features of V random views of each image, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .backbone import Backbone
+from .datasets import ImageSource
+from .loading import ImageLoader
+from .progress import progress
+from .shards import Arrays, map_array, read_key, write_in_shards
+from .views import ViewSpec, apply_colour
+
+logger = logging.getLogger("mecoq_faiss")
+FORMAT = 1
+FORWARD_IMAGES = 120  # a batch through the backbone: V views of so many rows that they come near this
+SHARD_IMAGES = 6000
+
+
+def cache_folder() -> Path:
+    """$MECOQ_FAISS_CACHE, or mecoq-faiss in the user's cache folder."""
+    base = os.environ.get("MECOQ_FAISS_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mecoq-faiss"
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """SHA-256 over a backbone's tensors: architecture and weights."""
+    digest = hashlib.sha256()
+    for name, tensor in backbone.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for tensor in (backbone.mean, backbone.std):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cached_view_features(
+    source: ImageSource,
+    backbone: Backbone,
+    *,
+    size: int,
+    spec: ViewSpec,
+    num_views: int,
+    seed: int,
+    workers: int = -1,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of `num_views` random views of every readable image, from the cache file or computed into it.
+
+    The file is found by a hash of all that its content depends on: data, views, seed, size, backbone and weights.
+
+    Returns:
+        features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
+    """
+    key = {
+        "format": FORMAT,
+        "data": source.fingerprint,
+        "views": asdict(spec),
+        "num_views": num_views,
+        "seed": seed,
+        "size": size,
+        "backbone": fingerprint(backbone),
+    }
+    key = json.loads(json.dumps(key))
+    folder = folder or cache_folder()
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = folder / f"views-{name}.h5"
+    if read_key(path) != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = 2 * (2 * len(source) * num_views * backbone.feature_dim)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(
+                f"the view cache needs {needed / 1e9:.1f} GB while it is made and {folder} has {free / 1e9:.1f} GB: "
+                "point MECOQ_FAISS_CACHE elsewhere, lower cached_views, or use --no-view-cache"
+            )
+        rows_per_batch = max(1, FORWARD_IMAGES // num_views)
+        items = [(row, tuple(range(num_views))) for row in range(len(source))]
+        batches = [items[i : i + rows_per_batch] for i in range(0, len(items), rows_per_batch)]
+        loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
+
+        def compute(start: int) -> Iterator[Arrays]:
+            loaded = loader.batches(batches[start:])
+            for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
+                with torch.inference_mode():
+                    images = apply_colour(
+                        batch.images.to(device, non_blocking=True).flatten(0, 1), batch.colours.flatten(0, 1)
+                    )
+                    features = backbone(images).half().cpu().numpy().reshape(len(batch.rows), num_views, -1)
+                yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
+
+        backbone.eval().to(device)
+        shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
+        write_in_shards(path, compute, len(batches), shard, key)
+        logger.info("view cache written: %s", path)
+    features, rows = map_array(path, "features"), np.asarray(map_array(path, "rows"))
+    return features, rows
