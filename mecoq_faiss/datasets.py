@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,11 +13,27 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from .images import TAR_TYPES, FolderStore, ImageStore, TarStore, UnreadableImage, decode_image, scan_folder
+from .features import FEATURE_TYPES, FeatureSource, open_features
+from .images import (
+    IMAGE_TYPES,
+    TAR_TYPES,
+    ImageStore,
+    TarStore,
+    UnreadableImage,
+    decode_image,
+    scan_folder,
+)
+from .protocols import PROTOCOLS, SEED, SPLITS, open_protocol
 
-__all__ = ["SPLITS", "ImageSource", "UnreadableImage", "decode_image", "open_source"]
-
-SPLITS = ("train", "queries", "database")
+__all__ = [
+    "PROTOCOLS",
+    "SPLITS",
+    "FeatureSource",
+    "ImageSource",
+    "UnreadableImage",
+    "decode_image",
+    "open_source",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +82,72 @@ class ImageSource:
         return digest.hexdigest()
 
 
-def open_source(src: str | Path, split: str) -> ImageSource:
-    """Open what the user calls SRC: a folder or tar of images."""
-    path = Path(src).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{src}: no such file or folder")
-    store: FolderStore | TarStore
+def open_source(src: str | Path, split: str) -> ImageSource | FeatureSource:
+    """Open what the user calls SRC.
+
+    Args:
+        src: a folder (searched recursively) or tar of images, whose first folder below the root is the class if
+            every image lies in one; an ``.h5``, ``.hdf5`` or ``.npy`` file of features; or ``NAME[:ROOT][#SPLIT]``
+            of a built-in protocol. A string that is a protocol's name means the protocol: write ``./digits`` for
+            a folder of that name.
+        split: "train", "queries" or "database": the protocol's split unless ``src`` names one; plain files
+            and folders have one part only, and ignore it.
+
+    Raises:
+        FileNotFoundError: no such file, folder or protocol.
+        ValueError: unknown split, or a source that cannot be used; the message says why and how to mend it.
+    """
+    _check_split(split)
+    text = str(src)
+    path = Path(text).expanduser()
+    base, hash_sign, ending = text.rpartition("#") if "#" in text else (text, "", split)
+    name, _, root = base.partition(":")
+    if isinstance(src, str) and name in PROTOCOLS:
+        _check_split(ending)
+        return _protocol_source(text, name, Path(root).expanduser() if root else None, ending)
     if path.is_dir():
-        store = scan_folder(path)
-    elif path.name.lower().endswith(TAR_TYPES):
-        store = TarStore(path)
-    else:
-        raise ValueError(f"{src}: not a folder or a tar")
+        return _image_source(text, scan_folder(path))
+    if path.exists():
+        return _file_source(text, path)
+    if hash_sign and Path(base).expanduser().exists():
+        raise ValueError(f"{text}: only built-in protocols have splits; write {base} without #{ending}")
+    close = difflib.get_close_matches(name.lower(), PROTOCOLS, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise FileNotFoundError(
+        f"{text}: no file or folder of this name, and not a built-in protocol ({', '.join(PROTOCOLS)}){hint}"
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+
+
+def _protocol_source(text: str, name: str, root: Path | None, split: str) -> ImageSource:
+    benchmark = open_protocol(name, root)
+    rows = benchmark.splits[split]
+    paths = tuple(benchmark.store.names[row] for row in rows)
+    protocol = {"name": name, "split": split, "seed": SEED}
+    return ImageSource(text, paths, benchmark.labels[rows], benchmark.class_names, protocol, benchmark.store, rows)
+
+
+def _file_source(text: str, path: Path) -> ImageSource | FeatureSource:
+    file_name = path.name.lower()
+    if file_name.endswith(TAR_TYPES):
+        return _image_source(text, TarStore(path))
+    if file_name.endswith(FEATURE_TYPES):
+        return open_features(path, text)
+    if file_name.endswith(".npz"):
+        raise ValueError(f"{text}: .npz cannot be read in parts; save its array alone with np.save as .npy")
+    if file_name.endswith(IMAGE_TYPES):
+        raise ValueError(f"{text}: a single image; give the folder that holds the images")
+    types = ", ".join(TAR_TYPES + FEATURE_TYPES)
+    raise ValueError(f"{text}: unknown file type; give a folder of images or one of {types}")
+
+
+def _image_source(text: str, store: ImageStore) -> ImageSource:
     labels, class_names = _folder_labels(store.names)
-    rows = np.arange(len(store.names))
-    return ImageSource(str(src), store.names, labels, class_names, None, store, rows)
+    return ImageSource(text, store.names, labels, class_names, None, store, np.arange(len(store.names)))
 
 
 def _folder_labels(names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
