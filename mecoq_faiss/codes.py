@@ -1,0 +1,108 @@
+"""Codebooks and codes as plain arrays: their checks, their vectors, their pairs and the exact search. Numpy only.
+
+Everywhere: codebooks (M, K, d) float32, every codeword of norm 1; codes (n, M) uint8, one byte a code for any K.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+NORM_TOLERANCE = 1e-4
+BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
+
+
+def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
+    """(M, K, d) of valid codebooks; ValueError names what is wrong with others."""
+    if not isinstance(codebooks, np.ndarray) or codebooks.ndim != 3 or 0 in codebooks.shape:
+        raise ValueError(f"codebooks must be an array (M, K, d), got {_seen(codebooks)}")
+    if codebooks.dtype != np.float32:
+        raise ValueError(f"codebooks must be float32, got {codebooks.dtype}: use codebooks.astype('float32')")
+    if not np.isfinite(codebooks).all():
+        raise ValueError("codebooks hold NaN or infinite values: the training diverged, lower its learning rate")
+    off = float(np.abs(np.linalg.norm(codebooks.astype(np.float64), axis=-1) - 1).max())
+    if off > NORM_TOLERANCE:
+        raise ValueError(f"codewords must have norm 1, got one that is off by {off:.3g}: divide each by its norm")
+    M, K, d = codebooks.shape
+    return M, K, d
+
+
+def check_codes(codes: np.ndarray, M: int, K: int) -> int:
+    """n of valid codes; ValueError names what is wrong with others."""
+    if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.shape[1] != M:
+        raise ValueError(f"codes must be an array (n, {M}), one byte a code even for K=16, got {_seen(codes)}")
+    if codes.dtype != np.uint8:
+        raise ValueError(f"codes must be uint8, got {codes.dtype}: use codes.astype('uint8')")
+    if len(codes) == 0:
+        raise ValueError("codes are empty: an index needs at least one image")
+    if codes.max() >= K:
+        raise ValueError(f"codes reach {codes.max()}, but a codebook has K={K} codewords: codes and codebooks differ")
+    return len(codes)
+
+
+def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The vectors that codes stand for, (n, M * d) float32: codewords side by side (Eq. 5)."""
+    M = len(codebooks)
+    return codebooks[np.arange(M), codes].reshape(len(codes), -1)
+
+
+def pair_codebooks(codebooks: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbouring subquantizers joined: the same vectors and scores from half as many, K * K codewords each.
+
+    4-bit codes become ordinary 8-bit ones, which FAISS scans far faster than 4-bit `IndexPQ`.
+
+    Args:
+        codebooks: (M, K, d) with even M and K at most 16.
+        codes: (n, M) uint8.
+
+    Returns:
+        Codebooks (M / 2, K * K, 2 * d), codewords of norm sqrt(2), and codes (n, M / 2) uint8 with
+        byte j = codes[:, 2 * j] + K * codes[:, 2 * j + 1]; for K = 16 these are FAISS's own packed bytes.
+
+    Raises:
+        ValueError: M is odd, or a pair does not fit into a byte.
+    """
+    M, K, d = codebooks.shape
+    if M % 2 or K > 16:
+        raise ValueError(f"pairs need an even M and K of at most 16, got M={M}, K={K}")
+    low, high = codebooks[0::2, None, :, :], codebooks[1::2, :, None, :]  # (M/2, 1, K, d), (M/2, K, 1, d)
+    shape = (M // 2, K, K, d)
+    pairs = np.concatenate([np.broadcast_to(low, shape), np.broadcast_to(high, shape)], axis=-1)
+    return pairs.reshape(M // 2, K * K, 2 * d), codes[:, 0::2] + np.uint8(K) * codes[:, 1::2]
+
+
+def search_exact(codebooks: np.ndarray, codes: np.ndarray, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Brute-force asymmetric search (Eq. 16, 17): the truth that every index is compared with.
+
+    Args:
+        codebooks: (M, K, d) float32.
+        codes: (n, M) uint8.
+        xq: queries (nq, M * d) float32, every segment of norm 1.
+        k: results a query, 1 to n.
+
+    Returns:
+        D (nq, k) float32, scores in falling order, and I (nq, k) int64, rows of `codes`. Which of the rows that
+        tie at the k-th score is returned is not defined.
+
+    Raises:
+        ValueError: shapes that do not fit, or k out of range.
+    """
+    M, K, d = codebooks.shape
+    n = check_codes(codes, M, K)
+    if xq.ndim != 2 or xq.shape[1] != M * d:
+        raise ValueError(f"queries must have shape (nq, {M * d}), got {xq.shape}")
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} is out of range: choose 1 to n={n}")
+    D, I = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
+    for q, query in enumerate(xq):
+        table = np.einsum("md,mkd->mk", query.reshape(M, d), codebooks)
+        scores = np.zeros(n, np.float32)
+        for m in range(M):
+            scores += table[m].take(codes[:, m])
+        top = np.argpartition(-scores, k - 1)[:k]
+        I[q] = top[np.argsort(-scores[top], kind="stable")]
+        D[q] = scores[I[q]]
+    return D, I
+
+
+def _seen(value: object) -> str:
+    return f"shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
