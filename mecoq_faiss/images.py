@@ -21,7 +21,7 @@ IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"
 TAR_TYPES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 
 # Only these decoders see a file: others (EPS, for one) start outside programs.
-_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
