@@ -188,12 +188,15 @@ def _remove(path: str, owner: int) -> None:
 def _tar_images(path: str) -> dict[str, tuple[int, int, int]]:
     """(offset, size, mtime) of each image in a plain tar; of equal names the last counts, as in tar itself."""
     found = {}
-    with tarfile.open(path, "r:") as tar:
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             name = os.path.normpath(member.name.lstrip("/"))
             if member.isreg() and _is_image(name):
                 found[name] = (member.offset_data, member.size, int(member.mtime))
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile stops here without a word
+            raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
     return found
 
 
