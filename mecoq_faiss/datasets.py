@@ -14,16 +14,9 @@ import numpy as np
 from PIL import Image
 
 from .features import FEATURE_TYPES, FeatureSource, open_features
-from .images import (
-    IMAGE_TYPES,
-    TAR_TYPES,
-    ImageStore,
-    TarStore,
-    UnreadableImage,
-    decode_image,
-    scan_folder,
-)
+from .images import IMAGE_TYPES, UnreadableImage, decode_image
 from .protocols import PROTOCOLS, SEED, SPLITS, open_protocol
+from .stores import TAR_TYPES, ImageStore, TarStore, scan_folder
 
 __all__ = [
     "PROTOCOLS",
@@ -66,11 +59,11 @@ class ImageSource:
         return self._store.decode(int(self._rows[i]), draft)
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
-        """The same storage with the chosen rows only, in the order given."""
-        rows = np.asarray(rows, dtype=np.int64)
-        paths = tuple(self.paths[row] for row in rows)
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, paths=paths, labels=labels, _rows=self._rows[rows])
+        """The same storage with the chosen rows only (numbers, or a mask), in the order given."""
+        picked = np.arange(len(self))[np.asarray(rows, dtype=None if len(rows) else np.int64)]
+        paths = tuple(self.paths[row] for row in picked)
+        labels = None if self.labels is None else self.labels[picked]
+        return replace(self, paths=paths, labels=labels, _rows=self._rows[picked])
 
     @property
     def fingerprint(self) -> str:

@@ -5,15 +5,14 @@ The paper fixes how many images each split draws, not which ones; here seed 0 dr
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .images import ArrayStore, FolderStore, ImageStore, TarStore, scan_folder
+from .cifar10_batches import read_cifar10_batches
+from .stores import ArrayStore, FolderStore, ImageStore, TarStore, scan_folder
 
 SEED = 0
 SPLITS = ("train", "queries", "database")
@@ -197,43 +196,4 @@ def _cifar10_images(root: Path) -> ImageStore:
     if root.is_file():
         return TarStore(root)
     batches = root if root.name == "cifar-10-batches-py" else root / "cifar-10-batches-py"
-    if not batches.is_dir():
-        return scan_folder(root)
-    class_names = _unpickle(batches / "batches.meta")["label_names"]
-    names: list[str] = []
-    pixels = []
-    for part in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
-        batch = _unpickle(batches / part)
-        pixels.append(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        for label, name in zip(batch["labels"], batch["filenames"], strict=True):
-            names.append(f"{'test' if part == 'test_batch' else 'train'}/{class_names[label]}/{name}")
-    order = sorted(range(len(names)), key=names.__getitem__)
-    return ArrayStore(tuple(names[i] for i in order), np.concatenate(pixels)[order])
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_PICKLED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, strings and numpy arrays, and can call nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
-        return _PICKLED[module, name]
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return _ArrayUnpickler(file, encoding="latin1").load()
-    except FileNotFoundError:
-        raise _WrongLayout(f"cifar-10-batches-py has no {path.name}") from None
-    except Exception as error:  # a damaged pickle lets out nearly any exception
-        raise ValueError(f"{path}: not one of CIFAR-10's batch files ({error}); get a whole copy") from None
+    return read_cifar10_batches(batches) if batches.is_dir() else scan_folder(root)

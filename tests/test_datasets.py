@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mecoq_faiss import images, protocols
+from mecoq_faiss import protocols, stores
 from mecoq_faiss.datasets import SPLITS, FeatureSource, ImageSource, UnreadableImage, decode_image, open_source
 
 CIFAR10 = Path(__file__).parents[1] / ".." / "shared" / "data" / "cifar10-jpeg.tar.xz"
@@ -332,6 +332,7 @@ def test_subset_keeps_the_order_given(folder):
     assert source.paths == (PATHS[3], PATHS[0]) and source.labels.tolist() == [2, 0]
     np.testing.assert_array_equal(np.asarray(source.open(1)), noise(4, 5, seed=3))
     assert source.subset([1]).paths == (PATHS[0],) and len(source.subset([])) == 0
+    assert source.subset(np.array([False, True])).paths == source.subset([-1]).paths == (PATHS[0],)
 
 
 @pytest.mark.parametrize("ending", ["", ".tar", ".tar.gz"])
@@ -407,6 +408,7 @@ def test_features_are_read_by_rows(features):
     np.testing.assert_array_equal(part.features[1:], truth[rows][1:])
     np.testing.assert_array_equal(part.subset([3, 0]).features[:], truth[[30, 9]])
     assert part.paths == ("9", "4", "4", "30")
+    np.testing.assert_array_equal(part.subset(np.array([True, False, False, True])).features[:], truth[[9, 30]])
     assert len({source.fingerprint, part.fingerprint, source.subset([9]).fingerprint}) == 3
     assert source.fingerprint == open_source(path, "train").fingerprint
     source.check_finite()
@@ -556,10 +558,18 @@ def test_cifar10_python_batches(tmp_path):
             np.testing.assert_array_equal(np.asarray(benchmark.store.decode(i)), truth[name])
         assert [len(benchmark.splits[split]) for split in SPLITS] == [6, 4, 20]
     (folder / "test_batch").write_bytes(pickle.dumps({"data": os.system}))
-    with pytest.raises(ValueError, match=r"test_batch: not one of CIFAR-10's batch files \(it wants to call .*system"):
+    with pytest.raises(ValueError, match=r"test_batch: not a file of CIFAR-10 \(it wants to call .*system"):
         protocols.open_protocol("cifar10-i", tmp_path)
+    for batch, words in (
+        ({"data": 3, "labels": [], "filenames": []}, "data is no ndarray"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0], "filenames": ["a"]}, "cannot reshape"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": [5], "filenames": ["a"]}, "list index out of range"),
+    ):
+        (folder / "test_batch").write_bytes(pickle.dumps(batch, protocol=4))
+        with pytest.raises(ValueError, match=f"test_batch: .*{words}.*; get a whole copy"):
+            protocols.cifar10(folder)
     (folder / "test_batch").unlink()
-    with pytest.raises(ValueError, match=r"cifar-10-batches-py has no test_batch; cifar10-i:ROOT must hold"):
+    with pytest.raises(ValueError, match=r"test_batch: .*No such file .*; get a whole copy"):
         protocols.open_protocol("cifar10-i", tmp_path)
 
 
@@ -735,7 +745,7 @@ def test_no_room_to_unpack(folder, monkeypatch):
     def full(source, target, length):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.shutil, "copyfileobj", full)
+    monkeypatch.setattr(stores.shutil, "copyfileobj", full)
     assert "No space left on device" in refused(pack(folder, ".tar.gz"), OSError)
     assert "set TMPDIR" in refused(pack(folder, ".tar.gz"), OSError)
 
