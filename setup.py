@@ -1,11 +1,12 @@
 """Packaging. Tool settings live in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 
 HERE = Path(__file__).parent
-VERSION = "0.1.0"
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mecoq_faiss" / "__init__.py").read_text())[1]  # type: ignore[index]
 
 EXTRAS = {
     "timm": ["timm>=1.0"],

@@ -277,3 +277,47 @@ def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{origin} is damaged or of another version: {error}") from error
     return model, train
+
+
+def settings_for(
+    preset_name: str,
+    toml: str | Path | None,
+    options: dict[str, Any],
+    *,
+    bits: int | None = None,
+    nbits: int | None = None,
+    pairs: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Flat settings from a preset, then a TOML file, then options, then NAME=VALUE texts (TOML values).
+
+    `bits` and `nbits` set M; where D is given nowhere, it is scaled to keep the width d of a segment.
+    """
+    base = preset(preset_name)
+    over = (read_toml(toml) if toml else {}) | options
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair}: write NAME=VALUE")
+        try:
+            over[name.strip()] = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            over[name.strip()] = value
+    settings = base | over
+    bits = over.pop("bits", None) if bits is None else bits
+    settings.pop("bits", None)
+    if bits is not None or nbits is not None:
+        default = ModelConfig(**{k: settings[k] for k in ("M", "D", "nbits") if k in settings})
+        nbits = default.nbits if nbits is None else nbits
+        settings |= {"nbits": nbits, "M": code_shape(default.bits if bits is None else bits, nbits)}
+        if "D" not in over:
+            settings["D"] = (
+                default_dim(settings["M"] * nbits)
+                if preset_name == "default"
+                else settings["M"] * max(1, round(default.D / default.M))
+            )
+    return settings
+
+
+def default_dim(bits: int) -> int:
+    """The default recipe's D for codes of `bits` bits."""
+    return bits

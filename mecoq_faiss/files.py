@@ -17,10 +17,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb+") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:

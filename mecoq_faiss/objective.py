@@ -33,7 +33,8 @@ class Objective(nn.Module):
         """The loss of one batch in epoch `epoch` (from 1), and its terms, detached scalars."""
         c = self.config
         N = len(pair.view1)
-        both: Quantized = self.model(torch.cat([pair.view1, pair.view2]))
+        x = torch.cat([pair.view1, pair.view2])
+        both: Quantized = self.model.quantize(x) if x.ndim == 2 else self.model(x)  # features, or images
         memory = None
         if self.memory is not None and epoch >= c.memory_start_epoch:
             memory = self.memory.reconstructions(self.model.quantizer)
@@ -51,9 +52,8 @@ class Objective(nn.Module):
             entropy = code_entropy(both.p)
             loss = loss + c.entropy_weight * entropy
             terms["entropy"] = entropy.detach()
+        self._latest = both.z[:N].detach(), both.p[:N].detach()
         with torch.no_grad():
-            if self.memory is not None:
-                self.memory.push(both.z[:N], both.p[:N])
             terms["quantization_error"] = self._observe(both)
         return loss, {"loss": loss.detach(), **terms}
 
@@ -63,6 +63,12 @@ class Objective(nn.Module):
         codes = both.p.argmax(dim=-1)  # (2N, M)
         self.counts.scatter_add_(1, codes.T, torch.ones_like(codes.T))
         return F.mse_loss(q.segments(both.z).flatten(1), q.decode(codes), reduction="sum") / (len(codes) * q.M)
+
+    def after_step(self) -> None:
+        """Once the optimizer has stepped: codewords back to norm 1, the batch's codes into the memory."""
+        self.model.quantizer.renormalize_()
+        if self.memory is not None:
+            self.memory.push(*self._latest)
 
     def end_epoch(self) -> dict[str, float]:
         """Figures of the codebooks after an epoch; the counts start again."""

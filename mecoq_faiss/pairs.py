@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .features import FeatureRows
 from .loading import ImageLoader
 from .views import apply_colour
 
@@ -44,7 +45,7 @@ class Pairs:
 class CachedPairs(Pairs):
     """Two different ones of the V cached views of each image: features (n, V, F)."""
 
-    def __init__(self, features: np.ndarray, batch_size: int, seed: int, device: str) -> None:
+    def __init__(self, features: np.ndarray | FeatureRows, batch_size: int, seed: int, device: str) -> None:
         super().__init__(np.arange(len(features)), batch_size, seed, device)
         self.features = features
 
@@ -57,13 +58,19 @@ class CachedPairs(Pairs):
             yield Pair(self._take(rows, first), self._take(rows, second))
 
     def _take(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(self.features[rows, views], dtype=np.float32)).to(self.device)
+        if isinstance(self.features, np.ndarray):
+            taken = self.features[rows, views]
+        else:  # rows of a file: whole rows are read
+            taken = self.features[rows][np.arange(len(rows)), views]
+        return torch.from_numpy(np.asarray(taken, dtype=np.float32)).to(self.device)
 
 
 class FeaturePairs(Pairs):
     """For single feature vectors (n, F): two independent dropouts of each."""
 
-    def __init__(self, features: np.ndarray, dropout: float, batch_size: int, seed: int, device: str) -> None:
+    def __init__(
+        self, features: np.ndarray | FeatureRows, dropout: float, batch_size: int, seed: int, device: str
+    ) -> None:
         super().__init__(np.arange(len(features)), batch_size, seed, device)
         self.features, self.dropout = features, dropout
 
@@ -71,6 +78,7 @@ class FeaturePairs(Pairs):
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, step))
             x = np.asarray(self.features[np.sort(rows)], dtype=np.float32)
+            x = x if x.ndim == 2 else x[:, 0]
             keep = 1 - self.dropout
             views = (torch.from_numpy(x * (rng.random(x.shape, dtype=np.float32) < keep) / keep) for _ in range(2))
             yield Pair(*(view.to(self.device) for view in views))

@@ -23,6 +23,8 @@ def write_in_shards(
     batches_per_shard: int,
     key: dict[str, Any],
     attributes: dict[str, Any] | None = None,
+    *,
+    require: str | None = None,
 ) -> None:
     """Write the rows that `batches` yields into one HDF5 file at `out`, with bounded memory.
 
@@ -34,6 +36,10 @@ def write_in_shards(
         batches_per_shard: how many make a shard.
         key: what the content depends on; shards of an unfinished run with another key are thrown away.
         attributes: stored on the file, beside the key.
+        require: a dataset that must not end up empty.
+
+    Raises:
+        ValueError: `require` has no rows: nothing of the source could be read.
     """
     parts = out.with_name(out.name + ".parts")
     key_text = json.dumps(key, sort_keys=True)
@@ -50,7 +56,11 @@ def write_in_shards(
         for i in range(done, num_shards):
             count = min(batches_per_shard, num_batches - i * batches_per_shard)
             _write_part(_part(parts, i), [next(remaining) for _ in range(count)])
-    _merge([_part(parts, i) for i in range(num_shards)], out, {"key": key_text, **(attributes or {})})
+    written = [_part(parts, i) for i in range(num_shards)]
+    if require is not None and not sum(len(part[require]) for part in _open_each(written)):
+        shutil.rmtree(parts)
+        raise ValueError("no readable image in the source: see the names skipped above")
+    _merge(written, out, {"key": key_text, **(attributes or {})})
     shutil.rmtree(parts)
 
 

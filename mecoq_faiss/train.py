@@ -149,8 +149,7 @@ def _make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfi
     if isinstance(source, FeatureSource):
         if source.features.ndim == 3 and source.features.shape[1] >= 2:
             return CachedPairs(source.features, c.batch_size, c.seed, device)
-        features = source.features if source.features.ndim == 2 else source.features[:, 0]
-        return FeaturePairs(features, c.feature_dropout, c.batch_size, c.seed, device)
+        return FeaturePairs(source.features, c.feature_dropout, c.batch_size, c.seed, device)
     size = model.config.image_size
     spec = ViewSpec(
         crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
@@ -211,7 +210,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
         warmup_epochs=c.warmup_epochs,
         final_lr_scale=c.final_lr_scale,
         seed=c.seed,
-        after_step=objective.model.quantizer.renormalize_,
+        after_step=objective.after_step,
         end_epoch=objective.end_epoch,
         record=record,
         save=save,

@@ -102,7 +102,7 @@ def cached_view_features(
 
         backbone.eval().to(device)
         shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
-        write_in_shards(path, compute, len(batches), shard, key)
+        write_in_shards(path, compute, len(batches), shard, key, require="rows")
         logger.info("view cache written: %s", path)
     features, rows = map_array(path, "features"), np.asarray(map_array(path, "rows"))
     return features, rows

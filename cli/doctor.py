@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import click
+
+from .options import json_option, show
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> None:
+    """Report versions, FAISS wheels, GPUs, threads and SIMD level."""
+    from mecoq_faiss.describe import environment
+
+    show(environment(), as_json)

@@ -1,0 +1,62 @@
+"""The group `mecoq-faiss`: each command is a module of its own, loaded when it is called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "train": "Learn embedding and codebooks from unlabelled images.",
+    "export-index": "Encode images and write a FAISS index with its encoder.",
+    "encode": "Encode images into embeddings and codes (HDF5).",
+    "search": "Search a bundle with image files.",
+    "evaluate": "MAP@k of a run or a bundle, by labels.",
+    "info": "Describe a run, a bundle, an index or an encoded file.",
+    "doctor": "Report versions, FAISS wheels, GPUs, threads, SIMD level.",
+}
+
+
+class _Group(click.Group):
+    """Knows its commands without importing them; turns errors into one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return import_module(f".{name.replace('-', '_')}", __package__).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            sys.exit(1)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            lines = str(error).splitlines() or [type(error).__name__]
+            known = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
+            hint = "" if known else f" ({type(error).__name__}; --debug shows where)"
+            raise click.ClickException(lines[0] + hint) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="mecoq-faiss")
+def main(debug: bool) -> None:
+    """Learned product quantization for FAISS image search."""
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("mecoq_faiss")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from .options import data_option, device_option, json_option, show
+
+
+@click.command("train")
+@data_option("data", "Training images (labels are not used)")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the run, to be made.")
+@click.option("--preset", default="default", show_default=True, help="Named settings to start from.")
+@click.option("--config", type=click.Path(), help="TOML file of settings; they go over the preset's.")
+@click.option("--bits", type=int, help="Bits a code, a multiple of 8.  [default: 32]")
+@click.option("--nbits", type=int, help="Bits a sub-quantizer: 8, or 4 for FastScan.  [default: 8]")
+@click.option("--dim", "D", type=int, help="Embedding dimension D, a multiple of M = bits / nbits.")
+@click.option("--backbone", help="torchvision classifier, timm:NAME, or pixels.")
+@click.option("--weights", help="default (pretrained, downloaded), none, or a .safetensors/.pth file.")
+@click.option("--image-size", type=int, help="Side of the input in pixels.")
+@click.option("--trainable-layers", type=int, help="Backbone layers that learn, from the top; 0 freezes all.")
+@click.option("--epochs", type=int, help="Passes over the images.")
+@click.option("--batch-size", type=int, help="Images a step.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--views", "cached_views", type=int, help="Random views an image in the view cache.")
+@click.option("--no-view-cache", is_flag=True, help="Draw fresh views every epoch instead.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--workers", type=int, help="Image decoding processes; -1 chooses.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any other setting, e.g. temperature=0.4.")
+@click.option("--resume", is_flag=True, help="Continue what is in --out, or start where there is nothing.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
+@device_option
+@json_option
+def command(
+    data: str,
+    out: str,
+    preset: str,
+    config: str | None,
+    bits: int | None,
+    nbits: int | None,
+    no_view_cache: bool,
+    pairs: tuple[str, ...],
+    resume: bool,
+    tensorboard: bool,
+    device: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Learn embedding and codebooks from unlabelled images.
+
+    Settings come from the preset, then --config, then the options.
+    """
+    from mecoq_faiss.config import make_configs, settings_for
+    from mecoq_faiss.train import train
+
+    settings = settings_for(
+        preset,
+        config,
+        {name: value for name, value in flags.items() if value is not None}
+        | ({"view_cache": False} if no_view_cache else {}),
+        bits=bits,
+        nbits=nbits,
+        pairs=pairs,
+    )
+    model_config, train_config = make_configs(**settings)
+    started = time.monotonic()
+    model = train(data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard)
+    c = model.config
+    show(
+        {
+            "run": str(out),
+            "bits": c.bits,
+            "M": c.M,
+            "nbits": c.nbits,
+            "D": c.D,
+            "seconds": time.monotonic() - started,
+        },
+        as_json,
+    )

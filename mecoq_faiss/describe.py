@@ -1,0 +1,88 @@
+"""What a path is (run, bundle, index, encoded file), and what this machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from .bundle import is_bundle, read_manifest
+from .checkpoint import RunFolder
+from .faisscheck import installed_wheels, simd_level
+from .index import describe_index, load_index
+
+PACKAGES = ("mecoq-faiss", "torch", "torchvision", "numpy", "h5py", "safetensors", "pillow", "timm", "scikit-learn")
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """A flat description of a run folder, a bundle, a FAISS index file or an encoded .h5 file.
+
+    Raises FileNotFoundError or ValueError where it is none of them, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a run, a bundle, an index or an .h5 file")
+    if path.is_file():
+        return _describe_h5(path) if h5py.is_hdf5(path) else {"type": "index", **describe_index(load_index(path))}
+    if is_bundle(path):
+        manifest = read_manifest(path)
+        size = sum(entry["bytes"] for entry in manifest.pop("files").values())
+        return {"type": "bundle", **manifest, "bytes": size}
+    return _describe_run(path)
+
+
+def _describe_run(path: Path) -> dict[str, Any]:
+    run = RunFolder(path)
+    model, train = run.read_config()
+    epochs = [record for record in run.read_metrics() if "step" not in record]
+    description: dict[str, Any] = {
+        "type": "run",
+        "backbone": model.backbone,
+        "bits": model.bits,
+        "M": model.M,
+        "nbits": model.nbits,
+        "D": model.D,
+        "epochs": f"{len(epochs)} of {train.epochs}",
+        "finished": len(epochs) >= train.epochs,
+    }
+    if epochs:
+        description |= {name: epochs[-1][name] for name in ("codeword_usage", "codeword_similarity")}
+    return description
+
+
+def _describe_h5(path: Path) -> dict[str, Any]:
+    try:
+        with h5py.File(path) as file:
+            description: dict[str, Any] = {"type": "encoded" if "codes" in file else "features"}
+            for name, dataset in file.items():
+                description[name] = f"{tuple(dataset.shape)} {dataset.dtype}"
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}): write it again") from error
+    return description
+
+
+def environment() -> dict[str, Any]:
+    """Versions, FAISS wheels, GPUs, threads, SIMD level of this machine; problems are named."""
+    import faiss
+    import torch
+
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["faiss"] = faiss.__version__
+    found["faiss_wheels"] = ", ".join(f"{name} {version}" for name, version in installed_wheels().items()) or "none"
+    found["simd"] = simd_level()
+    found["faiss_gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    cuda = torch.cuda.is_available()
+    found["torch_gpus"] = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) if cuda else 0
+    found["cores"] = os.cpu_count()
+    found["torch_threads"] = torch.get_num_threads()
+    found["faiss_threads"] = faiss.omp_get_max_threads()
+    return found

@@ -1,0 +1,141 @@
+"""Queries to vectors: what an application needs beside FAISS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .bundle import ENCODER_FILES, is_bundle, verify_files
+from .checkpoint import RunFolder, load_model
+from .config import from_json
+from .datasets import UnreadableImage, decode_image
+from .model import MeCoQ
+from .views import fixed_view, to_float
+
+BATCH = 64  # fixed: features differ in the last bits between batch sizes
+
+
+class Encoder:
+    """Images -> segment-normalised embeddings, ready for `index.search` (Eq. 16) and `index.add` (Eq. 15).
+
+    Attributes:
+        model: the trained model, in eval mode on `device`.
+        d: the dimension D of the vectors.
+    """
+
+    def __init__(self, model: MeCoQ, device: str = "cpu") -> None:
+        self.model = model.eval().to(device)
+        self.device = device
+        self.d = model.config.D
+
+    @property
+    def takes_features(self) -> bool:
+        return self.model.config.backbone == "features"
+
+    def encode(self, images: Any) -> np.ndarray:
+        """Encode one image or many.
+
+        Args:
+            images: a path, a PIL image, a uint8 array (h, w, 3), or a list of these; a uint8 array (n, h, w, 3); a
+                tensor (3, h, w) or (n, 3, h, w), uint8 in 0-255 or float in [0, 1]. For a model of features:
+                (F,) or (n, F) floats.
+
+        Returns:
+            (n, D) float32; every one of the M segments has norm 1. One image gives n = 1.
+
+        Raises:
+            ValueError: input of another kind; `UnreadableImage` (a ValueError) for a file that is no image.
+            FileNotFoundError: a path that is not there.
+        """
+        if self.takes_features:
+            return self.encode_batch(_as_features(images, self.model.backbone.feature_dim))
+        size = self.model.config.image_size
+        items = list(_each_image(images))
+        batches = (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+        done = [self.encode_batch(torch.stack([fixed_view(_open(item, size), size) for item in b])) for b in batches]
+        return np.concatenate(done) if done else np.empty((0, self.d), np.float32)
+
+    @torch.inference_mode()
+    def encode_batch(self, batch: Tensor) -> np.ndarray:
+        """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> (b, D) float32, segment-normalised."""
+        x = batch.to(self.device, non_blocking=True)
+        z = self.model.embed(x if self.takes_features else to_float(x))
+        return self.model.quantizer.segments(z.float()).flatten(1).cpu().numpy()
+
+    @torch.inference_mode()
+    def codes(self, z: np.ndarray) -> np.ndarray:
+        """Codes (b, M) uint8 of embeddings (b, D), Eq. 15."""
+        return self.model.quantizer.encode(torch.from_numpy(z).to(self.device)).cpu().numpy()
+
+
+def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
+    """The encoder of a bundle (its files are checked against the manifest) or of a finished run.
+
+    Raises FileNotFoundError or ValueError where the folder is neither, or damaged.
+    """
+    path = Path(path)
+    if not is_bundle(path):
+        return Encoder(RunFolder(path).load_trained(), device)
+    verify_files(path, ENCODER_FILES)
+    config_file = path / "encoder" / "config.json"
+    model_config, _ = from_json(config_file.read_text(encoding="utf-8"), str(config_file))
+    return Encoder(load_model(model_config, path / "encoder" / "model.safetensors"), device)
+
+
+def _as_features(features: Any, width: int) -> Tensor:
+    x = np.atleast_2d(np.asarray(features, dtype=np.float32))
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f"the model takes features of width {width}, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("the features hold NaN or infinite values: remove or recompute those rows")
+    return torch.from_numpy(x)
+
+
+def _each_image(images: Any) -> Iterator[Any]:
+    if isinstance(images, str | Path | Image.Image):
+        yield images
+    elif isinstance(images, np.ndarray | Tensor):
+        if images.ndim not in (3, 4):
+            raise ValueError(f"expected one image or a batch, got an array of shape {tuple(images.shape)}")
+        yield from images if images.ndim == 4 else [images]
+    elif isinstance(images, Sequence):
+        yield from images
+    else:
+        raise ValueError(f"cannot encode a {type(images).__name__}: give paths, PIL images, arrays or a tensor")
+
+
+def _open(image: Any, size: int) -> Image.Image:
+    """Anything that is an image -> RGB."""
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"no image {image}")
+        return decode_image(image, draft=size)
+    if isinstance(image, Image.Image):
+        return decode_pil(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"expected image tensors (3, h, w), got {tuple(image.shape)}")
+        pixels = image.detach().cpu()
+        if pixels.is_floating_point():
+            if not (pixels.min() >= 0 and pixels.max() <= 1):
+                raise ValueError("float image tensors must lie in [0, 1]: divide by 255, undo any normalisation")
+            pixels = (pixels * 255).round().to(torch.uint8)
+        image = pixels.permute(1, 2, 0).numpy()
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return Image.fromarray(np.ascontiguousarray(image))
+    seen = f"array {image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"cannot read an image from {seen}: give a path, a PIL image or a uint8 array (h, w, 3)")
+
+
+def decode_pil(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode -> RGB, as a file of it would be read."""
+    try:
+        return image.convert("RGB") if image.mode != "RGB" else image
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(f"the PIL image cannot be read: {error}") from error

@@ -1,0 +1,99 @@
+"""The whole evaluation job: a run or a bundle, queries and a database -> MAP@k by FAISS search."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import INDEX, ITEMS, is_bundle, read_items, verify_files
+from .datasets import FeatureSource, ImageSource, open_source
+from .encode import embed_source, encode
+from .encoder import load_encoder
+from .evaluation import evaluate_search
+from .index import build_index
+from .indexfile import load_index
+
+
+def evaluate(
+    path: str | Path,
+    queries: str | Path | ImageSource | FeatureSource,
+    database: str | Path | ImageSource | FeatureSource | None = None,
+    k: int = 1000,
+    *,
+    workers: int = -1,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """MAP@k of searching `database` with `queries`, by the labels of both (which nothing else uses).
+
+    Args:
+        path: a finished run, whose codes of `database` are made here (`IndexPQ`), or a bundle, whose own index and
+            items are searched (`database` is then not needed).
+        queries, database: sources or their names, with labels.
+        k: the cut-off.
+
+    Returns:
+        `map` (a share, 0 to 1), `map_all` (Eq. 18 divided by all relevant items), `k`, `queries`, `items`,
+        `skipped_queries`.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+    """
+    path = Path(path)
+    source = queries if isinstance(queries, ImageSource | FeatureSource) else open_source(queries, "queries")
+    if source.labels is None:
+        raise ValueError(f"{source.name} has no labels: put the images into one folder a class")
+    encoder = load_encoder(path, device)
+    if is_bundle(path):
+        verify_files(path, (INDEX, ITEMS))
+        items = read_items(path / ITEMS)
+        _check(items, source, k)
+        index = load_index(path / INDEX)
+    else:
+        if database is None:
+            raise ValueError("a run has no images: give --database, or export a bundle")
+        with tempfile.TemporaryDirectory() as folder:
+            encode(encoder, database, Path(folder) / ITEMS, embeddings=None, workers=workers)
+            items = read_items(Path(folder) / ITEMS)
+        _check(items, source, k)
+        index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])
+    xq, rows = embed_source(encoder, source, workers=workers)
+    labels_q, labels_db = _same_classes(source, rows, items)
+    found = evaluate_search(index, xq, labels_q, labels_db, k)
+    return {
+        "map": found["map"],
+        "map_all": found["map_all"],
+        "k": k,
+        "queries": len(rows),
+        "items": len(items["codes"]),
+        "skipped_queries": len(source) - len(rows),
+    }
+
+
+def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int) -> None:
+    n = len(items["codes"])
+    if items["labels"] is None:
+        raise ValueError("the database has no labels: put the images into one folder a class")
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} is out of range: the database has {n} items, choose 1 to {n}")
+
+
+def _same_classes(
+    source: ImageSource | FeatureSource, rows: np.ndarray, items: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of queries and database in one numbering: classes are matched by name."""
+    assert source.labels is not None
+    labels_q, labels_db = source.labels[rows], items["labels"]
+    names_q, names_db = list(source.class_names), items["class_names"]
+    if names_q == names_db:
+        return labels_q, labels_db
+    if labels_q.ndim != 1 or labels_db.ndim != 1:
+        raise ValueError("queries and database have different label sets: give both the same")
+    known = {name: i for i, name in enumerate(names_db)}
+    shared = [name for name in names_q if name in known]
+    if not shared:
+        raise ValueError(f"queries ({', '.join(names_q[:3])} ...) and database share no class name: check the folders")
+    number = np.array([known.get(name, len(known) + i) for i, name in enumerate(names_q)])
+    return number[labels_q], labels_db

@@ -1,0 +1,38 @@
+"""Search a bundle with images: what `mecoq-faiss search` does, and an application can do itself in four lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .bundle import INDEX, ITEMS, read_manifest, read_paths, verify_files
+from .encoder import load_encoder
+from .indexfile import load_index
+
+
+class Hit(NamedTuple):
+    rank: int  # from 1
+    score: float  # AQS, in [-M, M]
+    row: int  # position in the index and in items.h5
+    path: str
+
+
+def search(bundle: str | Path, images: Sequence[str | Path], k: int = 10, *, device: str = "cpu") -> list[list[Hit]]:
+    """The k best items of a bundle for each query image.
+
+    Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or image, or k out of
+    range (1 to the number of items).
+    """
+    bundle = Path(bundle)
+    items = read_manifest(bundle)["counts"]["items"]
+    if not 1 <= k <= items:
+        raise ValueError(f"k={k} is out of range: the bundle has {items} items, choose 1 to {items}")
+    verify_files(bundle)
+    index = load_index(bundle / INDEX)
+    D, I = index.search(load_encoder(bundle, device).encode(list(images)), k)
+    paths = dict(zip(I.ravel().tolist(), read_paths(bundle / ITEMS, I.ravel()), strict=True)) if I.size else {}
+    return [
+        [Hit(rank, float(s), int(i), paths[int(i)]) for rank, (s, i) in enumerate(zip(*row, strict=True), 1) if i >= 0]
+        for row in zip(D, I, strict=True)
+    ]
