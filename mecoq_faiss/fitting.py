@@ -182,7 +182,7 @@ def _opq_transform(F: int, pq: Any, seed: int) -> Any:
     rehearsal = faiss.ProductQuantizer(pq.d, pq.M, pq.nbits)
     _seed_kmeans(rehearsal, seed)
     opq.pq = rehearsal
-    opq.rehearsal = rehearsal  # FAISS keeps a bare pointer
+    opq.referenced_objects = [rehearsal]  # FAISS keeps a bare pointer
     return opq
 
 
