@@ -66,11 +66,6 @@ class FeatureBackbone(Backbone):
     def __init__(self, feature_dim: int) -> None:
         super().__init__(nn.Identity(), feature_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 2 or images.shape[1] != self.feature_dim:
-            raise ValueError(f"the model takes features of width {self.feature_dim}, got shape {tuple(images.shape)}")
-        return images
-
 
 def _freeze(net: nn.Module, trainable_layers: int) -> int:
     """Leave gradients on in the top `trainable_layers` layers only; returns how many those are."""

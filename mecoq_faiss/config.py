@@ -21,6 +21,7 @@ class ModelConfig:
         trainable_layers: backbone layers that learn, from the top; 0 freezes all, -1 none.
         image_size: side of the square input in pixels.
         feature_dim: width of the data where `backbone` is `features`.
+        standardize: give the projection features of zero mean and unit variance (measured once, before training).
         projection: `linear` (the paper's) or `mlp` (one hidden layer of width `hidden`).
         D: embedding dimension, a multiple of M.
         M: sub-quantizers; a code takes M * nbits bits.
@@ -34,6 +35,7 @@ class ModelConfig:
     trainable_layers: int = 0
     image_size: int = 224
     feature_dim: int | None = None
+    standardize: bool = True
     projection: str = "mlp"
     hidden: int = 512
     D: int = 32
@@ -193,38 +195,6 @@ def code_shape(bits: int, nbits: int) -> int:
     return bits // nbits
 
 
-# protocol: D at 16, 32, 64 bits; tau; weight decay; entropy weight; rho+; memory's first epoch, the paper's and the
-# release's; trainable layers. The paper leaves tau, beta and D open; those are its public release's.
-_PAPER: dict[str, tuple[Any, ...]] = {
-    "flickr25k": ((32, 64, 128), (0.4, 0.45, 0.4), (0.1,) * 3, (0.5, 1.0, 2.0), 0.15, 5, 5, 0),
-    "cifar10-i": ((32, 64, 128), (0.25, 0.4, 0.4), (0.001,) * 3, (0.05,) * 3, 0.1, 15, 3, 2),
-    "cifar10-ii": ((16, 48, 96), (0.35,) * 3, (0.01, 0.005, 0.01), (0.01, 0.1, 0.05), 0.1, 15, 15, 2),
-    "nuswide": ((64, 32, 128), (0.2, 0.4, 0.4), (0.01,) * 3, (1.0, 0.2, 0.01), 0.15, 10, 10, 0),
-}
-
-
-def _presets() -> dict[str, dict[str, Any]]:
-    presets: dict[str, dict[str, Any]] = {"default": {}}
-    for protocol, (dims, taus, decays, entropies, prior, start, release_start, layers) in _PAPER.items():
-        for i, bits in enumerate((16, 32, 64)):
-            paper = dict(
-                backbone="vgg16", image_size=224, projection="linear", D=dims[i], M=bits // 8, nbits=8, alpha=10.0,
-                trainable_layers=layers, epochs=50, batch_size=128, optimizer="sgd", lr=0.01, momentum=0.9,
-                weight_decay=decays[i], warmup_epochs=1, final_lr_scale=1e-3, temperature=taus[i],
-                positive_prior=prior, diversity_weight=0.5, entropy_weight=0.0, memory_size=384, memory_kind="soft",
-                memory_start_epoch=start, codebook_init="random",
-            )  # fmt: skip
-            presets[f"{protocol}-{bits}"] = paper
-            presets[f"release-{protocol}-{bits}"] = paper | dict(
-                freeze_codebooks=True, entropy_weight=entropies[i], memory_start_epoch=release_start
-            )
-    return presets
-
-
-PRESETS = _presets()
-"""Name -> settings that differ from the defaults: `default`, the paper's 12, and `release-*`, its public code's."""
-
-
 def make_configs(**settings: Any) -> tuple[ModelConfig, TrainConfig]:
     """Sort flat settings into the two configurations; an unknown name is a ValueError."""
     model_names = {field.name for field in dataclasses.fields(ModelConfig)}
@@ -238,13 +208,6 @@ def make_configs(**settings: Any) -> tuple[ModelConfig, TrainConfig]:
         ModelConfig(**{k: v for k, v in settings.items() if k in model_names}),
         TrainConfig(**{k: v for k, v in settings.items() if k in train_names}),
     )
-
-
-def preset(name: str) -> dict[str, Any]:
-    """The settings of a preset, a copy; ValueError with the names where there is none."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return dict(PRESETS[name])
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -277,47 +240,3 @@ def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{origin} is damaged or of another version: {error}") from error
     return model, train
-
-
-def settings_for(
-    preset_name: str,
-    toml: str | Path | None,
-    options: dict[str, Any],
-    *,
-    bits: int | None = None,
-    nbits: int | None = None,
-    pairs: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Flat settings from a preset, then a TOML file, then options, then NAME=VALUE texts (TOML values).
-
-    `bits` and `nbits` set M; where D is given nowhere, it is scaled to keep the width d of a segment.
-    """
-    base = preset(preset_name)
-    over = (read_toml(toml) if toml else {}) | options
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair}: write NAME=VALUE")
-        try:
-            over[name.strip()] = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
-            over[name.strip()] = value
-    settings = base | over
-    bits = over.pop("bits", None) if bits is None else bits
-    settings.pop("bits", None)
-    if bits is not None or nbits is not None:
-        default = ModelConfig(**{k: settings[k] for k in ("M", "D", "nbits") if k in settings})
-        nbits = default.nbits if nbits is None else nbits
-        settings |= {"nbits": nbits, "M": code_shape(default.bits if bits is None else bits, nbits)}
-        if "D" not in over:
-            settings["D"] = (
-                default_dim(settings["M"] * nbits)
-                if preset_name == "default"
-                else settings["M"] * max(1, round(default.D / default.M))
-            )
-    return settings
-
-
-def default_dim(bits: int) -> int:
-    """The default recipe's D for codes of `bits` bits."""
-    return bits

@@ -112,7 +112,7 @@ def _embeddings(
     starts = range(start * BATCH, len(source), BATCH)
     if isinstance(source, FeatureSource):
         for first in starts:
-            x = np.asarray(source.features[first : first + BATCH], dtype=np.float32)
+            x = np.array(source.features[first : first + BATCH], dtype=np.float32)
             x = x if x.ndim == 2 else x[:, 0]
             yield np.arange(first, first + len(x)), encoder.encode_batch(torch.from_numpy(x))
         return

@@ -152,7 +152,7 @@ def _held_out_queries(encoder: Encoder, source: ImageSource | FeatureSource) -> 
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(source))[:QUERIES]
     if isinstance(source, FeatureSource):
-        x = np.asarray(source.features[np.sort(rows)], dtype=np.float32)
+        x = np.array(source.features[np.sort(rows)], dtype=np.float32)
         x = x if x.ndim == 2 else x[:, 0]
         return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
     spec, size = ViewSpec(), encoder.model.config.image_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .backbone import create_backbone
@@ -19,10 +20,36 @@ class Quantized(NamedTuple):
     z_hat: Tensor  # (b, D) reconstructions
 
 
+class Standardize(nn.Module):
+    """Features (b, F) -> zero mean and unit variance, as `fit` measured them once before training.
+
+    Pooled features of a pretrained network share a large common direction; without it the projection learns faster
+    and ends better.
+    """
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("scale", torch.ones(feature_dim))
+
+    mean: Tensor
+    scale: Tensor
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Measure features (n, F); a feature that hardly varies is not blown up."""
+        std = features.float().std(dim=0, correction=0)
+        self.mean.copy_(features.float().mean(dim=0))
+        self.scale.copy_(std.clamp_min(0.1 * std.mean()).clamp_min(1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.scale
+
+
 class MeCoQ(nn.Module):
     """Backbone -> projection -> soft product quantizer, as `config` says.
 
-    `embed` takes what the backbone takes: images (b, 3, h, w) float in [0, 1], or features (b, F).
+    Takes images (b, 3, h, w) float in [0, 1], or the backbone's features (b, F).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -35,24 +62,27 @@ class MeCoQ(nn.Module):
             image_size=config.image_size,
             feature_dim=config.feature_dim,
         )
+        self.standardize = Standardize(self.backbone.feature_dim) if config.standardize else nn.Identity()
         self.projection = _projection(config.projection, self.backbone.feature_dim, config.hidden, config.D)
         self.quantizer = SoftProductQuantizer(config.D, config.M, config.K, config.alpha)
         self.quantizer.codebooks.requires_grad_(not config.freeze_codebooks)
 
+    def features(self, x: Tensor) -> Tensor:
+        """Images (b, 3, h, w) through the backbone; its features (b, F), cached ones for example, as they are."""
+        if x.ndim == 2 and x.shape[1] != self.backbone.feature_dim:
+            raise ValueError(f"the model takes features of width {self.backbone.feature_dim}, got {tuple(x.shape)}")
+        return x if x.ndim == 2 else self.backbone(x)
+
     def embed(self, x: Tensor) -> Tensor:
         """Images or features -> embeddings z (b, D)."""
-        return self.projection(self.backbone(x))
-
-    def quantize(self, features: Tensor) -> Quantized:
-        """The backbone's features (b, F) -> embedding, soft codes, reconstruction."""
-        z = self.projection(features)
-        # the assignment stays in float32 under autocast
-        z = z.float() if z.dtype.itemsize < 4 else z
-        p, z_hat = self.quantizer(z)
-        return Quantized(z, p, z_hat)
+        return self.projection(self.standardize(self.features(x)))
 
     def forward(self, x: Tensor) -> Quantized:
-        return self.quantize(self.backbone(x))
+        """Images or features -> embeddings, soft codes, reconstructions."""
+        z = self.embed(x)
+        z = z.float() if z.dtype.itemsize < 4 else z  # the assignment stays in float32 under autocast
+        p, z_hat = self.quantizer(z)
+        return Quantized(z, p, z_hat)
 
 
 def _projection(kind: str, features: int, hidden: int, D: int) -> nn.Module:

@@ -33,8 +33,7 @@ class Objective(nn.Module):
         """The loss of one batch in epoch `epoch` (from 1), and its terms, detached scalars."""
         c = self.config
         N = len(pair.view1)
-        x = torch.cat([pair.view1, pair.view2])
-        both: Quantized = self.model.quantize(x) if x.ndim == 2 else self.model(x)  # features, or images
+        both: Quantized = self.model(torch.cat([pair.view1, pair.view2]))
         memory = None
         if self.memory is not None and epoch >= c.memory_start_epoch:
             memory = self.memory.reconstructions(self.model.quantizer)

@@ -18,7 +18,7 @@ from .config import ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource, open_source
 from .files import check_writable_parent, write_text
 from .loading import ImageLoader
-from .model import MeCoQ
+from .model import MeCoQ, Standardize
 from .objective import Objective
 from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from .progress import progress
@@ -27,6 +27,7 @@ from .viewcache import cached_view_features
 from .views import ViewSpec
 
 logger = logging.getLogger("mecoq_faiss")
+PREPARE_ROWS = 5000
 
 
 def train(
@@ -80,8 +81,7 @@ def train(
         _check_enough(pairs.rows, train_config)
         objective = Objective(model.to(device), train_config)
         if not resume:
-            if train_config.codebook_init == "data":
-                _init_codebooks(objective, pairs)
+            _prepare(model, pairs, train_config.codebook_init)
             run.path.mkdir(parents=True, exist_ok=True)
             save_model(model, run.model_file)
             write_text(run.split_file, json.dumps(_describe(source), indent=2) + "\n")
@@ -165,20 +165,24 @@ def _make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfi
 
 
 @torch.no_grad()
-def _init_codebooks(objective: Objective, pairs: Pairs) -> None:
-    """Codewords = normalised segments of the first embeddings (again from the start, jittered, if there are few)."""
-    model = objective.model.eval()
-    q = model.quantizer
+def _prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
+    """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings."""
+    model.eval()
     drawn: list[torch.Tensor] = []
     for pair in pairs.batches(epoch=0):
-        drawn.append(q.segments(model.embed(pair.view1)))
-        if sum(map(len, drawn)) >= q.K:
+        drawn.append(model.features(pair.view1))
+        if sum(map(len, drawn)) >= PREPARE_ROWS:
             break
-    segments = torch.cat(drawn)  # (b, M, d)
-    rows = torch.arange(q.K) % len(segments)
-    noise = 0.01 * torch.randn(q.K, q.M, q.d, device=segments.device)
-    q.codebooks.copy_((segments[rows] + noise).transpose(0, 1))
-    q.renormalize_()
+    features = torch.cat(drawn)  # (n, F)
+    if isinstance(model.standardize, Standardize):
+        model.standardize.fit(features)
+    if codebook_init == "data":
+        q = model.quantizer
+        segments = q.segments(model.embed(features))  # (n, M, d)
+        rows = torch.arange(q.K) % len(segments)
+        noise = 0.01 * torch.randn(q.K, q.M, q.d, device=segments.device)  # tells apart codewords of the same row
+        q.codebooks.copy_((segments[rows] + noise).transpose(0, 1))
+        q.renormalize_()
 
 
 def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
