@@ -41,8 +41,30 @@ def check_codes(codes: np.ndarray, M: int, K: int) -> int:
 
 def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The vectors that codes stand for, (n, M * d) float32: codewords side by side (Eq. 5)."""
-    M = len(codebooks)
-    return codebooks[np.arange(M), codes].reshape(len(codes), -1)
+    M, K, d = codebooks.shape
+    return codebooks.reshape(M * K, d).take(codes + K * np.arange(M), axis=0).reshape(len(codes), M * d)
+
+
+def pack_codes(codes: np.ndarray, nbits: int) -> np.ndarray:
+    """Codes (n, M), one byte each -> FAISS's rows of ceil(M * nbits / 8) bytes, lowest bits first."""
+    n, M = codes.shape
+    if nbits == 8:
+        return np.ascontiguousarray(codes)
+    if nbits == 4 and M % 2 == 0:  # ten times faster than bit by bit
+        return codes[:, 0::2] | codes[:, 1::2] << 4
+    bits = np.unpackbits(codes[:, :, None], axis=2, count=nbits, bitorder="little")  # (n, M, nbits)
+    return np.packbits(bits.reshape(n, M * nbits), axis=1, bitorder="little")
+
+
+def unpack_codes(packed: np.ndarray, M: int, nbits: int) -> np.ndarray:
+    """The inverse of `pack_codes`, (n, M) uint8."""
+    n = len(packed)
+    if nbits == 8:
+        return packed
+    if nbits == 4:
+        return np.stack([packed & 15, packed >> 4], axis=2).reshape(n, -1)[:, :M]
+    bits = np.unpackbits(packed, axis=1, count=M * nbits, bitorder="little").reshape(n, M, nbits)
+    return np.packbits(bits, axis=2, bitorder="little")[:, :, 0]
 
 
 def pair_codebooks(codebooks: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import faiss
 
-from mecoq_faiss.files import replacing
+from .files import replacing
 
 
 def save_index(index: faiss.Index, path: str | Path) -> None:
@@ -22,7 +22,9 @@ def load_index(path: str | Path, *, mmap: bool = False) -> faiss.Index:
 
     Args:
         path: a file written by `save_index` or `faiss.write_index`.
-        mmap: map the codes instead of reading them, for files larger than the memory; read-only.
+        mmap: map the codes instead of reading them: the file opens at once, and pages come as a search needs them. Such
+            an index is read-only. FAISS cannot map FastScan's blocks nor id maps; these are read all the same. FAISS
+            1.15 may crash on mapping a file that lost its very last bytes: compare its size with the manifest's first.
 
     Raises:
         FileNotFoundError: no such file.
@@ -31,9 +33,11 @@ def load_index(path: str | Path, *, mmap: bool = False) -> faiss.Index:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no index file at {path}: check the path, or export the index again")
+    with open(path, "rb"):  # a PermissionError of Python's own
+        pass
     try:
         with _sizes_limited_to(path.stat().st_size):
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         raise ValueError(f"{path} is cut short or no FAISS index: copy it again, or export the index again") from error
 

@@ -1,0 +1,61 @@
+"""Exhaustive indexes from codes alone: IndexPQ, its 4-bit FastScan form, and the exact re-scoring of its best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+from .codes import BLOCK, pack_codes, pair_codebooks
+
+
+def pq(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQ:
+    """IndexPQ with the given codebooks (M, K, d) and codes (n, M)."""
+    M, K, d = codebooks.shape
+    nbits = K.bit_length() - 1
+    index = faiss.IndexPQ(M * d, M, nbits, faiss.METRIC_INNER_PRODUCT)
+    set_codebooks(index, codebooks)
+    index.codes.resize(len(codes) * index.code_size)  # the memory once; adding keeps it
+    for start in range(0, len(codes), BLOCK):
+        index.add_sa_codes(pack_codes(codes[start : start + BLOCK], nbits))
+    return index
+
+
+def set_codebooks(index: faiss.IndexPQ | faiss.IndexIVFPQ, codebooks: np.ndarray) -> None:
+    """Learned codebooks in the place of trained ones."""
+    faiss.copy_array_to_vector(np.ascontiguousarray(codebooks).ravel(), index.pq.centroids)
+    index.is_trained = True
+
+
+def fastscan(source: Any) -> faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan:
+    """The same codes and lists for 4-bit FastScan; `source` can go, its coarse quantizer is taken over.
+
+    FAISS leaves pointers into `source` that only its own tests read; they are cleared, lest they dangle.
+    """
+    index: Any
+    if isinstance(source, faiss.IndexPQ):
+        index = faiss.IndexPQFastScan(source)
+        index.orig_codes = None
+    else:
+        index = faiss.IndexIVFPQFastScan(source)
+        index.orig_invlists = None
+        index.nprobe = source.nprobe
+        source.own_fields, index.own_fields = False, True
+    return index
+
+
+def refined(base: faiss.Index, codebooks: np.ndarray, codes: np.ndarray, k_factor: float) -> faiss.IndexRefine:
+    """`base` (4-bit) with its best k_factor * k scored exactly by a paired 8-bit copy of the codes (4-bit at odd M)."""
+    exact = pq(*pair_codebooks(codebooks, codes)) if len(codebooks) % 2 == 0 else pq(codebooks, codes)
+    index = faiss.IndexRefine(base, exact)
+    index.k_factor = k_factor
+    disown(base, exact)
+    index.own_fields = index.own_refine_index = True
+    return index
+
+
+def disown(*parts: Any) -> None:
+    """Leave the freeing of parts to the index around them (whose `own_fields` must be set)."""
+    for part in parts:
+        part.this.disown()
