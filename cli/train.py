@@ -37,8 +37,6 @@ def command(
     out: str,
     preset: str,
     config: str | None,
-    bits: int | None,
-    nbits: int | None,
     no_view_cache: bool,
     pairs: tuple[str, ...],
     resume: bool,
@@ -51,19 +49,14 @@ def command(
 
     Settings come from the preset, then --config, then the options.
     """
-    from mecoq_faiss.config import make_configs, settings_for
+    from mecoq_faiss.config import make_configs
+    from mecoq_faiss.presets import settings_for
     from mecoq_faiss.train import train
 
-    settings = settings_for(
-        preset,
-        config,
-        {name: value for name, value in flags.items() if value is not None}
-        | ({"view_cache": False} if no_view_cache else {}),
-        bits=bits,
-        nbits=nbits,
-        pairs=pairs,
-    )
-    model_config, train_config = make_configs(**settings)
+    options = {name: value for name, value in flags.items() if value is not None}
+    if no_view_cache:
+        options["view_cache"] = False
+    model_config, train_config = make_configs(**settings_for(preset, config, options, pairs))
     started = time.monotonic()
     model = train(data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard)
     c = model.config

@@ -1,4 +1,4 @@
-"""Settings: frozen, validated dataclasses, the presets, TOML in and JSON out."""
+"""Settings: frozen, validated dataclasses, TOML in and JSON out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if self.nbits not in (4, 8):
-            raise ValueError(f"nbits={self.nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")
         _at_least(self, 1, "image_size", "hidden", "D", "M")
+        if self.feature_dim is not None:
+            _at_least(self, 1, "feature_dim")
+        code_shape(self.bits, self.nbits)
         _at_least(self, -1, "trainable_layers")
         if self.D % self.M:
             nearest = max(1, round(self.D / self.M)) * self.M
@@ -122,8 +125,6 @@ class TrainConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
-        object.__setattr__(self, "jitter", tuple(self.jitter))
         _check_types(self)
         _at_least(self, 1, "epochs", "memory_start_epoch")
         _at_least(self, 2, "batch_size", "cached_views")
@@ -139,6 +140,8 @@ class TrainConfig:
         )
         _at_least(self, 0, "backbone_lr_scale", "codebook_lr_scale", "final_lr_scale")
         _at_least(self, -1, "workers")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed} must be below 2**63")
         _one_of(self, "optimizer", ("adam", "sgd"))
         _one_of(self, "memory_kind", ("soft", "feature", "hard"))
         _one_of(self, "codebook_init", ("random", "data"))
@@ -152,9 +155,9 @@ class TrainConfig:
         for name in ("flip", "jitter_p", "grey", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability: choose 0 to 1")
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale={self.crop_scale}: give two shares of the area, 0 < from <= to <= 1")
-        if len(self.jitter) != 4 or not all(0 <= s <= 1 for s in self.jitter) or self.jitter[3] > 0.5:
+        if not all(0 <= s <= 1 for s in self.jitter) or self.jitter[3] > 0.5:
             raise ValueError(f"jitter={self.jitter}: give brightness, contrast, saturation in 0 to 1, hue in 0 to 0.5")
 
 
@@ -162,17 +165,28 @@ Config = ModelConfig | TrainConfig
 
 
 def _check_types(config: Config) -> None:
+    """Every field has its default's type; whole numbers become floats and lists tuples where those are meant."""
     for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), field.default
-        if default is None or isinstance(default, tuple):
-            continue
-        expected = type(default)
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            object.__setattr__(config, field.name, float(value))
-        elif type(value) is not expected:
-            raise ValueError(f"{field.name}={value!r} must be of type {expected.__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name}={value} must be a finite number")
+        name, value, default = field.name, getattr(config, field.name), field.default
+        if isinstance(default, tuple):
+            if not isinstance(value, list | tuple) or len(value) != len(default):
+                raise ValueError(f"{name}={value!r} must be {len(default)} numbers")
+            value = tuple(_as_type(name, part, float) for part in value)
+        elif default is not None:
+            value = _as_type(name, value, type(default))
+        elif value is not None:  # feature_dim
+            value = _as_type(name, value, int)
+        object.__setattr__(config, name, value)
+
+
+def _as_type(name: str, value: Any, expected: type) -> Any:
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise ValueError(f"{name}={value!r} must be of type {expected.__name__}")
+    if expected is float and not math.isfinite(value):
+        raise ValueError(f"{name}={value} must be a finite number")
+    return value
 
 
 def _at_least(config: Config, low: int, *names: str) -> None:
@@ -199,11 +213,9 @@ def make_configs(**settings: Any) -> tuple[ModelConfig, TrainConfig]:
     """Sort flat settings into the two configurations; an unknown name is a ValueError."""
     model_names = {field.name for field in dataclasses.fields(ModelConfig)}
     train_names = {field.name for field in dataclasses.fields(TrainConfig)}
-    unknown = sorted(set(settings) - model_names - train_names)
-    if unknown:
-        raise ValueError(
-            f"unknown setting {unknown[0]!r}: the settings are {', '.join(sorted(model_names | train_names))}"
-        )
+    for name in settings:
+        if name not in model_names | train_names:
+            raise ValueError(f"unknown setting {name!r}: {did_you_mean(name, model_names | train_names)}")
     return (
         ModelConfig(**{k: v for k, v in settings.items() if k in model_names}),
         TrainConfig(**{k: v for k, v in settings.items() if k in train_names}),
@@ -215,11 +227,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # bad TOML, or not UTF-8
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     settings: dict[str, Any] = {}
     for key, value in content.items():
-        settings.update(value if isinstance(value, dict) else {key: value})
+        for name, setting in value.items() if isinstance(value, dict) else [(key, value)]:
+            if name in settings:
+                raise ValueError(f"{path} sets {name} twice: keep one")
+            settings[name] = setting
     return settings
 
 
