@@ -59,7 +59,10 @@ class ModelConfig:
         _at_least(self, 1, "image_size", "hidden", "D", "M")
         if self.feature_dim is not None:
             _at_least(self, 1, "feature_dim")
-        code_shape(self.bits, self.nbits)
+        if self.nbits not in (4, 8):
+            raise ValueError(f"nbits={self.nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")
+        if self.bits % 8:
+            raise ValueError(f"M={self.M} with nbits={self.nbits}: a code takes whole bytes, choose an even M")
         _at_least(self, -1, "trainable_layers")
         if self.D % self.M:
             nearest = max(1, round(self.D / self.M)) * self.M

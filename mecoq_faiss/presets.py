@@ -24,7 +24,7 @@ def _presets() -> dict[str, dict[str, Any]]:
     for protocol, (dims, taus, decays, entropies, prior, start, release_start, layers) in _PAPER.items():
         for i, bits in enumerate((16, 32, 64)):
             paper = dict(
-                backbone="vgg16", image_size=224, standardize=False, projection="linear", D=dims[i], M=bits // 8, nbits=8, alpha=10.0,
+                backbone="vgg16", image_size=224, projection="linear", D=dims[i], M=bits // 8, nbits=8, alpha=10.0,
                 trainable_layers=layers, epochs=50, batch_size=128, optimizer="sgd", lr=0.01, momentum=0.9,
                 weight_decay=decays[i], warmup_epochs=1, final_lr_scale=1e-3, temperature=taus[i],
                 positive_prior=prior, diversity_weight=0.5, entropy_weight=0.0, memory_size=384, memory_kind="soft",
