@@ -30,7 +30,7 @@ setup(
     package_dir={"mecoq_faiss": "mecoq_faiss", "mecoq_faiss_cli": "cli"},
     package_data={"mecoq_faiss": ["py.typed"], "mecoq_faiss_cli": ["py.typed"]},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "torchvision>=0.19",
         "numpy>=1.26",
         "click>=8.1",

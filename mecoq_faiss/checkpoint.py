@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .config import ModelConfig, TrainConfig, from_json, to_json
 from .files import replacing, write_text
@@ -19,10 +24,18 @@ FORMAT = 1
 
 
 def save_model(model: MeCoQ, path: Path) -> None:
-    """All tensors of a model into a .safetensors file."""
+    """All tensors of a model into a .safetensors file, with their checksum."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary)
+        save_file(state, temporary, metadata={"sha256": _checksum(state)})
+
+
+def _checksum(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_model(config: ModelConfig, path: Path) -> MeCoQ:
@@ -34,7 +47,12 @@ def load_model(config: ModelConfig, path: Path) -> MeCoQ:
         raise FileNotFoundError(f"no {path.name} in {path.parent}: train first, or give the right folder")
     model = MeCoQ(dataclasses.replace(config, weights="none"))
     try:
-        model.load_state_dict(load_file(path))
+        with safetensors.safe_open(path, "pt") as file:
+            checksum = (file.metadata() or {}).get("sha256")
+        state = load_file(path)
+        if _checksum(state) != checksum:
+            raise RuntimeError("its tensors do not match its checksum")
+        model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged or for another model: {reason}") from error
@@ -45,7 +63,8 @@ class RunFolder:
     """Reads and writes a run.
 
     `model.safetensors` is whole from the start (the initial model), so a run needs nothing outside its folder;
-    `last.pt` adds what has been learned since, after each epoch.
+    `last.pt` adds what has been learned since, after each epoch. The trained model replaces the initial one before
+    `last.pt` says that the run is finished.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,13 +75,29 @@ class RunFolder:
         self.state_file = self.path / "last.pt"
         self.split_file = self.path / "split.json"
 
+    def files(self) -> list[Path]:
+        """The files here that training wrote, with the temporary ones of a killed run."""
+        own = (self.config_file, self.model_file, self.metrics_file, self.state_file, self.split_file)
+        return [path for path in own if path.exists()] + list(self.path.glob(".*.tmp"))
+
+    def remove(self) -> None:
+        """Remove what training wrote, and the folder if nothing else is in it."""
+        for path in self.files():
+            path.unlink()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def read_config(self) -> tuple[ModelConfig, TrainConfig]:
         """The settings that the run was started with."""
         if not self.config_file.is_file():
             raise FileNotFoundError(f"{self.path} is not a run folder (no config.json): give a folder that train made")
-        model, train = from_json(self.config_file.read_text(encoding="utf-8"), str(self.config_file))
+        text = self.config_file.read_text(encoding="utf-8", errors="replace")
+        model, train = from_json(text, str(self.config_file))
         if train is None:
             raise ValueError(f"{self.config_file} has no training settings: give a folder that train made")
+        if json.loads(text).get("format") != FORMAT:
+            raise ValueError(f"{self.config_file} is of another version: use the mecoq-faiss that made it")
         return model, train
 
     def write_config(self, model: ModelConfig, train: TrainConfig, **more: Any) -> None:
@@ -75,9 +110,14 @@ class RunFolder:
     def load_state(self) -> dict[str, Any]:
         """The training state; ValueError where it is damaged."""
         try:
+            with zipfile.ZipFile(self.state_file) as archive:  # torch.load does not look at the checksums
+                if archive.testzip():
+                    raise ValueError("wrong checksum")
             state = torch.load(self.state_file, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']}")
+            if not {"epoch", "step", "objective", "optimizer"} <= state.keys():
+                raise ValueError("incomplete")
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -85,31 +125,37 @@ class RunFolder:
             raise ValueError(f"{self.state_file} is damaged or of another version ({reason}): train anew") from error
         return state
 
+    def next_epoch(self) -> int:
+        """The epoch in which training continues: 1 at first, epochs + 1 when it is finished."""
+        return self.load_state()["epoch"] if self.state_file.exists() else 1
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All records; a half-written last line (of a killed run) is left out."""
+        """All records; a damaged line, such as the half-written last one of a killed run, is left out."""
         if not self.metrics_file.exists():
             return []
         records = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
-                break
+                continue
+            if isinstance(record, dict) and isinstance(record.get("epoch"), int):
+                records.append(record)
         return records
 
     def rewind_metrics(self, epoch: int, step: int) -> None:
-        """Drop the records from a place on: those of a killed run's unsaved steps."""
+        """Keep the records of earlier epochs and of the first `step` steps of `epoch`: a killed run's rest goes."""
         kept = [r for r in self.read_metrics() if (r["epoch"], r.get("step", float("inf"))) <= (epoch, step)]
         write_text(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
 
     def load_trained(self) -> MeCoQ:
         """The trained model, in eval mode; ValueError while the run is unfinished."""
         model_config, train_config = self.read_config()
-        epoch = self.load_state()["epoch"] if self.state_file.exists() else 1
+        epoch = self.next_epoch()
         if epoch <= train_config.epochs:
             raise ValueError(
                 f"{self.path} is unfinished (epoch {epoch} of {train_config.epochs}): continue it with --resume"

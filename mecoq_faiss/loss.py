@@ -84,4 +84,5 @@ def codeword_diversity(codebooks: Tensor) -> Tensor:
 
 def code_entropy(p: Tensor) -> Tensor:
     """Mean entropy of soft codes p (b, M, K), in nats, in [0, log K]. Not in the paper; its release adds it."""
-    return torch.special.entr(p.float()).sum(dim=-1).mean()
+    p = p.clamp_min(torch.finfo(p.dtype).tiny)  # the slope at 0 is infinite
+    return -(p * p.log()).sum(dim=-1).mean()

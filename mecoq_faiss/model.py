@@ -80,7 +80,6 @@ class MeCoQ(nn.Module):
     def forward(self, x: Tensor) -> Quantized:
         """Images or features -> embeddings, soft codes, reconstructions."""
         z = self.embed(x)
-        z = z.float() if z.dtype.itemsize < 4 else z  # the assignment stays in float32 under autocast
         p, z_hat = self.quantizer(z)
         return Quantized(z, p, z_hat)
 

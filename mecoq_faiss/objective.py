@@ -25,7 +25,7 @@ class Objective(nn.Module):
         self.model, self.config = model, config
         q = model.quantizer
         self.memory = CodeMemory(config.memory_size, q, config.memory_kind) if config.memory_size else None
-        self.register_buffer("counts", torch.zeros(q.M, q.K, dtype=torch.int64), persistent=False)
+        self.register_buffer("counts", torch.zeros(q.M, q.K, dtype=torch.int64))
 
     counts: Tensor
 

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 class SoftProductQuantizer(nn.Module):
     """M codebooks of K unit-norm codewords; a segment attends to its codebook with an alpha-softmax.
 
+    Computed in the codebooks' precision, also under autocast and for half-precision embeddings: a rounded similarity
+    would change codes.
+
     Shapes: embeddings z (b, D) with D = M * d; soft codes p (b, M, K), float, each (b, m) summing to 1;
     hard codes (b, M) uint8; `codebooks` (M, K, d) float32, every codeword of L2 norm 1.
 
@@ -41,7 +44,7 @@ class SoftProductQuantizer(nn.Module):
         """z (b, D) -> its segments, each divided by its norm (Eq. 1), (b, M, d)."""
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"expected embeddings of shape (b, {self.dim}), got {tuple(z.shape)}")
-        return F.normalize(z.view(len(z), self.M, self.d), dim=-1)
+        return F.normalize(z.to(self.codebooks.dtype).reshape(len(z), self.M, self.d), dim=-1)
 
     def unit_codebooks(self) -> Tensor:
         """The codebooks with the normalisation of Eq. 1 inside the graph, (M, K, d)."""
@@ -49,7 +52,8 @@ class SoftProductQuantizer(nn.Module):
 
     def similarities(self, z: Tensor) -> Tensor:
         """Inner products of normalised segments and codewords, (b, M, K), each in [-1, 1]."""
-        return torch.einsum("bmd,mkd->bmk", self.segments(z), self.unit_codebooks())
+        with torch.autocast(z.device.type, enabled=False):
+            return torch.einsum("bmd,mkd->bmk", self.segments(z), self.unit_codebooks())
 
     def soft_codes(self, z: Tensor) -> Tensor:
         """alpha-softmax attention (Eq. 3, 4): z (b, D) -> p (b, M, K)."""
@@ -64,7 +68,8 @@ class SoftProductQuantizer(nn.Module):
         """Reconstructions z_hat (b, D) of soft codes (b, M, K) (Eq. 2, 5) or of hard codes (b, M) integers."""
         C = self.unit_codebooks()
         if codes.ndim == 3 and codes.shape[1:] == (self.M, self.K):
-            z_hat = torch.einsum("bmk,mkd->bmd", codes.to(C.dtype), C)
+            with torch.autocast(C.device.type, enabled=False):
+                z_hat = torch.einsum("bmk,mkd->bmd", codes.to(C.dtype), C)
         elif codes.ndim == 2 and codes.shape[1] == self.M and not codes.is_floating_point():
             z_hat = C[torch.arange(self.M, device=C.device), codes.long()]  # (b, M, d)
         else:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from .checkpoint import RunFolder, load_model, save_model
@@ -22,7 +20,7 @@ from .model import MeCoQ, Standardize
 from .objective import Objective
 from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from .progress import progress
-from .trainer import StopSignal, Trainer
+from .trainer import NO_IMAGE, Interrupted, StopSignal, Trainer
 from .viewcache import cached_view_features
 from .views import ViewSpec
 
@@ -59,40 +57,54 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the place is saved.
     """
     run = RunFolder(out)
+    _check_out(run, resume)
     resume = resume and run.config_file.exists()
-    if run.path.exists() and not resume and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise FileExistsError(f"{run.path} exists: choose another --out, or continue it with --resume")
     check_writable_parent(run.path)
     device = resolve_device(device)
     source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
     if resume:
         model_config, train_config = run.read_config()
         _check_same_data(run, source)
+        if run.next_epoch() > train_config.epochs:
+            logger.info("%s is finished already", run.path)
+            return run.load_trained()
         model = load_model(model_config, run.model_file)
+        for leftover in run.path.glob(".*.tmp"):
+            leftover.unlink()
     else:
         model_config = fit_to_source(model_config or ModelConfig(), source)
         train_config = train_config or TrainConfig()
         _check_enough(source, train_config)
-        torch.manual_seed(train_config.seed)
+        torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
-    created = not run.path.exists()
     try:
         pairs = _make_pairs(source, model, train_config, device)
         _check_enough(pairs.rows, train_config)
         objective = Objective(model.to(device), train_config)
         if not resume:
             _prepare(model, pairs, train_config.codebook_init)
+            run.remove()  # what a killed start left
             run.path.mkdir(parents=True, exist_ok=True)
             save_model(model, run.model_file)
             write_text(run.split_file, json.dumps(_describe(source), indent=2) + "\n")
             run.write_config(model_config, train_config)
-    except BaseException:
-        if created and run.path.exists() and not run.config_file.exists():
-            shutil.rmtree(run.path)
+        _fit(run, objective, pairs, train_config, device, tensorboard)
+    except BaseException as error:
+        if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
+            run.remove()  # nothing was learned
         raise
-    _fit(run, objective, pairs, train_config, device, tensorboard)
-    save_model(model, run.model_file)
     return model.cpu().eval()
+
+
+def _check_out(run: RunFolder, resume: bool) -> None:
+    """FileExistsError where the folder holds anything but, on `resume`, a run or what a killed start left."""
+    if not run.path.is_dir():
+        if run.path.exists():
+            raise FileExistsError(f"{run.path} is a file: choose another --out")
+    elif not resume and any(run.path.iterdir()):
+        raise FileExistsError(f"{run.path} exists: choose another --out, or continue it with --resume")
+    elif resume and not run.config_file.exists() and set(run.path.iterdir()) - set(run.files()):
+        raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
 
 
 def resolve_device(device: str) -> str:
@@ -129,9 +141,13 @@ def _check_enough(items: Any, config: TrainConfig) -> None:
 
 
 def _check_same_data(run: RunFolder, source: ImageSource | FeatureSource) -> None:
-    split = json.loads(run.split_file.read_text(encoding="utf-8"))
-    if split["fingerprint"] != source.fingerprint:
-        raise ValueError(f"{run.path} was trained on other data ({split['source']}): resume with the same --data")
+    try:
+        split = json.loads(run.split_file.read_text(encoding="utf-8"))
+        fingerprint, name = split["fingerprint"], split["source"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run.split_file} is missing or damaged ({error}): train anew") from error
+    if fingerprint != source.fingerprint:
+        raise ValueError(f"{run.path} was trained on other data ({name}): resume with the same --data")
 
 
 def _describe(source: ImageSource | FeatureSource) -> dict[str, Any]:
@@ -167,6 +183,8 @@ def _make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfi
 @torch.no_grad()
 def _prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
     """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings."""
+    if not isinstance(model.standardize, Standardize) and codebook_init == "random":
+        return
     model.eval()
     drawn: list[torch.Tensor] = []
     for pair in pairs.batches(epoch=0):
@@ -174,6 +192,10 @@ def _prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
         if sum(map(len, drawn)) >= PREPARE_ROWS:
             break
     features = torch.cat(drawn)  # (n, F)
+    if not len(features):
+        raise ValueError(NO_IMAGE)
+    if not features.isfinite().all():
+        raise ValueError("the backbone's features hold NaN or infinity: check its weights, or try --no-view-cache")
     if isinstance(model.standardize, Standardize):
         model.standardize.fit(features)
     if codebook_init == "data":
@@ -194,9 +216,10 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
     bf16 = c.precision == "bf16" or (
         c.precision == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
     )
-    record, close = _recorder(run, pairs.steps_per_epoch, tensorboard)
 
     def save(epoch: int, step: int) -> None:
+        if epoch > c.epochs:
+            save_model(objective.model, run.model_file)
         run.save_state(
             {
                 "epoch": epoch,
@@ -206,6 +229,14 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
             }
         )
 
+    epoch, step = 1, 0
+    if run.state_file.exists():
+        epoch, step = _load_state(run, objective, optimizer)
+        logger.info("resuming at epoch %d, step %d", epoch, step + 1)
+    else:
+        save(epoch, step)
+    run.rewind_metrics(epoch, step)
+    record, close = _recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
     trainer = Trainer(
         objective,
         optimizer,
@@ -220,25 +251,32 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
         save=save,
         autocast=bf16,
     )
-    epoch, step = 1, 0
-    if run.state_file.exists():
-        state = run.load_state()
-        epoch, step = state["epoch"], state["step"]
-        objective.load_state_dict(state["objective"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        logger.info("resuming at epoch %d, step %d", epoch, step + 1)
-    last_epoch, last_step = (epoch, step) if step else (epoch - 1, np.inf)
-    run.rewind_metrics(last_epoch, last_step)  # type: ignore[arg-type]
     objective.train()
-    with StopSignal() as stop:
-        remaining = range(epoch, c.epochs + 1)
-        for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs"):
-            trainer.run_epoch(e, step if e == epoch else 0, stop)
-    close()
+    try:
+        with StopSignal() as stop:
+            remaining = range(epoch, c.epochs + 1)
+            for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs"):
+                trainer.run_epoch(e, step if e == epoch else 0, stop)
+    finally:
+        close()
+
+
+def _load_state(run: RunFolder, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Put `last.pt` into place; returns the epoch and step from which to continue."""
+    state = run.load_state()
+    try:
+        if state["objective"].keys() != objective.training_state().keys():
+            raise ValueError("its tensors have other names")
+        objective.load_state_dict(state["objective"], strict=False)  # a frozen backbone is not in it
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
+    return state["epoch"], state["step"]
 
 
 def _recorder(
-    run: RunFolder, steps_per_epoch: int, tensorboard: bool
+    run: RunFolder, steps_per_epoch: int, epoch: int, step: int, tensorboard: bool
 ) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
     """Where metrics go: metrics.jsonl, and TensorBoard when asked."""
     if not tensorboard:
@@ -247,7 +285,8 @@ def _recorder(
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs TensorBoard: pip install 'mecoq-faiss[tensorboard]'") from error
-    writer = SummaryWriter(run.path / "tensorboard")
+    first = (epoch - 1) * steps_per_epoch + step + 1
+    writer = SummaryWriter(run.path / "tensorboard", purge_step=first)  # hides a killed run's unsaved steps
 
     def record(values: dict[str, Any]) -> None:
         run.append_metrics(values)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from .pairs import Pairs
 
-FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often
+FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often; always before a checkpoint
+MEND = "train anew with a lower lr, or look for broken features in the data; the last checkpoint is kept"
+NO_IMAGE = "no image of the training data can be read: give images that open in a viewer"
 
 
 class TrainingError(RuntimeError):
@@ -31,7 +33,10 @@ class Step(Protocol):
 
 
 class StopSignal:
-    """While in use, SIGINT and SIGTERM ask for a stop instead of ending the process; a second one ends it."""
+    """While in use, SIGINT and SIGTERM ask for a stop instead of ending the process; a second one ends it.
+
+    Python handles signals in the main thread only: in another one this never asks for a stop.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -40,7 +45,7 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+                self._previous[number] = signal.signal(number, self._handle) or signal.SIG_DFL
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -49,8 +54,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        for n, handler in self._previous.items():
-            signal.signal(n, handler)
+        self.__exit__()
 
 
 def schedule(step: int, *, warmup_steps: int, total_steps: int, final_scale: float) -> float:
@@ -106,26 +110,32 @@ class Trainer:
     def run_epoch(self, epoch: int, start_step: int, stop: StopSignal) -> None:
         """Train epoch `epoch` (from 1) from step `start_step` on; saves at its end, or where a stop was asked for."""
         started, images = time.monotonic(), 0
-        pending: list[tuple[int, dict[str, Tensor]]] = []
+        pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
         for number, pair in enumerate(self.pairs.batches(epoch, start_step), start=start_step):
-            pending.append((number, self._one_step(pair, epoch, number)))
+            if len(pair.view1):  # a batch may hold unreadable images only
+                terms = self._one_step(pair, epoch, number)
+                pending.append(({"epoch": epoch, "step": number + 1, **self._rates()}, terms))
             images += len(pair.view1)
             if len(pending) >= FLUSH_STEPS or stop.received:
-                self._flush(pending, epoch)
+                self._flush(pending)
             if stop.received:
                 self.save(epoch, number + 1)
                 raise Interrupted(
                     f"stopped by {signal.Signals(stop.received).name} in epoch {epoch}, step {number + 1}: "
                     "run the same command with --resume to continue"
                 )
-        self._flush(pending, epoch)
+        self._flush(pending)
+        if not images and start_step < self.pairs.steps_per_epoch:
+            raise ValueError(NO_IMAGE)
+        if not all(p.isfinite().all() for p in self._parameters):
+            raise TrainingError(f"a weight became infinite or NaN in epoch {epoch}: {MEND}")
         self.record(
             {"epoch": epoch, **self.end_epoch(), "images_per_second": images / max(1e-9, time.monotonic() - started)}
         )
         self.save(epoch + 1, 0)
 
     def _one_step(self, pair: Any, epoch: int, number: int) -> dict[str, Tensor]:
-        torch.manual_seed((self.seed * 1_000_003 + epoch) * 1_000_003 + number)  # dropout, if there is any
+        torch.manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + number) % 2**63)  # dropout, if there is any
         steps = self.pairs.steps_per_epoch
         factor = schedule(
             (epoch - 1) * steps + number,
@@ -145,15 +155,16 @@ class Trainer:
         self.after_step()
         return terms
 
-    def _flush(self, pending: list[tuple[int, dict[str, Tensor]]], epoch: int) -> None:
-        rates = {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        for number, terms in pending:
+    def _rates(self) -> dict[str, float]:
+        return {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+
+    def _flush(self, pending: list[tuple[dict[str, Any], dict[str, Tensor]]]) -> None:
+        for place, terms in pending:
             values = {name: value.item() for name, value in terms.items()}
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad:
                 raise TrainingError(
-                    f"{bad[0]} became {values[bad[0]]} in epoch {epoch}, step {number + 1}: "
-                    "lower lr, or look for broken features in the data; --resume continues from the last checkpoint"
+                    f"{bad[0]} became {values[bad[0]]} in epoch {place['epoch']}, step {place['step']}: {MEND}"
                 )
-            self.record({"epoch": epoch, "step": number + 1, **values, **rates})
+            self.record({**place, **values})
         pending.clear()
