@@ -32,6 +32,7 @@ def check_faiss() -> None:
             f"two FAISS wheels in one environment overwrite each other ({', '.join(wheels)}): "
             f"run `pip uninstall -y {names}`, then `pip install` the one you want"
         )
+    reinstall = f"run `pip install --force-reinstall --no-deps {next(iter(wheels), 'faiss-cpu')}`"
     try:
         faiss = import_module("faiss")
     except ModuleNotFoundError as error:
@@ -39,11 +40,9 @@ def check_faiss() -> None:
             raise ImportError(f"FAISS needs {error.name}, which is missing: run `pip install {error.name}`") from error
         raise ImportError("FAISS is missing: run `pip install faiss-cpu` (or faiss-gpu for CUDA)") from error
     except ImportError as error:
-        wheel = next(iter(wheels), "faiss-cpu")
-        mend = f"run `pip install --force-reinstall --no-deps {wheel}`"
-        raise ImportError(f"FAISS is installed but does not import ({error}): {mend}") from error
+        raise ImportError(f"FAISS is installed but does not import ({error}): {reinstall}") from error
     if not hasattr(faiss, "IndexPQ"):  # an uninstall of the second wheel leaves an empty package behind
-        raise ImportError("FAISS is only partly installed: run `pip install --force-reinstall --no-deps faiss-cpu`")
+        raise ImportError(f"FAISS is only partly installed: {reinstall}")
 
 
 def simd_level() -> str:

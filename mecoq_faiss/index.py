@@ -114,7 +114,7 @@ def build_index(
     M, K, _ = check_codebooks(codebooks)
     nbits = K.bit_length() - 1
     if K < 2 or 1 << nbits != K:
-        raise ValueError(f"K={K} is not a power of two: train with K={1 << max(1, round(math.log2(K)))}")
+        raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
     check_kind(kind, M, nbits)
     n = check_codes(codes, M, K)
     nlist, nprobe = _check_lists(kind, n, nlist, nprobe)
@@ -178,7 +178,7 @@ def _with_ids(index: faiss.Index, ids: np.ndarray) -> faiss.IndexIDMap2:
     index.ntotal = 0
     mapped = faiss.IndexIDMap2(index)
     mapped.ntotal = index.ntotal = len(ids)
-    faiss.copy_array_to_vector(ids, mapped.id_map)
+    faiss.copy_array_to_vector(np.ascontiguousarray(ids), mapped.id_map)
     mapped.construct_rev_map()
     disown(index)
     mapped.own_fields = True

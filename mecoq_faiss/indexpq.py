@@ -34,14 +34,14 @@ def fastscan(source: Any) -> faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan:
     FAISS leaves pointers into `source` that only its own tests read; they are cleared, lest they dangle.
     """
     index: Any
-    if isinstance(source, faiss.IndexPQ):
-        index = faiss.IndexPQFastScan(source)
-        index.orig_codes = None
-    else:
+    if isinstance(source, faiss.IndexIVF):
         index = faiss.IndexIVFPQFastScan(source)
         index.orig_invlists = None
         index.nprobe = source.nprobe
         source.own_fields, index.own_fields = False, True
+    else:
+        index = faiss.IndexPQFastScan(source)
+        index.orig_codes = None
     return index
 
 
