@@ -1,0 +1,57 @@
+"""The code memory against a `collections.deque`."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import torch
+
+from mecoq_faiss.memory import KINDS, CodeMemory
+from mecoq_faiss.quantizer import SoftProductQuantizer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_it_is_a_queue(kind: str, size: int) -> None:
+    torch.manual_seed(0)
+    quantizer = SoftProductQuantizer(6, 2, 256)
+    memory, model = CodeMemory(size, quantizer, kind), deque(maxlen=size)
+    assert memory.reconstructions(quantizer) is None
+    for batch in (3, 1, 4, 13, 2, 30, 5, 5):  # some larger than the memory, none that divides it every time
+        z = torch.randn(batch, 6)
+        p = quantizer.soft_codes(z).detach()
+        memory.push(z, p)
+        model.extend(zip(z, p, strict=True))
+        with torch.no_grad():  # what is kept is decoded with the codebooks of today
+            quantizer.codebooks.copy_(torch.randn(2, 256, 3))
+        kept_z, kept_p = (torch.stack(list(column)) for column in zip(*model, strict=True))
+        expected = {
+            "feature": lambda z=kept_z: z,
+            "soft": lambda p=kept_p: quantizer.decode(p),
+            "hard": lambda p=kept_p: quantizer.decode(p.argmax(-1)),
+        }[kind]()
+        found = memory.reconstructions(quantizer)
+        assert memory.filled == len(model) == len(found)
+        oldest = int(memory.pushed) % size if memory.filled == size else 0
+        torch.testing.assert_close(found.roll(-oldest, 0), expected, atol=1e-6, rtol=0)
+
+
+def test_it_is_saved_with_its_place() -> None:
+    quantizer = SoftProductQuantizer(4, 2, 16)
+    memory, other = CodeMemory(5, quantizer), CodeMemory(5, quantizer)
+    z = torch.randn(7, 4)
+    memory.push(z, quantizer.soft_codes(z))
+    other.load_state_dict(memory.state_dict())
+    for each in (memory, other):
+        each.push(z[:2], quantizer.soft_codes(z[:2]))
+    assert torch.equal(memory.slots, other.slots)
+    assert not memory.slots.requires_grad and not list(memory.parameters())
+
+
+def test_refuses() -> None:
+    quantizer = SoftProductQuantizer(4, 2, 16)
+    with pytest.raises(ValueError, match="0 slots"):
+        CodeMemory(0, quantizer)
+    with pytest.raises(ValueError, match="unknown memory kind 'sft'"):
+        CodeMemory(4, quantizer, "sft")
