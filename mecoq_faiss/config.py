@@ -56,7 +56,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _at_least(self, 1, "image_size", "hidden", "D", "M")
+        _at_least(self, 1, "image_size", "hidden", "M", "D")
         if self.feature_dim is not None:
             _at_least(self, 1, "feature_dim")
         if self.nbits not in (4, 8):
@@ -187,7 +187,7 @@ def _as_type(name: str, value: Any, expected: type) -> Any:
         value = float(value)
     if type(value) is not expected:
         raise ValueError(f"{name}={value!r} must be of type {expected.__name__}")
-    if expected is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value} must be a finite number")
     return value
 

@@ -17,7 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
-YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+# x -> axis x (x) / sqrt(3), with the axis (1, 1, 1) of the greys: a quarter turn of the chroma, red towards green
+QUARTER_TURN = ((0.0, -(3**-0.5), 3**-0.5), (3**-0.5, 0.0, -(3**-0.5)), (-(3**-0.5), 3**-0.5, 0.0))
+CROP_TRIES = 10
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True)
@@ -42,46 +45,48 @@ class ViewSpec:
 
 
 class View(NamedTuple):
-    """One drawn view: the crop box in pixels (left, top, right, bottom) and the colour parameters (7,) float32."""
+    """One drawn view: the crop box and the colour parameters (7,) float32."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     colour: np.ndarray  # flip 0/1, brightness, contrast, saturation, hue (turns), grey 0/1, blur weight
 
 
 def draw_view(spec: ViewSpec, width: int, height: int, key: tuple[int, ...]) -> View:
     """Draw a view of a (width, height) image; the same `key`, e.g. (seed, view, row), gives the same view."""
-    rng = np.random.default_rng(key)
-    box = _draw_box(spec, width, height, rng)
-    flip, jitter, grey, blur = rng.random(4) < (spec.flip, spec.jitter_p, spec.grey, spec.blur)
-    *strengths, hue = np.array(spec.jitter) * rng.uniform(-1, 1, 4) * jitter
-    edge = math.exp(-0.5 / rng.uniform(0.1, 2.0) ** 2)
+    u = np.random.default_rng(key).random(9 + 4 * CROP_TRIES)  # all at once: each call of numpy costs microseconds
+    flip, jitter, grey, blur = u[:4] < (spec.flip, spec.jitter_p, spec.grey, spec.blur)
+    brightness, contrast, saturation, hue = (2 * u[4:8] - 1) * spec.jitter * jitter
+    edge = math.exp(-0.5 / (0.1 + 1.9 * u[8]) ** 2)
     weight = edge / (1 + 2 * edge) if blur else 0.0
-    colour = np.array([flip, *(1 + s for s in strengths), hue, grey, weight], dtype=np.float32)
-    return View(box, colour)
+    colour = np.array([flip, 1 + brightness, 1 + contrast, 1 + saturation, hue, grey, weight], dtype=np.float32)
+    return View(_draw_box(spec, width, height, u[9:].tolist()), colour)
 
 
-def _draw_box(spec: ViewSpec, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _draw_box(spec: ViewSpec, width: int, height: int, u: list[float]) -> Box:
+    """A box of random area, ratio and place; the centred square where none of the tries lies in the image."""
+    smallest, largest = spec.crop_scale
     low, high = (math.log(r) for r in spec.crop_ratio)
-    for _ in range(10):
-        area = width * height * rng.uniform(*spec.crop_scale)
-        ratio = math.exp(rng.uniform(low, high))
+    for i in range(0, len(u), 4):
+        area = width * height * (smallest + (largest - smallest) * u[i])
+        ratio = math.exp(low + (high - low) * u[i + 1])
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            left, top = int(u[i + 2] * (width - w + 1)), int(u[i + 3] * (height - h + 1))
             return left, top, left + w, top + h
     return centre_box(width, height)
 
 
-def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """The largest centred square, (left, top, right, bottom)."""
+def centre_box(width: int, height: int) -> Box:
+    """The largest centred square; half a pixel up and left of the centre where the rest is odd."""
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
-def crop(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
+def crop(image: Image.Image, box: Box, size: int) -> Tensor:
     """Cut `box` out of an RGB image and resize it (bicubic, antialiased) to (3, size, size) uint8."""
-    pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    # crop() first: resize(box=...) would let pixels outside the box shine in
+    pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -98,8 +103,9 @@ def to_float(images: Tensor) -> Tensor:
 def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
     """Flip, jitter, grey and blur, each image by its own parameters.
 
-    Brightness, contrast, saturation and hue (a rotation of the chroma plane of YIQ) are affine in colour, so a whole
-    jitter is one 3 x 4 matrix an image.
+    Brightness, contrast, saturation, hue and grey, in this order, are affine in colour: together one 3 x 3 matrix and
+    one offset an image, and one clamp at their end. Hue is a rotation about the axis of the greys, which turns HSV's
+    hue by the same angle (to 0.01 turns) and equals HSV's change at thirds of a turn.
 
     Args:
         images: (b, 3, h, w) uint8.
@@ -108,40 +114,32 @@ def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
     Returns:
         (b, 3, h, w) float32 in [0, 1].
     """
-    flip, brightness, contrast, saturation, hue, grey, blur = colour.to(images.device).unbind(1)  # (b,) each
     x = to_float(images)
-    x = torch.where(flip.view(-1, 1, 1, 1) > 0, x.flip(3), x)
-    matrix, mean_weight = _colour_matrix(brightness, contrast, saturation, hue, grey)  # (b, 3, 3), (b,)
-    luma = x.new_tensor(GREY)
-    offset = mean_weight * (x.mean(dim=(2, 3)) @ luma)  # (b,)
+    flip, brightness, contrast, saturation, hue, grey, blur = colour.to(x.device).unbind(1)  # (b,) each
+    rows = flip.nonzero().squeeze(1)
+    x[rows] = x[rows].flip(3)
+    matrix = (brightness * contrast).view(-1, 1, 1) * _chroma_matrix(saturation, hue, grey)  # (b, 3, 3)
+    offset = brightness * (1 - contrast) * (x.mean(dim=(2, 3)) @ x.new_tensor(GREY))  # (b,)
     x = torch.baddbmm(offset.view(-1, 1, 1), matrix, x.flatten(2)).view_as(x).clamp_(0, 1)
-    return _blur(x, blur)
+    rows = blur.nonzero().squeeze(1)
+    if len(rows) and min(x.shape[2:]) > 1:
+        x[rows] = _blur(x[rows], blur[rows])
+    return x
 
 
-def _colour_matrix(b: Tensor, c: Tensor, s: Tensor, hue: Tensor, grey: Tensor) -> tuple[Tensor, Tensor]:
-    """x -> matrix @ x + mean_weight * (mean luma of x), for brightness, contrast, saturation, hue, grey in turn."""
-    eye = torch.eye(3, device=b.device)
-    luma = eye.new_tensor(GREY).expand(3, 3)  # every row the luma weights: x -> its grey
-    to_yiq = eye.new_tensor(YIQ)
-    angle = 2 * math.pi * hue
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    turn = torch.stack([one, zero, zero, zero, angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos()], dim=1).view(
-        -1, 3, 3
-    )
-    turn = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    s3, grey3 = s.view(-1, 1, 1), grey.view(-1, 1, 1)
-    matrix = (b * c).view(-1, 1, 1) * (turn @ (s3 * eye + (1 - s3) * luma))
-    matrix = torch.where(grey3 > 0, luma @ matrix, matrix)
-    return matrix, b * (1 - c)  # saturation, hue and grey leave a grey offset as it is
+def _chroma_matrix(saturation: Tensor, hue: Tensor, grey: Tensor) -> Tensor:
+    """(b, 3, 3): saturation, then hue, then grey; where nothing changes, exactly the unit matrix."""
+    s, angle, g = saturation.view(-1, 1, 1), 2 * math.pi * hue.view(-1, 1, 1), grey.view(-1, 1, 1)
+    eye = torch.eye(3, device=hue.device)
+    luma = eye.new_tensor(GREY).expand(3, 3)  # a colour to its grey
+    turn = eye + (angle.cos() - 1) * (eye - 1 / 3) + angle.sin() * eye.new_tensor(QUARTER_TURN)  # Rodrigues
+    matrix = turn + (1 - s) * (luma - turn)  # = turn @ (s + (1 - s) luma), as a turn leaves greys alone
+    return matrix + g * (luma @ matrix - matrix)
 
 
 def _blur(x: Tensor, weight: Tensor) -> Tensor:
-    """Separable 3 x 3 blur with kernel (w, 1 - 2w, w), w (b,); rows with w = 0 stay as they are."""
-    rows = weight.nonzero().squeeze(1)
-    if len(rows) == 0 or min(x.shape[2:]) < 2:
-        return x
-    w = weight[rows].view(-1, 1, 1, 1)
-    y = torch.nn.functional.pad(x[rows], (1, 1, 1, 1), mode="reflect")
-    y = (1 - 2 * w) * y[:, :, 1:-1] + w * (y[:, :, :-2] + y[:, :, 2:])
-    x[rows] = (1 - 2 * w) * y[..., 1:-1] + w * (y[..., :-2] + y[..., 2:])
-    return x
+    """Separable 3 x 3 blur with kernel (w, 1 - 2w, w), w (b,)."""
+    w = weight.view(-1, 1, 1, 1)
+    y = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    y = torch.addcmul((1 - 2 * w) * y[:, :, 1:-1], w, y[:, :, :-2] + y[:, :, 2:])
+    return torch.addcmul((1 - 2 * w) * y[..., 1:-1], w, y[..., :-2] + y[..., 2:])
