@@ -65,7 +65,8 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Once the optimizer has stepped: codewords back to norm 1, the batch's codes into the memory."""
-        self.model.quantizer.renormalize_()
+        if self.model.quantizer.codebooks.requires_grad:
+            self.model.quantizer.renormalize_()
         if self.memory is not None:
             self.memory.push(*self._latest)
 
