@@ -23,20 +23,28 @@ from .progress import progress
 
 __all__ = ["Baseline", "FittedBaseline", "choose", "grid"]
 
-OPQ_WIDTHS = (32, 64, 128, 256)
+OPQ_WIDTHS = (32, 64, 128)
 
 
-def grid(num_bytes: int, dim: int | None = None) -> list[Baseline]:
-    """Every setting tried at `num_bytes` bytes a vector, Flat included; `dim` (features' width) drops wider OPQs."""
+def grid(num_bytes: int, dim: int, *, opq_widths: Sequence[int] = OPQ_WIDTHS) -> list[Baseline]:
+    """Every setting tried at `num_bytes` bytes a vector for features of `dim` dimensions, Flat included.
+
+    `opq_widths` are rounded up to what the sub-quantizers divide, and those above `dim` are left out (training OPQ is
+    most of the cost). OPQ is not tried on raw features: it centres them itself when it learns the rotation, so that
+    by L2 the result is that of centred ones.
+    """
     settings = []
     for preprocess in PREPROCESSES:
         for metric in METRICS:
             settings.append(Baseline("Flat", preprocess=preprocess, metric=metric))
             for nbits in NBITS:
                 pq = Baseline("PQ", num_bytes, nbits, preprocess, metric)
-                widths = sorted({-(-width // pq.M) * pq.M for width in OPQ_WIDTHS if dim is None or width <= dim})
-                settings += [pq, *(replace(pq, method="OPQ", opq_width=width) for width in widths)]
-        settings += [Baseline(method, num_bytes, preprocess=preprocess) for method in HASHING]
+                settings.append(pq)
+                if preprocess != "raw":
+                    widths = sorted({-(-width // pq.M) * pq.M for width in opq_widths if width <= dim})
+                    settings += [replace(pq, method="OPQ", opq_width=width) for width in widths]
+        settings += [Baseline("LSH", num_bytes, preprocess=preprocess)]
+        settings += [Baseline("ITQ", num_bytes, preprocess=preprocess)] if 8 * num_bytes <= dim else []
     return sorted(settings, key=lambda setting: METHODS.index(setting.method))
 
 

@@ -145,7 +145,9 @@ def test_grid_holds_each_setting_once():
     assert {setting.method for setting in settings} == {"PQ", "OPQ", "ITQ", "LSH", "Flat"}
     assert {setting.num_bytes for setting in settings} == {0, 4}
     assert {setting.opq_width for setting in settings} == {None, 32, 64}
-    assert all(setting.opq_width % setting.M == 0 for setting in grid(3) if setting.opq_width)
+    assert {setting.opq_width for setting in grid(4, 64, opq_widths=[30])} == {None, 32}
+    assert "ITQ" not in {setting.method for setting in grid(9, dim=64)}  # 72 bits
+    assert all(setting.opq_width % setting.M == 0 for setting in grid(3, 512) if setting.opq_width)
 
 
 def test_choose_takes_the_best_of_each_method(digits):
