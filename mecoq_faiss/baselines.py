@@ -8,7 +8,6 @@ import numpy as np
 
 from .evaluation import evaluate_neighbours, evaluate_search
 from .fitting import (
-    HASHING,
     METHODS,
     METRICS,
     NBITS,
