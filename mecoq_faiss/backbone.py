@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .suggest import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -32,6 +35,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.trainable_layers = _freeze(net, trainable_layers)
+        self.train()
 
     mean: Tensor
     std: Tensor
@@ -54,10 +58,10 @@ class Backbone(nn.Module):
 
 
 class PixelBackbone(Backbone):
-    """The image itself as its features: (b, 3, h, w) -> (b, 3 * h * w). For tiny images; learns nothing."""
+    """The image itself as its features: (b, 3, h, w) -> (b, 3 * h * w). For tiny images; has no layers."""
 
-    def __init__(self, image_size: int) -> None:
-        super().__init__(nn.Identity(), 3 * image_size**2, mean=(0.5,) * 3, std=(0.5,) * 3)
+    def __init__(self, image_size: int, trainable_layers: int = 0) -> None:
+        super().__init__(nn.Identity(), 3 * image_size**2, (0.5,) * 3, (0.5,) * 3, trainable_layers)
 
 
 class FeatureBackbone(Backbone):
@@ -65,6 +69,9 @@ class FeatureBackbone(Backbone):
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__(nn.Identity(), feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
 
 
 def _freeze(net: nn.Module, trainable_layers: int) -> int:
@@ -78,7 +85,7 @@ def _freeze(net: nn.Module, trainable_layers: int) -> int:
         else:
             layers.append([module])
     if trainable_layers != ALL_LAYERS and not 0 <= trainable_layers <= len(layers):
-        raise ValueError(f"--trainable-layers {trainable_layers}: this backbone has {len(layers)}, choose 0 to that")
+        raise ValueError(f"trainable_layers={trainable_layers}: choose 0 to {len(layers)}, this backbone's layers")
     if trainable_layers == ALL_LAYERS:
         return len(layers)
     net.requires_grad_(False)
@@ -107,7 +114,8 @@ def create_backbone(
         image_size: the side of the square input, in pixels.
 
     Raises:
-        ValueError: unknown names, weights that do not fit or cannot be fetched.
+        ValueError: unknown names, an image size that the network does not take, weights that do not fit or cannot be
+            fetched.
         FileNotFoundError: a weights file that is not there.
     """
     if name == "features":
@@ -115,55 +123,64 @@ def create_backbone(
             raise ValueError("backbone 'features' needs feature_dim, the width of the features")
         return FeatureBackbone(feature_dim)
     if name == "pixels":
-        return PixelBackbone(image_size)
+        return PixelBackbone(image_size, trainable_layers)
     build = _timm_net if name.startswith("timm:") else _torchvision_net
-    net, dim, mean, std = build(name.removeprefix("timm:"), pretrained=weights == "default")
+    net, heads, mean, std = build(name.removeprefix("timm:"), pretrained=weights == "default")
     if weights not in ("default", "none"):
-        _load_weights(net, Path(weights))
-    return Backbone(net, dim, mean, std, trainable_layers)
+        _load_weights(net, Path(weights), heads)
+    return Backbone(net, _feature_dim(net, name, image_size), mean, std, trainable_layers)
 
 
-def _torchvision_net(name: str, pretrained: bool) -> tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]:
+def _feature_dim(net: nn.Module, name: str, image_size: int) -> int:
+    """The width of the features, as a first image shows it; what networks say of themselves is not reliable."""
+    try:
+        with torch.no_grad():
+            return net.eval()(torch.zeros(1, 3, image_size, image_size)).flatten(1).shape[1]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"backbone {name} does not take images of {image_size} px ({reason}): try 224") from error
+
+
+Parts = tuple[nn.Module, tuple[str, ...], tuple[float, ...], tuple[float, ...]]  # network, what was cut, mean, std
+
+
+def _torchvision_net(name: str, pretrained: bool) -> Parts:
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise ValueError(f"unknown backbone {name!r}: {_closest(name, names)}; timm's are written timm:NAME")
+        raise ValueError(f"unknown backbone {name!r}: {did_you_mean(name, names)}; timm's are written timm:NAME")
     try:
         net = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(_no_download(name, error)) from error
-    heads = [key for key, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not heads:
+    linear = [key for key, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
         raise ValueError(f"backbone {name!r} has no linear head to cut: choose another, for example resnet50")
-    parent, _, child = heads[-1].rpartition(".")
-    dim = net.get_submodule(heads[-1]).in_features
+    parent, _, child = linear[-1].rpartition(".")
     setattr(net.get_submodule(parent), child, nn.Identity())
-    if hasattr(net, "aux_logits"):  # inception and googlenet answer in tuples while training
+    helpers = tuple(key for key, _ in net.named_children() if key in ("aux1", "aux2", "AuxLogits"))
+    for key in helpers:  # inception's and googlenet's, which only serve to train a classifier
+        setattr(net, key, None)
+    if hasattr(net, "aux_logits"):
         net.aux_logits = False
-    return net, int(dim), IMAGENET_MEAN, IMAGENET_STD
+    return net, (linear[-1], *helpers), IMAGENET_MEAN, IMAGENET_STD
 
 
-def _timm_net(name: str, pretrained: bool) -> tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]:
+def _timm_net(name: str, pretrained: bool) -> Parts:
     try:
         import timm
     except ImportError as error:
         raise ValueError("timm backbones need timm: pip install 'mecoq-faiss[timm]'") from error
     if not timm.is_model(name):
-        raise ValueError(f"unknown timm backbone {name!r}: {_closest(name, timm.list_models())}")
+        raise ValueError(f"unknown timm backbone {name!r}: {did_you_mean(name, timm.list_models())}")
     try:
         net = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
         raise ValueError(_no_download(f"timm:{name}", error)) from error
-    settings: dict = net.pretrained_cfg  # type: ignore[assignment]
-    return net, int(net.num_features), settings["mean"], settings["std"]  # type: ignore[arg-type]
-
-
-def _closest(name: str, names: list[str]) -> str:
-    import difflib
-
-    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return f"did you mean {', '.join(matches)}?" if matches else f"for example {', '.join(sorted(names)[:3])}"
+    settings: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
+    head = settings.get("classifier") or ()
+    return net, (head,) if isinstance(head, str) else tuple(head), settings["mean"], settings["std"]
 
 
 def _no_download(name: str, error: Exception) -> str:
@@ -171,8 +188,8 @@ def _no_download(name: str, error: Exception) -> str:
     return f"could not fetch the pretrained weights of {name} ({reason}): pass --weights FILE, or --weights none"
 
 
-def _load_weights(net: nn.Module, path: Path) -> None:
-    """Load a state dict from a file; the head that was cut and batch counters may be missing or left over."""
+def _load_weights(net: nn.Module, path: Path, heads: tuple[str, ...]) -> None:
+    """Load a state dict from a file, which may also hold the `heads` that were cut, and may lack batch counters."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}: give a .safetensors or .pth file, 'default' or 'none'")
     try:
@@ -184,12 +201,14 @@ def _load_weights(net: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state.get("model", state))
         state = {key.removeprefix("module."): value for key, value in state.items()}
-        result = net.load_state_dict(state, strict=False)
+        missing, left = net.load_state_dict(state, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"weights file {path} cannot be loaded into this backbone: {reason}") from error
-    missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"weights file {path} is for another backbone: {len(missing)} tensors are missing, first {missing[0]!r}"
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    left = [key for key in left if not key.startswith(tuple(f"{head}." for head in heads))]
+    if missing or left:
+        what = (
+            f"lacks {len(missing)} tensors, first {missing[0]!r}" if missing else f"has {left[0]!r} and no place for it"
         )
+        raise ValueError(f"weights file {path} is for another backbone: it {what}")
