@@ -1,0 +1,62 @@
+"""The README's commands and code run as printed, in a folder of a newcomer's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(heading: str) -> list[str]:
+    """The first indented block below a heading."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    match = re.search(r"(?:^    .+\n)+", section, re.MULTILINE)
+    assert match
+    return [line[4:] for line in match[0].splitlines()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.jpg")
+    Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / "query.jpg")
+    return folder
+
+
+def test_the_commands_and_the_four_lines(home: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MECOQ_FAISS_CACHE": str(home / "cache"),
+    }
+    commands = block("On your own images")
+    assert commands[0] == "pip install ."
+    for line in commands[1:]:
+        if " train " in line:  # no download of weights, and a batch that thirty pictures fill
+            line += " --backbone pixels --image-size 16 --batch-size 16 --epochs 2"
+        done = subprocess.run(shlex.split(line), cwd=home, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert len(done.stdout.splitlines()) == 11
+    code = "\n".join(block("In your application")) + "\nprint(D.shape, I.shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, env=environment, capture_output=True, text=True)
+    assert done.stdout.split("\n")[0] == "(1, 10) (1, 10)", done.stderr
+
+
+def test_links_and_make_targets_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in block("Try it"):
+        assert f"\n{line.split()[1]}:" in makefile
