@@ -1,0 +1,343 @@
+"""Whole training runs: what they learn, and that stopping and resuming changes no byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mecoq_faiss.checkpoint import RunFolder
+from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.objective import Objective
+from mecoq_faiss.pairs import CachedPairs
+from mecoq_faiss.train import train
+from mecoq_faiss.trainer import Interrupted, TrainingError
+
+MODEL = ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=32, D=16, M=2, nbits=4)
+# 47 steps an epoch, the last of 28 images; a memory that the batch does not divide
+TRAIN = TrainConfig(epochs=3, batch_size=32, cached_views=3, flip=0.0, memory_size=100, memory_start_epoch=2)
+NETWORK = ModelConfig(
+    backbone="mobilenet_v3_small", weights="none", trainable_layers=2, image_size=32, hidden=8, D=8, M=2, nbits=4
+)
+FINE_TUNE = TrainConfig(epochs=2, batch_size=5, memory_size=7, memory_start_epoch=1, workers=0)
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """All records without the only figure that two equal runs may differ in."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT) -> None:
+    """Send this process a signal in the last of so many steps."""
+    step, done = Objective.after_step, []
+
+    def after_step(self: Objective) -> None:
+        step(self)
+        done.append(1)
+        if len(done) == steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Objective, "after_step", after_step)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on digits."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train("digits", out, MODEL, TRAIN)
+    return out
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> Path:
+    np.save(tmp_path / "features.npy", np.random.default_rng(0).normal(size=(50, 3, 12)).astype(np.float32))
+    return tmp_path / "features.npy"
+
+
+def test_the_loss_falls_and_metrics_are_whole(whole: Path) -> None:
+    records = metrics(whole)
+    steps = [r for r in records if "step" in r]
+    assert [(r["epoch"], r["step"]) for r in steps] == [(e, s) for e in (1, 2, 3) for s in range(1, 48)]
+    assert [r["epoch"] for r in records if "step" not in r] == [1, 2, 3]
+    first, last = (np.mean([r["contrastive"] for r in steps[:47]]) for steps in (steps, steps[94:]))
+    # the memory of 100 slots adds at most log(162 / 62) to the loss from epoch 2 on
+    assert last < first + 0.5 * np.log(162 / 62)
+    error = [r["quantization_error"] for r in steps]
+    assert np.mean(error[94:]) < np.mean(error[:10])
+    assert 0.5 < records[-1]["codeword_usage"] <= 1
+
+
+def test_the_loss_falls_without_a_memory(tmp_path: Path) -> None:
+    train("digits", tmp_path / "run", MODEL, replace(TRAIN, memory_size=0))
+    loss = [r["loss"] for r in metrics(tmp_path / "run") if "step" in r]
+    assert np.mean(loss[-20:]) < 0.9 * np.mean(loss[:5])
+
+
+def test_the_trained_model(whole: Path) -> None:
+    model = RunFolder(whole).load_trained()
+    torch.testing.assert_close(model.quantizer.codebooks.norm(dim=-1), torch.ones(2, 16))
+    assert not model.training and model.standardize.mean.any()
+    assert RunFolder(whole).read_config() == (MODEL, TRAIN)
+    split = json.loads((whole / "split.json").read_text())
+    assert split["items"] == len(split["paths"]) == 1500 and split["protocol"]["split"] == "train"
+
+
+def test_the_seed_decides_every_byte(whole: Path, tmp_path: Path) -> None:
+    train("digits", tmp_path / "same", MODEL, TRAIN)
+    assert weights(tmp_path / "same") == weights(whole) and metrics(tmp_path / "same") == metrics(whole)
+    train("digits", tmp_path / "other", MODEL, replace(TRAIN, seed=1))
+    assert weights(tmp_path / "other") != weights(whole)
+
+
+CHILD = """
+import os, sys
+from mecoq_faiss.objective import Objective
+from mecoq_faiss_cli.main import main
+step, done = Objective.after_step, []
+def after_step(self):
+    step(self)
+    done.append(1)
+    if len(done) == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+Objective.after_step = after_step
+main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGKILL, -9)])
+def test_a_stopped_run_resumes_to_the_same_bytes(number: int, code: int, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = {**vars(MODEL), **vars(TRAIN)}
+    given = ("hidden=32", "flip=0.0", "memory_size=100", "memory_start_epoch=2")
+    options = ["--bits", 8, "--nbits", 4, "--dim", 16, "--views", 3]
+    for name in ("backbone", "weights", "image_size", "epochs", "batch_size"):
+        options += [f"--{name.replace('_', '-')}", settings[name]]
+    options += [part for pair in given for part in ("--set", pair)]
+    call = [sys.executable, "-c", CHILD, 47 + 30, int(number), "train", "--data", "digits", "--out", out, *options]
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.run([str(part) for part in call], capture_output=True, text=True, env=env, timeout=300)
+    assert child.returncode == code, child.stderr
+    if code == 1:
+        assert f"Error: stopped by {signal.Signals(number).name} in epoch 2, step 30" in child.stderr
+    assert RunFolder(out).read_config() == (MODEL, TRAIN)
+    assert len(metrics(out)) == 48 + (30 if code == 1 else 20)  # a kill leaves records of steps that are lost
+    with pytest.raises(ValueError, match=r"unfinished \(epoch 2 of 3\): continue it with --resume"):
+        RunFolder(out).load_trained()
+    train("digits", out, resume=True)
+    assert weights(out) == weights(whole) and metrics(out) == metrics(whole)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_fine_tuning_resumes_to_the_same_bytes(
+    steps: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(photos, tmp_path / "whole", NETWORK, FINE_TUNE)
+    stop_after(monkeypatch, steps)
+    with pytest.raises(Interrupted):
+        train(photos, tmp_path / "run", NETWORK, FINE_TUNE)
+    train(photos, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("file", ["model.safetensors", "last.pt"])
+def test_killed_while_it_ends(
+    epochs: int, file: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the initial model nor half a run passes for the trained one."""
+    config = TrainConfig(epochs=epochs, batch_size=16)
+    train(features, tmp_path / "whole", MODEL, config)
+    save = RunFolder.save_state
+
+    def save_state(self: RunFolder, state: dict[str, Any]) -> None:
+        if state["epoch"] > epochs and file == "last.pt":
+            save(self, state)
+        if state["epoch"] > epochs:
+            raise SystemExit
+        save(self, state)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(RunFolder, "save_state", save_state)
+        train(features, tmp_path / "run", MODEL, config)
+    if file == "model.safetensors":
+        with pytest.raises(ValueError, match="unfinished"):
+            RunFolder(tmp_path / "run").load_trained()
+    train(features, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir()}
+    model = train("digits", whole, resume=True)
+    assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir()} == before
+    torch.testing.assert_close(model.state_dict(), RunFolder(whole).load_trained().state_dict(), rtol=0, atol=0)
+
+
+def test_resume_starts_where_there_is_nothing_or_a_killed_start(features: Path, tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, batch_size=16)
+    train(features, tmp_path / "a", MODEL, config, resume=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "b" / ".config.json.123.tmp").write_bytes(b"{")
+    with pytest.raises(FileExistsError, match="continue it with --resume"):
+        train(features, tmp_path / "b", MODEL, config)
+    train(features, tmp_path / "b", MODEL, config, resume=True)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {p.name for p in (tmp_path / "b").iterdir()}
+
+
+def test_resume_with_other_data(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(features, tmp_path / "run", MODEL, TrainConfig(batch_size=16))
+    np.save(tmp_path / "other.npy", np.ones((50, 3, 12), np.float32))
+    with pytest.raises(ValueError, match=r"trained on other data \(.*features.npy\): resume with the same --data"):
+        train(tmp_path / "other.npy", tmp_path / "run", resume=True)
+
+
+def test_broken_features_in_the_middle_keep_the_last_checkpoint(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=3, batch_size=16)
+    train(features, tmp_path / "whole", MODEL, config)
+    batches = CachedPairs.batches
+
+    def broken(self: CachedPairs, epoch: int, start_step: int = 0) -> Any:
+        for number, pair in enumerate(batches(self, epoch, start_step)):
+            yield pair._replace(view1=pair.view1 * float("nan")) if (epoch, number) == (2, 1) else pair
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CachedPairs, "batches", broken)
+        with pytest.raises(TrainingError, match="became nan in epoch 2, step 2") as error:
+            train(features, tmp_path / "run", MODEL, config)
+    assert "\n" not in str(error.value)
+    assert RunFolder(tmp_path / "run").load_state()["epoch"] == 2
+    train(features, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_codebooks_from_data(features: Path, tmp_path: Path) -> None:
+    """With a rate of next to nothing, the codewords stay segments of embeddings, again from the start after 48 rows."""
+    config = TrainConfig(epochs=1, batch_size=16, lr=1e-20, codebook_init="data")
+    model = train(features, tmp_path / "run", replace(MODEL, nbits=8), config)
+    with torch.no_grad():
+        segments = model.quantizer.segments(model.embed(torch.from_numpy(np.load(features)).flatten(0, 1)))
+    nearest = torch.einsum("nmd,mkd->mkn", segments, model.quantizer.codebooks).amax(-1)
+    assert nearest.min() > 0.995
+    assert len(model.quantizer.codebooks[0].unique(dim=0)) == 256
+
+
+def test_codebooks_from_data_of_cached_views(tmp_path: Path) -> None:
+    config = replace(TRAIN, epochs=1, lr=1e-20, codebook_init="data")
+    model = train("digits", tmp_path / "run", MODEL, config)
+    assert model.quantizer.codebooks.isfinite().all()
+
+
+def test_out_that_cannot_be_used(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    for resume, message in ((False, "exists: choose another --out"), (True, "holds other files")):
+        with pytest.raises(FileExistsError, match=message):
+            train(features, tmp_path / "full", MODEL, resume=resume)
+        with pytest.raises(FileExistsError, match="is a file"):
+            train(features, features, MODEL, resume=resume)
+        with pytest.raises(OSError, match="cannot write") as error:
+            train(features, features / "run", MODEL, resume=resume)
+        assert "\n" not in str(error.value)
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def bad_start(name: str, folder: Path, features: Path) -> tuple[Any, ModelConfig, TrainConfig]:
+    config = TrainConfig(batch_size=16, workers=0)
+    if name == "few":
+        return features, MODEL, TrainConfig(batch_size=51)
+    if name == "nan":
+        np.save(folder / "nan.npy", np.full((50, 12), np.nan, np.float32))
+        return folder / "nan.npy", MODEL, config
+    if name == "huge":
+        np.save(folder / "huge.npy", np.full((50, 12), 3e38, np.float32))
+        return folder / "huge.npy", MODEL, config
+    if name == "width":
+        return features, replace(MODEL, backbone="features", feature_dim=13), config
+    if name == "images":
+        return "digits", replace(MODEL, backbone="features", feature_dim=12), config
+    (folder / "broken").mkdir()
+    for i in range(20):
+        (folder / "broken" / f"{i}.jpg").write_bytes(b"broken")
+    view_cache = name == "unreadable"
+    return folder / "broken", replace(MODEL, standardize=name != "unseen"), replace(config, view_cache=view_cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("few", "50 readable images are fewer than one batch of 51"),
+        ("nan", "row 0 .* has NaN or infinity"),
+        ("huge", "epoch 1, step 1"),
+        ("width", "width 12, the model takes 13"),
+        ("images", "holds images"),
+        ("unreadable", "read"),
+        ("fresh", "no image of the training data can be read"),
+        ("unseen", "no image of the training data can be read"),
+    ],
+)
+def test_a_failed_start_leaves_no_folder(name: str, message: str, features: Path, tmp_path: Path) -> None:
+    source, model, config = bad_start(name, tmp_path, features)
+    with pytest.raises((ValueError, TrainingError), match=message) as error:
+        train(source, tmp_path / "run", model, config)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_some_unreadable_images_are_left_out(photos: Path, tmp_path: Path) -> None:
+    for i in (2, 7):
+        (photos / f"{i:02}.png").write_bytes(b"broken")
+    train(photos, tmp_path / "fresh", NETWORK, FINE_TUNE)
+    train(photos, tmp_path / "cached", MODEL, replace(FINE_TUNE, cached_views=2))
+    assert len([r for r in metrics(tmp_path / "cached") if "step" in r]) == 2 * 2  # 10 images in batches of 5
+
+
+def test_tensorboard(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(epochs=1, batch_size=16)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(ValueError, match="--tensorboard needs TensorBoard"):
+            train(features, tmp_path / "run", MODEL, config, tensorboard=True)
+        assert not (tmp_path / "run").exists()
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(features, tmp_path / "run", MODEL, config, tensorboard=True)
+    found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    recorded = [r["loss"] for r in metrics(tmp_path / "run") if "step" in r]
+    assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.value for e in found.Scalars("loss")] == pytest.approx(recorded)
+
+
+def test_unknown_device(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
+        train(features, tmp_path / "run", MODEL, device="cuda:99")
