@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+PART = 1 << 20
+
 
 class LabelMatch:
     """Relevance by labels; an instance is what `ranking.rank_all` asks about the items found.
@@ -40,7 +42,7 @@ class LabelMatch:
             classes, counts = np.unique(self.db, return_counts=True)
             place = np.minimum(np.searchsorted(classes, self.q), len(classes) - 1)
             return np.where(classes[place] == self.q, counts[place], 0)
-        sets_db, counts = np.unique(self.db, axis=0, return_counts=True)
+        sets_db, counts = _distinct(self.db)
         sets_q, query = np.unique(self.q, axis=0, return_inverse=True)
         shared = [((sets_db & one) != 0).any(1) @ counts for one in sets_q]
         return np.array(shared, dtype=np.int64)[query.ravel()]
@@ -50,3 +52,12 @@ def _words(labels: NDArray[Any]) -> NDArray[np.uint64]:
     """(n, L) 0/1 as (n, ceil(L / 64)) words."""
     bits = np.packbits(labels.astype(bool), axis=1)  # (n, bytes)
     return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+
+
+def _distinct(words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The distinct rows and how often each occurs; a part of the rows at a time, since sorting them takes copies."""
+    parts = [np.unique(words[i : i + PART], axis=0, return_counts=True) for i in range(0, len(words), PART)]
+    rows, row = np.unique(np.concatenate([part[0] for part in parts]), axis=0, return_inverse=True)
+    counts = np.zeros(len(rows), dtype=np.int64)
+    np.add.at(counts, row.ravel(), np.concatenate([part[1] for part in parts]))
+    return rows, counts

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mecoq_faiss import ranking
+from mecoq_faiss import relevance as relevance_module
 from mecoq_faiss.evaluation import (
     average_precision,
     count_relevant,
@@ -120,7 +121,8 @@ def test_labels_by_hand():
     np.testing.assert_array_equal(count_relevant(sets_q, sets_db), [2, 2])
 
 
-def test_label_sets_equal_their_products():
+def test_label_sets_equal_their_products(monkeypatch):
+    monkeypatch.setattr(relevance_module, "PART", 64)
     rng = np.random.default_rng(0)
     q, db = rng.random((50, 81)) < 0.03, rng.random((200, 81)) < 0.03
     shared = q.astype(int) @ db.T.astype(int) > 0
