@@ -14,7 +14,7 @@ from torch import Tensor
 from .bundle import ENCODER_FILES, is_bundle, verify_files
 from .checkpoint import RunFolder, load_model
 from .config import from_json
-from .datasets import UnreadableImage, decode_image
+from .images import UnreadableImage, decode_image, upright_rgb
 from .model import MeCoQ
 from .views import fixed_view, to_float
 
@@ -117,7 +117,11 @@ def _open(image: Any, size: int) -> Image.Image:
             raise FileNotFoundError(f"no image {image}")
         return decode_image(image, draft=size)
     if isinstance(image, Image.Image):
-        return decode_pil(image)
+        try:
+            image.load()
+            return upright_rgb(image)
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(f"the PIL image cannot be read: {error}") from error
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"expected image tensors (3, h, w), got {tuple(image.shape)}")
@@ -131,11 +135,3 @@ def _open(image: Any, size: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(image))
     seen = f"array {image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ValueError(f"cannot read an image from {seen}: give a path, a PIL image or a uint8 array (h, w, 3)")
-
-
-def decode_pil(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode -> RGB, as a file of it would be read."""
-    try:
-        return image.convert("RGB") if image.mode != "RGB" else image
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(f"the PIL image cannot be read: {error}") from error

@@ -50,14 +50,18 @@ def decode_image(
             if draft is not None:
                 image.draft(None, (draft, draft))
             image.load()
-            # After load(): PIL's TIFF reader turns the image there and drops the tag.
-            orientation = image.getexif().get(_ORIENTATION_TAG)
-            rgb = _to_rgb(image)
+            return upright_rgb(image)
     except Image.UnidentifiedImageError:
         raise UnreadableImage(f"{name}: not an image of a known type ({', '.join(IMAGE_TYPES)})") from None
     except Exception as error:  # PIL's plugins let out nearly any exception on a damaged file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UnreadableImage(f"{name}: {str(reason) or type(error).__name__}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode -> RGB, turned as its EXIF says; ValueError for float pixels."""
+    orientation = image.getexif().get(_ORIENTATION_TAG)  # after loading: PIL's TIFF reader turns and drops the tag
+    rgb = _to_rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 
