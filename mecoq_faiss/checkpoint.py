@@ -105,10 +105,11 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         with replacing(self.state_file) as temporary:
-            torch.save({"format": FORMAT, **state}, temporary)
+            torch.save({"format": FORMAT, "settings": to_json(*self.read_config()), **state}, temporary)
 
     def load_state(self) -> dict[str, Any]:
-        """The training state; ValueError where it is damaged."""
+        """The training state; ValueError where it is damaged, or config.json is no longer the one it was saved with."""
+        settings = to_json(*self.read_config())
         try:
             with zipfile.ZipFile(self.state_file) as archive:  # torch.load does not look at the checksums
                 if archive.testzip():
@@ -116,13 +117,15 @@ class RunFolder:
             state = torch.load(self.state_file, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
                 raise ValueError(f"format {state['format']}")
-            if not {"epoch", "step", "objective", "optimizer"} <= state.keys():
+            if not {"settings", "epoch", "step", "objective", "optimizer"} <= state.keys():
                 raise ValueError("incomplete")
         except FileNotFoundError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:150]
             raise ValueError(f"{self.state_file} is damaged or of another version ({reason}): train anew") from error
+        if state["settings"] != settings:
+            raise ValueError(f"{self.config_file} is not as the run was started: restore it, or train anew")
         return state
 
     def next_epoch(self) -> int:
