@@ -80,7 +80,7 @@ class ImageLoader:
             collate_fn=_collate,
             worker_init_fn=_ignore_interrupt,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if self.workers else None,
+            generator=torch.Generator(),  # or the loader would draw from the global one
         )
         for images, colours, rows, errors in loader:
             for row, error in zip(rows, errors, strict=True):

@@ -10,15 +10,17 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .backbone import Backbone
 from .datasets import ImageSource
+from .files import locked
 from .loading import ImageLoader
 from .progress import progress
-from .shards import Arrays, map_array, read_key, write_in_shards
+from .shards import Arrays, bytes_written, map_array, read_key, write_in_shards
 from .views import ViewSpec, apply_colour
 
 logger = logging.getLogger("mecoq_faiss")
@@ -34,8 +36,8 @@ def cache_folder() -> Path:
 
 
 def fingerprint(backbone: Backbone) -> str:
-    """SHA-256 over a backbone's tensors: architecture and weights."""
-    digest = hashlib.sha256()
+    """SHA-256 over a backbone: architecture and weights."""
+    digest = hashlib.sha256(repr(backbone.net).encode())
     for name, tensor in backbone.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -60,8 +62,14 @@ def cached_view_features(
 
     The file is found by a hash of all that its content depends on: data, views, seed, size, backbone and weights.
 
+    Where several processes ask for the same file, one makes it and the others wait.
+
     Returns:
         features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
+
+    Raises:
+        ValueError: no image can be read, or a feature is too large for float16.
+        OSError: no space, or a folder that cannot be written.
     """
     key = {
         "format": FORMAT,
@@ -78,31 +86,47 @@ def cached_view_features(
     path = folder / f"views-{name}.h5"
     if read_key(path) != key:
         folder.mkdir(parents=True, exist_ok=True)
-        needed = 2 * (2 * len(source) * num_views * backbone.feature_dim)
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise OSError(
-                f"the view cache needs {needed / 1e9:.1f} GB while it is made and {folder} has {free / 1e9:.1f} GB: "
-                "point MECOQ_FAISS_CACHE elsewhere, lower cached_views, or use --no-view-cache"
-            )
-        rows_per_batch = max(1, FORWARD_IMAGES // num_views)
-        items = [(row, tuple(range(num_views))) for row in range(len(source))]
-        batches = [items[i : i + rows_per_batch] for i in range(0, len(items), rows_per_batch)]
-        loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
+        with locked(folder / f".views-{name}.lock"):
+            if read_key(path) != key:
+                loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
+                _write(path, key, loader, backbone.eval().to(device), num_views, device)
+    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
 
-        def compute(start: int) -> Iterator[Arrays]:
-            loaded = loader.batches(batches[start:])
-            for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
-                with torch.inference_mode():
-                    images = apply_colour(
-                        batch.images.to(device, non_blocking=True).flatten(0, 1), batch.colours.flatten(0, 1)
-                    )
-                    features = backbone(images).half().cpu().numpy().reshape(len(batch.rows), num_views, -1)
-                yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
 
-        backbone.eval().to(device)
-        shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
-        write_in_shards(path, compute, len(batches), shard, key, require="rows")
-        logger.info("view cache written: %s", path)
-    features, rows = map_array(path, "features"), np.asarray(map_array(path, "rows"))
-    return features, rows
+def _write(
+    path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str
+) -> None:
+    n = len(loader.source)
+    _check_space(path, 2 * n * num_views * backbone.feature_dim)
+    rows_per_batch = max(1, FORWARD_IMAGES // num_views)
+    items = [(row, tuple(range(num_views))) for row in range(n)]
+    batches = [items[i : i + rows_per_batch] for i in range(0, n, rows_per_batch)]
+
+    def compute(start: int) -> Iterator[Arrays]:
+        loaded = loader.batches(batches[start:])
+        for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
+            with torch.inference_mode():
+                images = batch.images.to(device, non_blocking=True).flatten(0, 1)
+                views = apply_colour(images, batch.colours.flatten(0, 1))
+                features = backbone(views).half().cpu().numpy().reshape(len(batch.rows), num_views, -1)
+            features = features[batch.readable]
+            if not np.isfinite(features).all():
+                raise ValueError(
+                    "the backbone gives features that are NaN or beyond float16's 65504: "
+                    "check its weights, or use --no-view-cache"
+                )
+            yield {"features": features, "rows": batch.rows[batch.readable]}
+
+    shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
+    write_in_shards(path, compute, len(batches), shard, key, require="rows")
+    logger.info("view cache written: %s", path)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """The file is on the disk twice while its shards are put together."""
+    needed, free = 2 * size - bytes_written(path), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(
+            f"the view cache needs {needed / 1e9:.1f} GB while it is made and {path.parent} has {free / 1e9:.1f} GB: "
+            "point MECOQ_FAISS_CACHE elsewhere, lower cached_views, or use --no-view-cache"
+        )
