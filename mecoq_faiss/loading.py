@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,26 +31,48 @@ class LoadedBatch(NamedTuple):
     readable: np.ndarray  # (b,) bool; the pixels of an unreadable image are zeros
 
 
-class _Views(Dataset[tuple[Tensor, Tensor, int, str]]):
+class _Item(NamedTuple):
+    images: np.ndarray  # (v, 3, s, s) uint8
+    colours: np.ndarray  # (v, 7) float32
+    row: int
+    error: str  # why the image cannot be read
+
+
+@dataclass
+class _Batch:
+    """What a worker sends: numpy arrays, through a pipe. Tensors would go through /dev/shm, small in containers."""
+
+    images: np.ndarray | Tensor
+    colours: np.ndarray | Tensor
+    rows: np.ndarray
+    errors: list[str]
+
+    def pin_memory(self) -> _Batch:
+        """Called by the loader's own thread where there is a GPU."""
+        self.images, self.colours = (torch.as_tensor(x).pin_memory() for x in (self.images, self.colours))
+        return self
+
+
+class _Views(Dataset[_Item]):
     """Item (row, views): the random views of those numbers, or the fixed view where there are none."""
 
     def __init__(self, source: ImageSource, size: int, spec: ViewSpec | None, seed: int) -> None:
         self.source, self.size, self.spec, self.seed = source, size, spec, seed
 
-    def __getitem__(self, item: tuple[int, tuple[int, ...]]) -> tuple[Tensor, Tensor, int, str]:
+    def __getitem__(self, item: tuple[int, tuple[int, ...]]) -> _Item:
         row, numbers = item
-        count = max(1, len(numbers))
-        colours = torch.zeros(count, 7)
         try:
             if self.spec is None:
                 image = self.source.open(row, draft=self.size)
-                return fixed_view(image, self.size)[None], colours, row, ""
+                return _Item(fixed_view(image, self.size).numpy()[None], np.zeros((1, 7), np.float32), row, "")
             image = self.source.open(row, draft=2 * self.size)
             views = [draw_view(self.spec, *image.size, key=(self.seed, number, row)) for number in numbers]
-            images = torch.stack([crop(image, view.box, self.size) for view in views])
-            return images, torch.from_numpy(np.stack([view.colour for view in views])), row, ""
+            images = np.stack([crop(image, view.box, self.size) for view in views])
+            return _Item(images, np.stack([view.colour for view in views]), row, "")
         except UnreadableImage as error:
-            return torch.zeros(count, 3, self.size, self.size, dtype=torch.uint8), colours, row, str(error)
+            v = max(1, len(numbers))
+            black = np.zeros((v, 3, self.size, self.size), np.uint8)
+            return _Item(black, np.zeros((v, 7), np.float32), row, str(error))
 
 
 class ImageLoader:
@@ -82,18 +105,18 @@ class ImageLoader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
-        for images, colours, rows, errors in loader:
-            for row, error in zip(rows, errors, strict=True):
+        for batch in loader:
+            for row, error in zip(batch.rows.tolist(), batch.errors, strict=True):
                 if error and row not in self.unreadable:
                     self.unreadable[row] = error
                     logger.warning("skipped: %s", error)
-            readable = np.array([not error for error in errors])
-            yield LoadedBatch(images, colours, np.array(rows, dtype=np.int64), readable)
+            readable = np.array([not error for error in batch.errors])
+            yield LoadedBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.colours), batch.rows, readable)
 
 
-def _collate(items: list[tuple[Tensor, Tensor, int, str]]) -> tuple[Tensor, Tensor, list[int], list[str]]:
+def _collate(items: list[_Item]) -> _Batch:
     images, colours, rows, errors = zip(*items, strict=True)
-    return torch.stack(images), torch.stack(colours), list(rows), list(errors)
+    return _Batch(np.stack(images), np.stack(colours), np.array(rows, dtype=np.int64), list(errors))
 
 
 def _ignore_interrupt(worker: int) -> None:
