@@ -111,6 +111,11 @@ def test_an_application_needs_only_faiss_and_the_encoder(bundle: Path, digit_ima
         assert hits[0]["path"] == file["paths"].asstr()[hits[0]["row"]]
 
 
+def test_tensorboard_events_when_asked(work: Path) -> None:
+    ok("train", "--data", "digits", "--out", work / "board", *QUICK, "--tensorboard")
+    assert list((work / "board" / "tensorboard").glob("events.out.tfevents.*"))
+
+
 def test_search_prints_a_table(bundle: Path, digit_image: Path) -> None:
     lines = ok("search", bundle, digit_image, "-k", 3).splitlines()
     assert lines[0] == str(digit_image) and len(lines) == 4
@@ -133,8 +138,6 @@ def test_encode_agrees_with_the_bundle(run: Path, bundle: Path, work: Path) -> N
         np.testing.assert_allclose(norms, 1, atol=1e-3)
     index = faiss.read_index(str(bundle / "index.faiss"))
     with h5py.File(out) as encoded:
-        z = load_encoder(run).encode_batch
-        assert callable(z)
         codes = index.sa_encode(encoded["embeddings"][:].astype(np.float32))
         assert (codes == encoded["codes"][:]).mean() > 0.99  # float16 moves a few across a border
 
@@ -164,12 +167,17 @@ def test_a_folder_of_odd_images_goes_the_whole_way(photos: Path, work: Path) -> 
     assert "broken.jpg" in fails("search", bundle, photos / "dark" / "broken.jpg")
 
 
-def test_features_go_the_whole_way(work: Path) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 24)).astype(np.float32)
-    np.save(work / "x.npy", x)
+@pytest.fixture(scope="module")
+def feature_run(work: Path) -> Path:
+    """A run on features, work/x.npy, of width 24."""
+    np.save(work / "x.npy", np.random.default_rng(0).normal(size=(600, 24)).astype(np.float32))
     ok("train", "--data", work / "x.npy", "--out", work / "feature-run", "--epochs", 2, "--batch-size", 128)
-    ok("export-index", work / "feature-run", "--data", work / "x.npy", "--out", work / "feature-bundle")
+    return work / "feature-run"
+
+
+def test_features_go_the_whole_way(work: Path, feature_run: Path) -> None:
+    x = np.load(work / "x.npy")
+    ok("export-index", feature_run, "--data", work / "x.npy", "--out", work / "feature-bundle")
     encoder = load_encoder(work / "feature-bundle")
     index = faiss.read_index(str(work / "feature-bundle" / "index.faiss"))
     assert index.search(encoder.encode(x[:3]), 5)[1].shape == (3, 5)
@@ -263,13 +271,11 @@ def test_not_a_run_not_a_bundle(work: Path, digit_image: Path) -> None:
     assert "does not exist" in fails("info", work / "nowhere")
 
 
-def test_features_of_another_width(work: Path, run: Path) -> None:
+def test_features_of_another_width(work: Path, run: Path, feature_run: Path) -> None:
     np.save(work / "wide.npy", np.ones((300, 25), np.float32))
     assert "takes images" in fails("encode", run, "--data", work / "wide.npy", "--out", work / "wide.h5")
-    test_features_go = work / "feature-run"
-    if test_features_go.exists():
-        message = fails("encode", test_features_go, "--data", work / "wide.npy", "--out", work / "wide.h5")
-        assert "width 25" in message and "24" in message
+    message = fails("encode", feature_run, "--data", work / "wide.npy", "--out", work / "wide.h5")
+    assert "width 25" in message and "24" in message
     assert not (work / "wide.h5").exists()
 
 
