@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mecoq_faiss.datasets import open_source
-from mecoq_faiss.loading import ImageLoader
+from mecoq_faiss.loading import ImageLoader, _Batch
 from mecoq_faiss.views import ViewSpec, crop, draw_view, fixed_view
 
 N, SIZE, BROKEN = 11, 10, 4
@@ -132,6 +132,16 @@ def test_workers_are_chosen_by_the_number_of_images(source, monkeypatch):
     monkeypatch.setattr("mecoq_faiss.loading.FEW_IMAGES", 5)
     assert 1 <= ImageLoader(source, SIZE).workers <= 8
     assert ImageLoader(source, SIZE, workers=3).workers == 3
+
+
+def test_pinning_keeps_the_content(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone())  # the real one needs a GPU
+    images, colours = np.ones((2, 1, 3, 4, 4), np.uint8), np.ones((2, 1, 7), np.float32)
+    pinned = _Batch(images, colours, np.arange(2), ["", "no"]).pin_memory()
+    assert isinstance(pinned.images, torch.Tensor) and isinstance(pinned.colours, torch.Tensor)
+    np.testing.assert_array_equal(pinned.images, images)
+    np.testing.assert_array_equal(pinned.colours, colours)
+    assert pinned.rows.tolist() == [0, 1] and pinned.errors == ["", "no"]
 
 
 INTERRUPTED = """
