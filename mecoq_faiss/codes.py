@@ -5,10 +5,14 @@ Everywhere: codebooks (M, K, d) float32, every codeword of norm 1; codes (n, M) 
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
+
 import numpy as np
 
 NORM_TOLERANCE = 1e-4
 BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
+MAPPED_BLOCKS = 64  # of a memory map that stay in memory
 
 
 def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
@@ -34,9 +38,25 @@ def check_codes(codes: np.ndarray, M: int, K: int) -> int:
         raise ValueError(f"codes must be uint8, got {codes.dtype}: use codes.astype('uint8')")
     if len(codes) == 0:
         raise ValueError("codes are empty: an index needs at least one image")
-    if codes.max() >= K:
-        raise ValueError(f"codes reach {codes.max()}, but a codebook has K={K} codewords: codes and codebooks differ")
+    largest = max(int(block.max()) for _, block in code_blocks(codes))
+    if largest >= K:
+        raise ValueError(f"codes reach {largest}, but a codebook has K={K} codewords: codes and codebooks differ")
     return len(codes)
+
+
+def code_blocks(codes: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of codes, `size` at a time: (number of the first, block).
+
+    Pages of a read-only memory map are let go once they are seen, so that passing over it takes no memory.
+    """
+    base: object = codes
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapped = base if isinstance(base, mmap.mmap) and not codes.flags.writeable and hasattr(base, "madvise") else None
+    for i, start in enumerate(range(0, len(codes), size)):
+        yield start, codes[start : start + size]
+        if mapped and (i % MAPPED_BLOCKS == MAPPED_BLOCKS - 1 or start + size >= len(codes)):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:

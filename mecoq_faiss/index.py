@@ -20,20 +20,25 @@ import faiss  # noqa: E402
 from .indexfile import load_index, save_index  # noqa: E402
 from .indexivf import default_nlist, default_nprobe, ivfpq, zero_ivfpq  # noqa: E402
 from .indexpq import disown, fastscan, pq, refined  # noqa: E402
-from .indexread import describe_index, read_codebooks, read_codes  # noqa: E402
+from .indexread import describe_index, read_codebooks, read_codes, read_ids, set_search_effort, without_ids  # noqa: E402
 
 __all__ = [
     "KINDS",
     "build_index",
+    "check_ids",
     "check_kind",
+    "check_options",
     "describe_index",
     "load_index",
     "pair_codebooks",
     "read_codebooks",
     "read_codes",
+    "read_ids",
     "save_index",
     "search_exact",
+    "set_search_effort",
     "simd_level",
+    "without_ids",
 ]
 
 KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")
@@ -117,13 +122,9 @@ def build_index(
         raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
     check_kind(kind, M, nbits)
     n = check_codes(codes, M, K)
-    nlist, nprobe = _check_lists(kind, n, nlist, nprobe)
-    if refine and kind not in ("pqfs", "ivfpqfs"):
-        raise ValueError(f"kind {kind!r} needs no refine=True: only FastScan kinds round their scores")
-    if not k_factor >= 1:
-        raise ValueError(f"k_factor={k_factor} is out of range: choose 1 or more")
+    nlist, nprobe = check_options(kind, n, nlist=nlist, nprobe=nprobe, refine=refine, k_factor=k_factor)
     if ids is not None:
-        _check_ids(ids, n)
+        check_ids(ids, n)
 
     index: faiss.Index
     if kind == "gpu":
@@ -139,8 +140,24 @@ def build_index(
     return index if ids is None else _with_ids(index, ids)
 
 
-def _check_lists(kind: str, n: int, nlist: int | None, nprobe: int | None) -> tuple[int, int]:
-    """nlist and nprobe with their defaults filled in; 0 where the kind has none."""
+def check_options(
+    kind: str,
+    n: int,
+    *,
+    nlist: int | None = None,
+    nprobe: int | None = None,
+    refine: bool = False,
+    k_factor: float = 4.0,
+) -> tuple[int, int]:
+    """nlist and nprobe of an index of n codes with their defaults filled in; 0 where the kind has none.
+
+    Raises:
+        ValueError: options, as in `build_index`, that the kind does not have or that are out of range.
+    """
+    if refine and kind not in ("pqfs", "ivfpqfs"):
+        raise ValueError(f"kind {kind!r} needs no refine=True: only FastScan kinds round their scores")
+    if not k_factor >= 1:
+        raise ValueError(f"k_factor={k_factor} is out of range: choose 1 or more")
     if kind in ("pq", "pqfs"):
         if nlist is not None or nprobe is not None:
             raise ValueError(f"kind {kind!r} has no lists: leave nlist and nprobe out, or choose 'ivf{kind}'")
@@ -160,7 +177,8 @@ def _check_lists(kind: str, n: int, nlist: int | None, nprobe: int | None) -> tu
     return nlist, nprobe
 
 
-def _check_ids(ids: np.ndarray, n: int) -> None:
+def check_ids(ids: np.ndarray, n: int) -> None:
+    """ValueError where `ids` are not n different int64 numbers that FAISS can return."""
     if not isinstance(ids, np.ndarray) or ids.dtype != np.int64:
         raise ValueError(f"ids must be an int64 array, got {getattr(ids, 'dtype', type(ids).__name__)}")
     if ids.shape != (n,):

@@ -13,7 +13,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from .codes import BLOCK, decode_codes, pack_codes
+from .codes import code_blocks, decode_codes, pack_codes
 from .indexpq import disown, set_codebooks
 
 SAMPLE = 1 << 21  # rows of k-means at most: half a gigabyte of floats at D = 64
@@ -36,9 +36,8 @@ def ivfpq(codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, see
     index = _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed), by_residual=False)
     index.nprobe = nprobe
     lists = np.empty(len(codes), np.int64)
-    for start in range(0, len(codes), BLOCK):
-        x = decode_codes(codebooks, codes[start : start + BLOCK])
-        lists[start : start + BLOCK] = index.quantizer.search(x, 1)[1][:, 0]
+    for start, block in code_blocks(codes):
+        lists[start : start + len(block)] = index.quantizer.search(decode_codes(codebooks, block), 1)[1][:, 0]
     _fill_lists(index, lists, codes)
     return index
 
@@ -84,6 +83,6 @@ def _fill_lists(index: Any, lists: np.ndarray, codes: np.ndarray) -> None:
         index.invlists.resize(number, int(size))  # the memory once, without a growing list's spare room
         index.invlists.resize(number, 0)
     width = index.coarse_code_size()
-    for start in range(0, len(codes), BLOCK):
-        numbers = lists[start : start + BLOCK, None].astype("<i8").view(np.uint8)[:, :width]
-        index.add_sa_codes(np.hstack([numbers, pack_codes(codes[start : start + BLOCK], index.pq.nbits)]))
+    for start, block in code_blocks(codes):
+        numbers = lists[start : start + len(block), None].astype("<i8").view(np.uint8)[:, :width]
+        index.add_sa_codes(np.hstack([numbers, pack_codes(block, index.pq.nbits)]))

@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from .codes import BLOCK, pack_codes, pair_codebooks
+from .codes import code_blocks, pack_codes, pair_codebooks
 
 
 def pq(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQ:
@@ -17,8 +17,8 @@ def pq(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQ:
     index = faiss.IndexPQ(M * d, M, nbits, faiss.METRIC_INNER_PRODUCT)
     set_codebooks(index, codebooks)
     index.codes.resize(len(codes) * index.code_size)  # the memory once; adding keeps it
-    for start in range(0, len(codes), BLOCK):
-        index.add_sa_codes(pack_codes(codes[start : start + BLOCK], nbits))
+    for _, block in code_blocks(codes):
+        index.add_sa_codes(pack_codes(block, nbits))
     return index
 
 
