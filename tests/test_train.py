@@ -108,8 +108,10 @@ def test_the_trained_model(whole: Path) -> None:
 
 
 def test_the_seed_decides_every_byte(whole: Path, tmp_path: Path) -> None:
-    train("digits", tmp_path / "same", MODEL, TRAIN)
+    model = train("digits", tmp_path / "same", MODEL, TRAIN)
     assert weights(tmp_path / "same") == weights(whole) and metrics(tmp_path / "same") == metrics(whole)
+    saved = RunFolder(tmp_path / "same").load_trained()
+    torch.testing.assert_close(saved.state_dict(), model.state_dict(), rtol=0, atol=0)
     train("digits", tmp_path / "other", MODEL, replace(TRAIN, seed=1))
     assert weights(tmp_path / "other") != weights(whole)
 
