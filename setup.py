@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.11",
     packages=["mecoq_faiss", "mecoq_faiss_cli"],
     package_dir={"mecoq_faiss": "mecoq_faiss", "mecoq_faiss_cli": "cli"},
-    package_data={"mecoq_faiss": ["py.typed"], "mecoq_faiss_cli": ["py.typed"]},
+    package_data={"mecoq_faiss": ["py.typed", "report.html"], "mecoq_faiss_cli": ["py.typed"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.19",

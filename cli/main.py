@@ -15,6 +15,7 @@ COMMANDS = {
     "encode": "Encode images into embeddings and codes (HDF5).",
     "search": "Search a bundle with image files.",
     "evaluate": "MAP@k of a run or a bundle, by labels.",
+    "compare": "A run beside PQ, OPQ, ITQ and LSH at equal bytes: a report.",
     "info": "Describe a run, a bundle, an index or an encoded file.",
     "doctor": "Report versions, FAISS wheels, GPUs, threads, SIMD level.",
 }

@@ -66,6 +66,11 @@ class Baseline:
         return 8 * self.num_bytes // self.nbits
 
     @property
+    def min_rows(self) -> int:
+        """Training rows that `fit` needs."""
+        return {"PQ": 2**self.nbits, "OPQ": 2**self.nbits, "ITQ": 8 * self.num_bytes}.get(self.method, 1)
+
+    @property
     def name(self) -> str:
         """Such as `OPQ 4x8 to 64, centred, IP`, `ITQ 32 bits, raw` or `Flat, centred, L2`."""
         if self.method in HASHING:
@@ -88,9 +93,8 @@ class Baseline:
         xt = finite_features(xt)
         nt, F = xt.shape
         bits = 8 * self.num_bytes
-        need = {"PQ": 2**self.nbits, "OPQ": 2**self.nbits, "ITQ": bits}.get(self.method, 1)
-        if nt < need:
-            raise ValueError(f"{self.name} needs {need} training rows, got {nt}: give more, or fewer bits")
+        if nt < self.min_rows:
+            raise ValueError(f"{self.name} needs {self.min_rows} training rows, got {nt}: give more, or fewer bits")
         if self.method == "ITQ" and bits > F:
             raise ValueError(f"{self.name} of {F}-dimensional features: at most one bit a dimension, use fewer bytes")
 

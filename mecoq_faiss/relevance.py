@@ -1,5 +1,6 @@
 """Which items are relevant to a query: those of its class, or those that share a label with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,24 @@ class LabelMatch:
         sets_q, query = np.unique(self.q, axis=0, return_inverse=True)
         shared = [((sets_db & one) != 0).any(1) @ counts for one in sets_q]
         return np.array(shared, dtype=np.int64)[query.ravel()]
+
+
+def same_classes(
+    labels_q: NDArray[Any], names_q: Sequence[str], labels_db: NDArray[Any], names_db: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels of queries and database in one numbering: classes are matched by name.
+
+    Raises ValueError for sets of labels with other names, and for classes that share no name.
+    """
+    if list(names_q) == list(names_db):
+        return labels_q, labels_db
+    if labels_q.ndim != 1 or labels_db.ndim != 1:
+        raise ValueError("queries and database have different label sets: give both the same")
+    known = {name: i for i, name in enumerate(names_db)}
+    if not known.keys() & set(names_q):
+        raise ValueError(f"queries ({', '.join(names_q[:3])} ...) and database share no class name: check the folders")
+    number = np.array([known.get(name, len(known) + i) for i, name in enumerate(names_q)])
+    return number[labels_q], labels_db
 
 
 def _words(labels: NDArray[Any]) -> NDArray[np.uint64]:

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import click
+
+from .options import data_option, device_option, json_option, workers_option
+
+
+@click.command("compare")
+@click.argument("run", metavar="RUN|BUNDLE", type=click.Path())
+@data_option("queries", "Query images")
+@data_option("database", "Database to search")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the report, to be made.")
+@click.option("-k", default=1000, show_default=True, help="Cut-off of MAP@k.")
+@click.option("--seeds", default=1, show_default=True, help="Fits of a baseline, trainings of the run's settings.")
+@click.option("--items", default=200_000, show_default=True, help="Cut a larger database to a sample of so many.")
+@workers_option
+@device_option
+@json_option
+def command(
+    run: str, queries: str, database: str, out: str, k: int, seeds: int, items: int, workers: int, device: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Is it better than PQ or OPQ, on your images, at the same bytes? Writes OUT/report.html and report.json."""
+    import json
+
+    from mecoq_faiss.compare import compare
+    from mecoq_faiss.train import resolve_device
+
+    report = compare(
+        run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=resolve_device(device)
+    )
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    click.echo(f"{'':<6} {report['measure'].split(' ')[0]:>9} {'bytes':>6} {'ms/query':>9} {'file MB':>8}  setting")
+    for m in report["methods"]:
+        click.echo(
+            f"{m['label']:<6} {m['score']:>9.4f} {m['num_bytes']:>6} {m['search_ms']:>9.3f} "
+            f"{m['file_bytes'] / 1e6:>8.2f}  {m['setting']}"
+        )
+    click.echo(f"\n{report['verdict']}\n{out}/report.html")

@@ -1,0 +1,158 @@
+"""The data of a comparison: backbone features of queries, database and training images, and what is held out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .checkpoint import RunFolder
+from .config import TrainConfig
+from .datasets import FeatureSource, ImageSource, open_source
+from .encode import check_fits
+from .encoder import Encoder
+from .fitting import Baseline
+from .fixedfeatures import fixed_features
+from .loading import ImageLoader
+from .measure import NEIGHBOURS, Task
+from .model import MeCoQ
+from .relevance import same_classes
+from .views import ViewSpec, apply_colour
+
+Array = NDArray[Any]
+Source = ImageSource | FeatureSource
+
+SEED = 0
+FEWEST = 100  # images of a database worth comparing on
+HELD_OUT = 11_000  # images: a thousand of them play the queries
+TRAIN_ROWS = 20_000  # k-means and rotations gain nothing from more
+NUM_VIEWS = 500
+NEW_VIEWS = 1 << 20  # view numbers that training never draws
+
+
+@dataclass(frozen=True)
+class CompareData:
+    """Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`."""
+
+    queries: Source
+    database: Source
+    xb: Array  # (n, F)
+    xt: Array  # (nt, F) for the final fits
+    xt_choice: Array  # (<= nt, F) without held-out items
+    held: NDArray[np.int64]
+    task: Task
+    train_source: Source | None
+    train_note: str
+    description: dict[str, Any]
+
+
+def load_data(
+    run: Path,
+    model: MeCoQ,
+    config: TrainConfig | None,
+    queries: str | Path | Source,
+    database: str | Path | Source,
+    k: int,
+    *,
+    items: int,
+    workers: int,
+    device: str,
+) -> CompareData:
+    """Open the sources, compute (or find in the cache) their features, and divide them; see `compare.compare`."""
+    opened = []
+    for source, split in ((queries, "queries"), (database, "database")):
+        opened.append(source if isinstance(source, ImageSource | FeatureSource) else open_source(source, split))
+        check_fits(Encoder(model, device), opened[-1])
+    q, db = opened
+    if len(db) > items:
+        db = db.subset(np.sort(np.random.default_rng(SEED).choice(len(db), items, replace=False)))
+
+    def features(source: Source) -> tuple[Array, Array]:
+        return fixed_features(source, model.backbone, size=model.config.image_size, workers=workers, device=device)
+
+    (xq, rows_q), (xb, rows_db) = features(q), features(db)
+    q, db = q.subset(rows_q), db.subset(rows_db)
+    n = len(db)
+    if n < FEWEST or not 1 <= k <= n:
+        raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST} images and k <= {n}")
+
+    train_source, note = recorded_training(run)
+    rng = np.random.default_rng(SEED)
+    in_database = None if train_source is None else _rows_in(train_source, db)
+    seen = np.zeros(n, dtype=bool)
+    if in_database is not None:
+        seen[in_database] = True
+    pool = np.flatnonzero(~seen)
+    if len(pool) < n // 4:  # trained on (nearly) the whole database
+        pool = np.arange(n)
+    held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+    if train_source is not None and in_database is None:
+        xt = xt_choice = _sample(features(train_source)[0], rng)
+    else:
+        rows = np.setdiff1d(np.arange(n), held) if in_database is None else in_database
+        rows = np.sort(rng.choice(rows, min(TRAIN_ROWS, len(rows)), replace=False))
+        xt, xt_choice = np.asarray(xb[rows]), np.asarray(xb[np.setdiff1d(rows, held)])
+
+    labels_q = labels_db = neighbours = views = view_rows = None
+    if q.labels is not None and db.labels is not None:
+        labels_q, labels_db = same_classes(q.labels, q.class_names, db.labels, db.class_names)
+    else:
+        exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+        _, neighbours = exact.search(exact.index(xb), xq, NEIGHBOURS)
+        if isinstance(db, ImageSource):
+            view_rows = np.sort(rng.choice(n, min(NUM_VIEWS, n), replace=False))
+            views = _view_features(db.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
+    task = Task(np.asarray(xq), labels_q, labels_db, neighbours, views, view_rows, k)
+    description = {
+        "queries": q.name, "database": db.name, "num_queries": len(q), "num_items": n, "feature_width": xb.shape[1],
+        "training_rows": len(xt), "training_rows_for_the_choice": len(xt_choice), "training_data": note,
+        "labels": labels_q is not None,
+    }  # fmt: skip
+    return CompareData(q, db, xb, xt, xt_choice, held, task, train_source, note, description)
+
+
+def recorded_training(run: Path) -> tuple[Source | None, str]:
+    """The source that a run was trained on, if it can be opened and is unchanged; else None, and a note why."""
+    instead = "baselines are trained on a sample of the database"
+    try:
+        recorded = json.loads(RunFolder(run).split_file.read_text(encoding="utf-8"))
+        source = open_source(recorded["source"], "train")
+        unchanged = source.fingerprint == recorded["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"not found ({str(error).splitlines()[0]}); {instead}"
+    if not unchanged:
+        return None, f"{recorded['source']} has changed since; {instead}"
+    return source, f"{source.name}, the run's {len(source)} training items"
+
+
+def _rows_in(train: Source, database: Source) -> NDArray[np.int64] | None:
+    """Rows of the database that were trained on; None where the two are different collections."""
+    if train.name.partition("#")[0] != database.name.partition("#")[0]:
+        return None
+    place = {path: row for row, path in enumerate(database.paths)}
+    found = [place[path] for path in train.paths if path in place]
+    return np.array(sorted(found), dtype=np.int64) if found else None
+
+
+def _sample(x: Array, rng: np.random.Generator) -> Array:
+    return np.asarray(x[np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))])
+
+
+@torch.inference_mode()
+def _view_features(source: ImageSource, model: MeCoQ, c: TrainConfig, workers: int) -> Array:
+    """Features of one new random view of every image, drawn as in training."""
+    spec = ViewSpec(
+        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
+    )
+    loader = ImageLoader(source, model.config.image_size, spec=spec, seed=SEED, workers=workers)
+    items = [[(row, (NEW_VIEWS,)) for row in range(i, min(i + 64, len(source)))] for i in range(0, len(source), 64)]
+    parts = []
+    for batch in loader.batches(items):
+        images = apply_colour(batch.images.flatten(0, 1), batch.colours.flatten(0, 1))
+        parts.append(model.features(images).float().numpy())
+    return np.concatenate(parts)

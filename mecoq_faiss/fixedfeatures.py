@@ -1,0 +1,73 @@
+"""Backbone features of the one fixed view of every image, from the cache file or computed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .backbone import Backbone
+from .datasets import FeatureSource, ImageSource
+from .files import locked
+from .loading import ImageLoader
+from .progress import progress
+from .shards import Arrays, map_array, read_key, write_in_shards
+from .viewcache import cache_folder, fingerprint
+from .views import to_float
+
+FORMAT = 1
+BATCH = 64  # fixed, as in `encoder`: features differ in the last bits between batch sizes
+SHARD_BATCHES = 64
+
+
+def fixed_features(
+    source: ImageSource | FeatureSource,
+    backbone: Backbone,
+    *,
+    size: int,
+    workers: int = -1,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, F) float32 of every readable image, memory-mapped, and rows (n,) int64 of the source.
+
+    A source of features gives its own (of several views the first). For images the file is found in the cache folder
+    by a hash of data, size, backbone and weights; a killed run continues.
+
+    Raises:
+        ValueError: no image can be read.
+        OSError: a cache folder that cannot be written.
+    """
+    if isinstance(source, FeatureSource):
+        x = np.asarray(source.features[:], dtype=np.float32)
+        return (x if x.ndim == 2 else x[:, 0]), np.arange(len(x))
+    key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    folder = folder or cache_folder()
+    path = folder / f"fixed-{name}.h5"
+    if read_key(path) != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f".fixed-{name}.lock"):
+            if read_key(path) != key:
+                loader = ImageLoader(source, size, workers=workers)
+                _write(path, key, loader, backbone.eval().to(device), device)
+    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
+
+
+def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:
+    n = len(loader.source)
+    items = [[(row, ()) for row in range(first, min(first + BATCH, n))] for first in range(0, n, BATCH)]
+
+    def compute(start: int) -> Iterator[Arrays]:
+        loaded = loader.batches(items[start:])
+        for batch in progress(loaded, total=len(items), initial=start, label="features", unit="batches"):
+            with torch.inference_mode():
+                images = to_float(batch.images[:, 0].to(device, non_blocking=True))
+                features = backbone(images).float().cpu().numpy()
+            yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
+
+    write_in_shards(path, compute, len(items), SHARD_BATCHES, key, require="rows")

@@ -1,0 +1,103 @@
+"""Figures of one contender: rank quality, search time on one thread, size of its index file."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from .contenders import Contender
+from .evaluation import evaluate_neighbours, evaluate_search
+
+NEIGHBOURS = 10
+RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
+TIMED_QUERIES, TIMED_K, TIMED_SECONDS = 256, 10, 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of every contender.
+
+    Attributes:
+        xq: (nq, F) backbone features of the queries.
+        labels_q, labels_db: as in `evaluation.is_relevant`, or None.
+        neighbours: (nq, NEIGHBOURS) rows of the database nearest to each query by uncompressed features, or None.
+        views, view_rows: (m, F) features of a random view of each of the database's rows (m,), or None.
+        k: the cut-off of MAP.
+    """
+
+    xq: NDArray[Any]
+    labels_q: NDArray[Any] | None
+    labels_db: NDArray[Any] | None
+    neighbours: NDArray[Any] | None
+    views: NDArray[Any] | None
+    view_rows: NDArray[Any] | None
+    k: int
+
+    @property
+    def measure(self) -> tuple[str, str]:
+        """The deciding figure: its key in `quality` and its name."""
+        if self.labels_q is not None:
+            return "map", f"MAP@{self.k}"
+        if self.views is not None:
+            return "same_image", "recall@10 of the image whose altered copy is the query"
+        return "neighbours", f"recall@{NEIGHBOURS} of the nearest {NEIGHBOURS} by uncompressed features"
+
+
+def quality(contender: Contender, task: Task) -> dict[str, Any]:
+    """With labels `map`, `map_all`, `ap` (nq,), `precision` and `recall` (k,); without `neighbours`, and where there
+    are views `same_image` (recall@10) and `same_image_at` (recall at each of RECALL_AT)."""
+    index, xq = contender.index, contender.queries(task.xq)
+    if task.labels_q is not None:
+        assert task.labels_db is not None
+        return evaluate_search(index, xq, task.labels_q, task.labels_db, task.k)
+    figures: dict[str, Any] = {}
+    if task.neighbours is not None:
+        figures["neighbours"] = evaluate_neighbours(index, xq, task.neighbours, NEIGHBOURS)
+    if task.views is not None:
+        assert task.view_rows is not None
+        views, own = contender.queries(task.views), task.view_rows[:, None]
+        at = {str(k): evaluate_neighbours(index, views, own, k) for k in RECALL_AT if k <= index.ntotal}
+        figures |= {"same_image": at["10"], "same_image_at": at}
+    return figures
+
+
+def search_milliseconds(contender: Contender, xq: NDArray[Any]) -> float:
+    """Time a query of searching for TIMED_K, on one thread, in batches; the best of several runs.
+
+    The queries are ready: the backbone is the same for every contender, and costs far more than what is left out.
+    """
+    queries = contender.queries(xq[:TIMED_QUERIES])
+    k = min(TIMED_K, contender.index.ntotal)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        best, until = float("inf"), time.perf_counter() + TIMED_SECONDS
+        while best == float("inf") or time.perf_counter() < until:
+            started = time.perf_counter()
+            contender.index.search(queries, k)
+            best = min(best, time.perf_counter() - started)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return 1000 * best / len(queries)
+
+
+def file_bytes(contender: Contender) -> int:
+    """Size of the index as `faiss.write_index` writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index"
+        binary = isinstance(contender.index, faiss.IndexBinary)
+        (faiss.write_index_binary if binary else faiss.write_index)(contender.index, str(path))
+        return path.stat().st_size
+
+
+def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of a - b over the same queries, and the half width of its 95 % interval."""
+    d = a - b
+    return float(d.mean()), float(1.96 * d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else float("inf")

@@ -1,0 +1,86 @@
+"""Small SVG plots for a web page: text in the page's own colour, so that they suit light and dark."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("plots need matplotlib: pip install 'mecoq-faiss[report]'") from error
+
+INK = "#010203"  # stands for the page's text colour
+STYLES: dict[str, tuple[str, Any]] = {  # colours that both backgrounds carry, and dashes for who cannot tell them
+    "MeCoQ": ("#e0592a", "-"),
+    "PQ": ("#3a8bd6", "--"),
+    "OPQ": ("#1fa37c", "-."),
+    "ITQ": ("#b66fd0", (0, (4, 1, 1, 1, 1, 1))),
+    "LSH": ("#a08a3c", ":"),
+    "Flat": (INK, (0, (1, 3))),
+}
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "legend.frameon": False,
+}  # fmt: skip
+
+Points = tuple[Sequence[float], Sequence[float]]
+
+
+def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithmic: bool = False) -> str:
+    """An SVG of one line a method: label -> (xs, ys)."""
+    with rc_context(RC | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(4.4, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for label, (xs, ys) in series.items():
+            colour, dash = STYLES.get(label, (None, "-"))
+            axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.8, label=label)
+        if logarithmic:
+            axes.set_xscale("log")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.legend()
+        return _svg(figure, title)
+
+
+def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -> str:
+    """An SVG of grouped bars: label -> {"used", "effective"} for each sub-quantizer; the effective share is solid."""
+    with rc_context(RC | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(4.4, 3.3), layout="constrained")
+        axes = figure.subplots()
+        start, middles = 0.0, []
+        for label, shares in groups.items():
+            width = 1 / len(shares)  # groups of equal width, whatever M
+            places = [start + (i + 0.5) * width for i in range(len(shares))]
+            colour = STYLES.get(label, ("#888888", ""))[0]
+            axes.bar(places, [s["used"] for s in shares], 0.86 * width, color=colour, alpha=0.3)
+            axes.bar(places, [s["effective"] for s in shares], 0.86 * width, color=colour)
+            middles.append(start + 0.5)
+            start += 1.3
+        axes.set_xticks(middles, list(groups))
+        axes.set_ylim(0, 1)
+        axes.set_ylabel(y)
+        axes.grid(False, axis="x")
+        return _svg(figure, title)
+
+
+def _svg(figure: Any, title: str) -> str:
+    """The bare <svg> element: scales with the page, has a text alternative, refers to nothing outside."""
+    out = StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font: \1 sans-serif", text)
+    text = text.replace(INK, "currentColor")
+    head, rest = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]+"', head)
+    assert box
+    label = html.escape(title, quote=True)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {names} {box[0]} role="img" aria-label="{label}">{rest}'
