@@ -62,7 +62,7 @@ def encode(
     check_fits(encoder, source)
     key = {
         "format": FORMAT,
-        "model": _fingerprint(encoder),
+        "model": model_fingerprint(encoder),
         "data": source.fingerprint,
         "embeddings": embeddings,
     }
@@ -138,7 +138,8 @@ def _arrays(
     return arrays
 
 
-def _fingerprint(encoder: Encoder) -> str:
+def model_fingerprint(encoder: Encoder) -> str:
+    """SHA-256 over the tensors of a model: what its codes depend on."""
     digest = hashlib.sha256()
     for name, tensor in encoder.model.state_dict().items():
         digest.update(name.encode())
