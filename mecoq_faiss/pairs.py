@@ -52,7 +52,7 @@ class CachedPairs(Pairs):
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
         V = self.features.shape[1]
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
-            rng = np.random.default_rng((self.seed, epoch, step))
+            rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             first = rng.integers(0, V, len(rows))
             second = (first + rng.integers(1, V, len(rows))) % V
             yield Pair(self._take(rows, first), self._take(rows, second))
@@ -76,7 +76,7 @@ class FeaturePairs(Pairs):
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
-            rng = np.random.default_rng((self.seed, epoch, step))
+            rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             x = np.asarray(self.features[np.sort(rows)], dtype=np.float32)
             x = x if x.ndim == 2 else x[:, 0]
             keep = 1 - self.dropout

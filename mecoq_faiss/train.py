@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,17 +11,15 @@ from .checkpoint import RunFolder, load_model, save_model
 from .config import ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource, open_source
 from .files import check_writable_parent, write_text
-from .loading import ImageLoader
-from .model import MeCoQ, Standardize
+from .metrics import recorder
+from .model import MeCoQ
 from .objective import Objective
-from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
+from .pairs import Pairs
+from .preparation import check_enough, check_same_data, describe_data, fit_to_source, make_pairs, prepare
 from .progress import progress
-from .trainer import NO_IMAGE, Interrupted, StopSignal, Trainer
-from .viewcache import cached_view_features
-from .views import ViewSpec
+from .trainer import Interrupted, StopSignal, Trainer
 
 logger = logging.getLogger("mecoq_faiss")
-PREPARE_ROWS = 5000
 
 
 def train(
@@ -64,7 +58,7 @@ def train(
     source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
     if resume:
         model_config, train_config = run.read_config()
-        _check_same_data(run, source)
+        check_same_data(run.split_file, source)
         if run.next_epoch() > train_config.epochs:
             logger.info("%s is finished already", run.path)
             return run.load_trained()
@@ -74,19 +68,19 @@ def train(
     else:
         model_config = fit_to_source(model_config or ModelConfig(), source)
         train_config = train_config or TrainConfig()
-        _check_enough(source, train_config)
+        check_enough(source, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
     try:
-        pairs = _make_pairs(source, model, train_config, device)
-        _check_enough(pairs.rows, train_config)
+        pairs = make_pairs(source, model, train_config, device)
+        check_enough(pairs.rows, train_config)
         objective = Objective(model.to(device), train_config)
         if not resume:
-            _prepare(model, pairs, train_config.codebook_init)
+            prepare(model, pairs, train_config.codebook_init)
             run.remove()  # what a killed start left
             run.path.mkdir(parents=True, exist_ok=True)
             save_model(model, run.model_file)
-            write_text(run.split_file, json.dumps(_describe(source), indent=2) + "\n")
+            write_text(run.split_file, describe_data(source))
             run.write_config(model_config, train_config)
         _fit(run, objective, pairs, train_config, device, tensorboard)
     except BaseException as error:
@@ -119,94 +113,6 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> ModelConfig:
-    """Features need the `features` backbone of their width, images any other."""
-    if isinstance(source, ImageSource):
-        if config.backbone == "features":
-            raise ValueError(f"{source.name} holds images, and backbone 'features' takes features: choose another one")
-        return config
-    width = source.features.shape[-1]
-    if config.feature_dim not in (None, width):
-        raise ValueError(f"{source.name} holds features of width {width}, the model takes {config.feature_dim}")
-    source.check_finite()
-    return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width)
-
-
-def _check_enough(items: Any, config: TrainConfig) -> None:
-    if len(items) < config.batch_size:
-        raise ValueError(
-            f"{len(items)} readable images are fewer than one batch of {config.batch_size}: "
-            f"give more images or a smaller --batch-size"
-        )
-
-
-def _check_same_data(run: RunFolder, source: ImageSource | FeatureSource) -> None:
-    try:
-        split = json.loads(run.split_file.read_text(encoding="utf-8"))
-        fingerprint, name = split["fingerprint"], split["source"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run.split_file} is missing or damaged ({error}): train anew") from error
-    if fingerprint != source.fingerprint:
-        raise ValueError(f"{run.path} was trained on other data ({name}): resume with the same --data")
-
-
-def _describe(source: ImageSource | FeatureSource) -> dict[str, Any]:
-    """What the run was trained on; a protocol's chosen images are named."""
-    description = {
-        "source": source.name,
-        "items": len(source),
-        "fingerprint": source.fingerprint,
-        "protocol": source.protocol,
-    }
-    return description | ({"paths": list(source.paths)} if source.protocol else {})
-
-
-def _make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str) -> Pairs:
-    if isinstance(source, FeatureSource):
-        if source.features.ndim == 3 and source.features.shape[1] >= 2:
-            return CachedPairs(source.features, c.batch_size, c.seed, device)
-        return FeaturePairs(source.features, c.feature_dropout, c.batch_size, c.seed, device)
-    size = model.config.image_size
-    spec = ViewSpec(
-        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
-    )
-    if c.view_cache and model.backbone.frozen:
-        features, _ = cached_view_features(
-            source, model.backbone, size=size, spec=spec, num_views=c.cached_views, seed=c.seed, workers=c.workers,
-            device=device,
-        )  # fmt: skip
-        return CachedPairs(features, c.batch_size, c.seed, device)
-    loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
-    return ImagePairs(loader, c.batch_size, c.seed, device)
-
-
-@torch.no_grad()
-def _prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
-    """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings."""
-    if not isinstance(model.standardize, Standardize) and codebook_init == "random":
-        return
-    model.eval()
-    drawn: list[torch.Tensor] = []
-    for pair in pairs.batches(epoch=0):
-        drawn.append(model.features(pair.view1))
-        if sum(map(len, drawn)) >= PREPARE_ROWS:
-            break
-    features = torch.cat(drawn)  # (n, F)
-    if not len(features):
-        raise ValueError(NO_IMAGE)
-    if not features.isfinite().all():
-        raise ValueError("the backbone's features hold NaN or infinity: check its weights, or try --no-view-cache")
-    if isinstance(model.standardize, Standardize):
-        model.standardize.fit(features)
-    if codebook_init == "data":
-        q = model.quantizer
-        segments = q.segments(model.embed(features))  # (n, M, d)
-        rows = torch.arange(q.K) % len(segments)
-        noise = 0.01 * torch.randn(q.K, q.M, q.d, device=segments.device)  # tells apart codewords of the same row
-        q.codebooks.copy_((segments[rows] + noise).transpose(0, 1))
-        q.renormalize_()
-
-
 def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
     groups = objective.parameter_groups()
     if c.optimizer == "adam":
@@ -236,7 +142,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
     else:
         save(epoch, step)
     run.rewind_metrics(epoch, step)
-    record, close = _recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
+    record, close = recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
     trainer = Trainer(
         objective,
         optimizer,
@@ -273,26 +179,3 @@ def _load_state(run: RunFolder, objective: Objective, optimizer: torch.optim.Opt
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
     return state["epoch"], state["step"]
-
-
-def _recorder(
-    run: RunFolder, steps_per_epoch: int, epoch: int, step: int, tensorboard: bool
-) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
-    """Where metrics go: metrics.jsonl, and TensorBoard when asked."""
-    if not tensorboard:
-        return run.append_metrics, lambda: None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("--tensorboard needs TensorBoard: pip install 'mecoq-faiss[tensorboard]'") from error
-    first = (epoch - 1) * steps_per_epoch + step + 1
-    writer = SummaryWriter(run.path / "tensorboard", purge_step=first)  # hides a killed run's unsaved steps
-
-    def record(values: dict[str, Any]) -> None:
-        run.append_metrics(values)
-        place = (values["epoch"] - 1) * steps_per_epoch + values.get("step", steps_per_epoch)
-        for name, value in values.items():
-            if name not in ("epoch", "step"):
-                writer.add_scalar(name, value, place)
-
-    return record, writer.close
