@@ -8,21 +8,46 @@ from .options import data_option, device_option, json_option, show, workers_opti
 
 
 @click.command("export-index")
-@click.argument("run", type=click.Path())
-@data_option("data", "Images of the database")
+@click.argument("run", metavar="RUN|BUNDLE", type=click.Path())
+@data_option("data", "Images of the database", required=False)
+@click.option("--codes", type=click.Path(), help="In place of --data: an .h5 file of codes (encode, or items.h5).")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the bundle, to be made.")
 @click.option("--index", "kind", default="pq", show_default=True, help="pq, pqfs, ivfpq, ivfpqfs or gpu.")
 @click.option("--nlist", type=int, help="Inverted lists of an IVF kind; chosen from the number of images if absent.")
 @click.option("--nprobe", type=int, help="Lists that a search visits.")
+@click.option("--refine", is_flag=True, help="Score the best results of a FastScan kind again, exactly.")
+@click.option("--k-factor", type=float, help="Results scored again, in multiples of k; implies --refine.  [default: 4]")
+@click.option("--ids", type=click.Path(), help="Own int64 ids that a search returns: a .npy, or an .h5 with 'ids'.")
 @workers_option
 @device_option
 @json_option
-def command(run: str, data: str, out: str, kind: str, workers: int, device: str, as_json: bool, **options: Any) -> None:
-    """Encode images, write a FAISS index with its encoder, and prove it."""
+def command(
+    run: str,
+    data: str | None,
+    codes: str | None,
+    out: str,
+    kind: str,
+    refine: bool,
+    k_factor: float | None,
+    ids: str | None,
+    workers: int,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write a FAISS index of images, or of stored codes, with its encoder, and prove it.
+
+    A pq index opens at once at any size: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC).
+    """
     from mecoq_faiss.export import export_index
     from mecoq_faiss.train import resolve_device
 
     options = {name: value for name, value in options.items() if value is not None}
-    manifest = export_index(run, data, out, kind=kind, workers=workers, device=resolve_device(device), **options)
-    names = ("kind", "M", "nbits", "d", "bytes_per_code", "counts", "verification")
-    show({"bundle": str(out), **{name: manifest[name] for name in names}}, as_json)
+    if refine or k_factor is not None:
+        options["refine"] = True
+    if k_factor is not None:
+        options["k_factor"] = k_factor
+    device = resolve_device(device)
+    manifest = export_index(run, data, out, codes=codes, kind=kind, ids=ids, workers=workers, device=device, **options)
+    names = ("kind", "M", "nbits", "d", "bytes_per_code", "nlist", "nprobe", "refine", "counts", "verification")
+    show({"bundle": str(out), **{name: manifest[name] for name in names if manifest[name] is not None}}, as_json)

@@ -13,7 +13,7 @@ from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source, encode
 from .encoder import load_encoder
 from .evaluation import evaluate_search
-from .index import build_index
+from .index import build_index, without_ids
 from .indexfile import load_index
 
 
@@ -50,7 +50,7 @@ def evaluate(
         verify_files(path, (INDEX, ITEMS))
         items = read_items(path / ITEMS)
         _check(items, source, k)
-        index = load_index(path / INDEX)
+        index = without_ids(load_index(path / INDEX))
     else:
         if database is None:
             raise ValueError("a run has no images: give --database, or export a bundle")

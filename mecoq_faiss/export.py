@@ -1,9 +1,9 @@
-"""The whole export job: run + images -> a proved bundle."""
+"""The whole export job: images, or codes made before, -> a proved bundle."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import logging
 import os
 import shutil
 from datetime import UTC, datetime
@@ -11,47 +11,56 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import faiss
 import h5py
 import numpy as np
-import torch
 
-from .bundle import FILES, INDEX, ITEMS, write_manifest
-from .checkpoint import RunFolder, save_model
+from .bundle import INDEX, ITEMS, read_manifest, write_manifest
+from .checkpoint import save_model
 from .config import to_json
-from .datasets import FeatureSource, ImageSource, UnreadableImage, open_source
-from .encode import BATCH, check_fits, encode
-from .encoder import Encoder
+from .datasets import FeatureSource, ImageSource, open_source
+from .encode import check_fits, encode, model_fingerprint
+from .encoder import Encoder, load_encoder
 from .faisscheck import simd_level
-from .files import check_writable_parent, write_text
-from .index import build_index, check_kind, read_codebooks
+from .files import check_writable_parent, replacing, write_text
+from .index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from .indexfile import load_index, save_index
-from .shards import map_array
+from .probes import encode_again, queries_like_codes, queries_like_images
+from .shards import map_array, read_key
 from .verification import verify
-from .views import ViewSpec, apply_colour, crop, draw_view
 
-logger = logging.getLogger("mecoq_faiss")
-QUERIES = 64  # of the proof
+ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
+SPARE = ("embeddings",)  # what an encoded file may hold and a bundle does not
+DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
 def export_index(
     run: str | Path,
-    data: str | Path | ImageSource | FeatureSource,
+    data: str | Path | ImageSource | FeatureSource | None,
     out: str | Path,
     *,
+    codes: str | Path | None = None,
     kind: str = "pq",
+    ids: np.ndarray | str | Path | None = None,
     workers: int = -1,
     device: str = "cpu",
     **options: Any,
 ) -> dict[str, Any]:
-    """Encode the images, build the FAISS index, write the bundle and prove it.
+    """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
 
-    Everything is made in `OUT.partial`, which a killed export continues, and renamed when it is proved.
+    Everything is made in `OUT.partial`, which a killed export continues, and renamed when it is proved. Memory does
+    not grow beyond the index (of FastScan kinds, twice their codes). A `pq` bundle of any size opens at once with
+    `faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)`.
 
     Args:
-        run: a finished run folder.
-        data: a source or its name; of a built-in protocol, the database.
-        out: the bundle's folder; refused where it exists.
-        kind: the FAISS index, see `index.KINDS`; `options` (nlist, nprobe, ...) go to `index.build_index`.
+        run: a finished run folder, or a bundle.
+        data: a source or its name; of a built-in protocol, the database. None with `codes`.
+        out: the new bundle's folder; refused where it exists.
+        codes: a file that `encode` wrote with this model (or a bundle's items.h5): no image is read.
+        kind: the FAISS index, see `index.KINDS`; `options` (nlist, nprobe, refine, k_factor, seed) go to
+            `index.build_index`.
+        ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
+            `codes`); or a .npy file, or an .h5 file with a dataset `ids`.
         workers, device: as in `encode`.
 
     Returns:
@@ -64,20 +73,26 @@ def export_index(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out")
+    if (data is None) == (codes is None):
+        raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
-    folder = RunFolder(run)
-    model_config, _ = folder.read_config()
-    check_kind(kind, model_config.M, model_config.nbits)
-    encoder = Encoder(folder.load_trained(), device)
-    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "database")
-    check_fits(encoder, source)
+    encoder = load_encoder(run, device)
+    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits)
+    source = open_source(data, "database") if isinstance(data, str | Path) else data
+    if source is not None:
+        check_fits(encoder, source)
+    n = len(source) if source is not None else _count_codes(Path(codes or ""), encoder)
+    check_options(kind, n, **{name: value for name, value in options.items() if name != "seed"})
+    if ids is not None:
+        ids = ids if isinstance(ids, np.ndarray) else _read_ids(Path(ids))
+        check_ids(ids, n)
     partial = out.with_name(out.name + ".partial")
-    (partial / "encoder").mkdir(parents=True, exist_ok=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    _clean(partial)
     try:
-        if not (partial / ITEMS).exists():
-            encode(encoder, source, partial / ITEMS, embeddings=None, workers=workers)
-        manifest = _finish(partial, encoder, source, kind, options)
-    except (KeyboardInterrupt, SystemExit):
+        encoded = Path(codes) if codes is not None else _encode(encoder, source, partial / ENCODED, workers)
+        manifest = _finish(partial, encoder, source, encoded, ids, kind, options)
+    except (KeyboardInterrupt, SystemExit, OSError):
         raise  # what is encoded is continued by the next run
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,58 +101,121 @@ def export_index(
     return manifest
 
 
-def _finish(
-    partial: Path, encoder: Encoder, source: ImageSource | FeatureSource, kind: str, options: dict[str, Any]
-) -> dict[str, Any]:
-    from .bundle import read_manifest
+def _count_codes(codes: Path, encoder: Encoder) -> int:
+    """Rows of an encoded file, which must be this model's."""
+    if not codes.is_file():
+        raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")
+    key = read_key(codes)
+    if key is None or "model" not in key:
+        raise ValueError(f"{codes} is not a file of codes: make it with mecoq-faiss encode")
+    if key["model"] != model_fingerprint(encoder):
+        raise ValueError(
+            f"{codes} was encoded with another model: give the run that made it, or encode the images anew"
+        )
+    with h5py.File(codes) as file:
+        return len(file["codes"])
 
-    codes = np.asarray(map_array(partial / ITEMS, "codes"))
-    quantizer = encoder.model.quantizer
-    codebooks = quantizer.unit_codebooks().detach().cpu().numpy()
-    save_index(build_index(codebooks, codes, kind, **options), partial / INDEX)
+
+def _read_ids(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: give a .npy file of int64, or an .h5 file with ids")
+    try:
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else map_array(path, "ids")
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"{path} holds no ids ({error}): give a .npy file of int64, or an .h5 file with ids"
+        ) from error
+
+
+def _clean(partial: Path) -> None:
+    """Remove what a killed export left, but for what it had encoded."""
+    for path in partial.iterdir():
+        if path.name not in (ENCODED, ENCODED + ".parts"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _encode(encoder: Encoder, source: Any, encoded: Path, workers: int) -> Path:
+    """Encode the source, unless a killed export has done so."""
+    key = read_key(encoded) or {}
+    if (key.get("model"), key.get("data")) != (model_fingerprint(encoder), source.fingerprint):
+        encoded.unlink(missing_ok=True)
+        encode(encoder, source, encoded, embeddings=None, workers=workers)
+    return encoded
+
+
+def _finish(
+    partial: Path,
+    encoder: Encoder,
+    source: ImageSource | FeatureSource | None,
+    encoded: Path,
+    ids: np.ndarray | None,
+    kind: str,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Index, items, encoder, proof and manifest from an encoded file."""
+    codes = map_array(encoded, "codes")
+    if ids is not None and source is not None:
+        ids = ids[map_array(encoded, "ids")]  # of the images that could be read
+    quantizer = copy.deepcopy(encoder.model.quantizer).cpu()
+    codebooks = quantizer.unit_codebooks().detach().numpy()
+    save_index(build_index(codebooks, codes, kind, ids=ids, **options), partial / INDEX)
+    _write_items(encoded, partial / ITEMS, ids)
     model_config = dataclasses.replace(encoder.model.config, weights="none")
+    (partial / "encoder").mkdir()
     write_text(partial / "encoder" / "config.json", to_json(model_config))
     save_model(encoder.model, partial / "encoder" / "model.safetensors")
+    if source is None:
+        xq, re_encoded = queries_like_codes(codebooks, codes), None
+    else:
+        xq, re_encoded = queries_like_images(encoder, source), encode_again(encoder, source, str(encoded))
     index = load_index(partial / INDEX)
-    figures = verify(
-        index,
-        read_codebooks(index),
-        quantizer.cpu(),
-        codes,
-        _held_out_queries(encoder, source),
-        _encode_again(encoder, source, partial / ITEMS),
-        exhaustive=kind in ("pq", "gpu"),
-    )
-    write_manifest(
-        partial,
-        {
-            "kind": kind,
-            "M": model_config.M,
-            "nbits": model_config.nbits,
-            "d": model_config.D,
-            "bytes_per_code": model_config.bits / 8,
-            "metric": "inner_product",
-            "query_normalisation": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
-            "options": options,
-            "preprocessing": {
-                "backbone": model_config.backbone,
-                "image_size": model_config.image_size,
-                "resize": "centred square, bicubic, antialiased",
-                "mean": encoder.model.backbone.mean.flatten().tolist(),
-                "std": encoder.model.backbone.std.flatten().tolist(),
-            },
-            "counts": {"items": len(codes), "source_items": len(source), "unreadable": len(source) - len(codes)},
-            "source": source.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: _version(name) for name in ("mecoq-faiss", "torch", "torchvision", "numpy")}
-            | {"faiss": __import__("faiss").__version__, "simd": simd_level()},
-            "verification": figures,
+    figures = verify(index, read_codebooks(index), quantizer, codes, xq, re_encoded, ids=ids)
+    backbone = encoder.model.backbone
+    counts = {"items": len(codes)}
+    if source is not None:
+        counts |= {"source_items": len(source), "unreadable": len(source) - len(codes)}
+    said = describe_index(index)
+    content = {
+        "kind": kind,
+        "M": model_config.M,
+        "nbits": model_config.nbits,
+        "d": model_config.D,
+        "bytes_per_code": model_config.bits / 8,
+        "metric": "inner_product",
+        "query_normalisation": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
+        **{name: said[name] for name in DESCRIBED},
+        "preprocessing": {
+            "backbone": model_config.backbone,
+            "image_size": model_config.image_size,
+            "resize": "centred square, bicubic, antialiased",
+            "mean": backbone.mean.flatten().tolist(),
+            "std": backbone.std.flatten().tolist(),
         },
-    )
-    extra = [p.name for p in partial.iterdir() if p.name not in {f.split("/")[0] for f in FILES} | {"manifest.json"}]
-    if extra:
-        raise RuntimeError(f"unexpected files in the bundle: {extra}")
+        "counts": counts,
+        "source": str(encoded) if source is None else source.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in ("mecoq-faiss", "torch", "torchvision", "numpy")}
+        | {"faiss": faiss.__version__, "simd": simd_level()},
+        "verification": figures,
+    }
+    (partial / ENCODED).unlink(missing_ok=True)
+    write_manifest(partial, content)
     return read_manifest(partial)
+
+
+def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
+    """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
+    with (
+        replacing(items) as path,
+        h5py.File(encoded) as source,
+        h5py.File(path, "w", libver=("v108", "latest")) as file,
+    ):
+        file.attrs.update(source.attrs)
+        for name in source:
+            if name not in SPARE:
+                source.copy(name, file)
+        if ids is not None:
+            file["ids"][...] = ids
 
 
 def _version(name: str) -> str:
@@ -145,38 +223,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _held_out_queries(encoder: Encoder, source: ImageSource | FeatureSource) -> np.ndarray:
-    """Queries that are not in the database: random views of some of its images (features: with a tenth dropped)."""
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(len(source))[:QUERIES]
-    if isinstance(source, FeatureSource):
-        x = np.array(source.features[np.sort(rows)], dtype=np.float32)
-        x = x if x.ndim == 2 else x[:, 0]
-        return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
-    spec, size = ViewSpec(), encoder.model.config.image_size
-    images, colours = [], []
-    for row in rows:
-        try:
-            image = source.open(int(row))
-        except UnreadableImage:
-            continue
-        view = draw_view(spec, *image.size, key=(0, int(row)))
-        images.append(crop(image, view.box, size))
-        colours.append(torch.from_numpy(view.colour))
-    if not images:  # all of the sample is unreadable: any vectors serve
-        return encoder.model.quantizer.segments(torch.randn(QUERIES, encoder.d)).flatten(1).numpy()
-    views = apply_colour(torch.stack(images), torch.stack(colours))
-    return encoder.encode_batch((views * 255).round().to(torch.uint8))
-
-
-def _encode_again(encoder: Encoder, source: ImageSource | FeatureSource, items: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the index and the codes that `Encoder.encode` gives for their images, up to one batch."""
-    with h5py.File(items) as file:
-        ids = file["ids"][:BATCH]
-    if isinstance(source, FeatureSource):
-        z = encoder.encode(np.stack([np.atleast_2d(source.features[int(i)])[0] for i in ids]))
-    else:
-        z = encoder.encode([source.open(int(i), draft=encoder.model.config.image_size) for i in ids])
-    return np.arange(len(ids)), encoder.codes(z)

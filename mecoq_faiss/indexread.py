@@ -38,16 +38,16 @@ def read_codes(index: faiss.Index) -> np.ndarray:
 
 def read_ids(index: faiss.Index) -> np.ndarray | None:
     """The ids (n,) int64 that an index returns in place of positions, or None where it returns positions."""
-    index = faiss.downcast_index(index)
-    return faiss.vector_to_array(index.id_map) if isinstance(index, faiss.IndexIDMap) else None
+    outer = faiss.downcast_index(index)
+    return faiss.vector_to_array(outer.id_map) if isinstance(outer, faiss.IndexIDMap) else None
 
 
 def without_ids(index: faiss.Index) -> faiss.Index:
     """The same index returning positions 0 to n - 1 in place of its own ids. It is a part of `index`."""
-    index = faiss.downcast_index(index)
-    if not isinstance(index, faiss.IndexIDMap):
+    outer = faiss.downcast_index(index)
+    if not isinstance(outer, faiss.IndexIDMap):
         return index
-    inner = faiss.downcast_index(index.index)
+    inner: Any = faiss.downcast_index(outer.index)
     inner.referenced_objects = [index]  # or it would go when `index` does
     return inner
 
@@ -56,8 +56,8 @@ def set_search_effort(index: faiss.Index, *, nprobe: int | None = None, k_factor
     """How much of an index a search looks at: lists, candidates for each result that a refiner scores exactly."""
     if nprobe is not None:
         _core(index).nprobe = nprobe
-    for layer in _layers(index) if k_factor is not None else ():
-        if isinstance(layer, faiss.IndexRefine):
+    for layer in _layers(index):
+        if k_factor is not None and isinstance(layer, faiss.IndexRefine):
             layer.k_factor = k_factor
 
 

@@ -9,13 +9,15 @@ from typing import NamedTuple
 from .bundle import INDEX, ITEMS, read_manifest, read_paths, verify_files
 from .encoder import load_encoder
 from .indexfile import load_index
+from .indexread import read_ids, without_ids
 
 
 class Hit(NamedTuple):
     rank: int  # from 1
     score: float  # AQS, in [-M, M]
-    row: int  # position in the index and in items.h5
+    row: int  # of items.h5
     path: str
+    id: int  # what the index itself returns: the row, or the item's own id
 
 
 def search(bundle: str | Path, images: Sequence[str | Path], k: int = 10, *, device: str = "cpu") -> list[list[Hit]]:
@@ -30,9 +32,15 @@ def search(bundle: str | Path, images: Sequence[str | Path], k: int = 10, *, dev
         raise ValueError(f"k={k} is out of range: the bundle has {items} items, choose 1 to {items}")
     verify_files(bundle)
     index = load_index(bundle / INDEX)
-    D, I = index.search(load_encoder(bundle, device).encode(list(images)), k)
-    paths = dict(zip(I.ravel().tolist(), read_paths(bundle / ITEMS, I.ravel()), strict=True)) if I.size else {}
+    ids = read_ids(index)
+    D, I = without_ids(index).search(load_encoder(bundle, device).encode(list(images)), k)
+    found = I[I >= 0]  # an IVF index may find fewer than k
+    paths = dict(zip(found.tolist(), read_paths(bundle / ITEMS, found), strict=True)) if found.size else {}
     return [
-        [Hit(rank, float(s), int(i), paths[int(i)]) for rank, (s, i) in enumerate(zip(*row, strict=True), 1) if i >= 0]
-        for row in zip(D, I, strict=True)
+        [
+            Hit(rank, float(score), i, paths[i], i if ids is None else int(ids[i]))
+            for rank, (score, i) in enumerate(zip(scores, rows, strict=True), 1)
+            if i >= 0
+        ]
+        for scores, rows in zip(D, I.tolist(), strict=True)
     ]
