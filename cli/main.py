@@ -16,6 +16,7 @@ COMMANDS = {
     "search": "Search a bundle with image files.",
     "evaluate": "MAP@k of a run or a bundle, by labels.",
     "compare": "A run beside PQ, OPQ, ITQ and LSH at equal bytes: a report.",
+    "tune": "Find the fastest index at a wanted recall, on your own queries.",
     "info": "Describe a run, a bundle, an index or an encoded file.",
     "doctor": "Report versions, FAISS wheels, GPUs, threads, SIMD level.",
 }

@@ -20,7 +20,15 @@ import faiss  # noqa: E402
 from .indexfile import load_index, save_index  # noqa: E402
 from .indexivf import default_nlist, default_nprobe, ivfpq, zero_ivfpq  # noqa: E402
 from .indexpq import disown, fastscan, pq, refined  # noqa: E402
-from .indexread import describe_index, read_codebooks, read_codes, read_ids, set_search_effort, without_ids  # noqa: E402
+from .indexread import (  # noqa: E402
+    describe_index,
+    read_codebooks,
+    read_codes,
+    read_ids,
+    set_search_effort,
+    without_ids,
+    without_refiner,
+)
 
 __all__ = [
     "KINDS",
@@ -39,6 +47,7 @@ __all__ = [
     "set_search_effort",
     "simd_level",
     "without_ids",
+    "without_refiner",
 ]
 
 KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")

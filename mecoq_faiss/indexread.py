@@ -52,6 +52,16 @@ def without_ids(index: faiss.Index) -> faiss.Index:
     return inner
 
 
+def without_refiner(index: faiss.Index) -> faiss.Index:
+    """The same index without exact scoring of its best results. It is a part of `index`."""
+    outer = faiss.downcast_index(index)
+    if not isinstance(outer, faiss.IndexRefine):
+        return index
+    inner: Any = faiss.downcast_index(outer.base_index)
+    inner.referenced_objects = [index]
+    return inner
+
+
 def set_search_effort(index: faiss.Index, *, nprobe: int | None = None, k_factor: float | None = None) -> None:
     """How much of an index a search looks at: lists, candidates for each result that a refiner scores exactly."""
     if nprobe is not None:
