@@ -24,9 +24,10 @@ STYLES: dict[str, tuple[str, Any]] = {  # colours that both backgrounds carry, a
     "Flat": (INK, (0, (1, 3))),
 }
 RC: dict[Any, Any] = {
-    "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+    "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "legend.frameon": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6,
+    "legend.frameon": False,
 }  # fmt: skip
 
 Points = tuple[Sequence[float], Sequence[float]]

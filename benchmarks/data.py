@@ -1,0 +1,94 @@
+"""A benchmark's arrays: features of random views, of the training images, queries and database, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mecoq_faiss.backbone import create_backbone
+from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.datasets import ImageSource, open_source
+from mecoq_faiss.fixedfeatures import fixed_features
+from mecoq_faiss.viewcache import cached_view_features
+from mecoq_faiss.views import ViewSpec
+
+HELD_OUT = 11_000
+CUTS = {"flickr25k": 5000, "nuswide": 5000}  # MAP@k of the paper; 1000 for the others
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features (F wide) and labels of one protocol under a frozen backbone.
+
+    Attributes:
+        name: the protocol, such as `cifar10-ii`.
+        views: (nt, V, F) float16, random views of the training images.
+        xt: (nt, F) their fixed views; xq (nq, F), xb (n, F) those of queries and database.
+        yq, yb: labels, which only judge.
+        held: rows of the database that were not trained on: settings are chosen there.
+        queries, database: the images.
+        k: the cut-off of MAP.
+    """
+
+    name: str
+    views: NDArray[Any]
+    xt: NDArray[Any]
+    xq: NDArray[Any]
+    yq: NDArray[Any]
+    xb: NDArray[Any]
+    yb: NDArray[Any]
+    held: NDArray[np.int64]
+    queries: ImageSource
+    database: ImageSource
+    k: int
+
+
+def load(
+    source: str,
+    backbone: str,
+    weights: str,
+    image_size: int,
+    num_views: int,
+    workers: int = -1,
+    *,
+    max_queries: int | None = None,
+    device: str = "cpu",
+) -> Data:
+    """Open the protocol `NAME:ROOT`, and take its features from the cache, or compute them into it."""
+    net = create_backbone(backbone, weights, image_size=image_size)
+    splits = [open_source(source, split) for split in ("train", "queries", "database")]
+    train, queries, database = (split for split in splits if isinstance(split, ImageSource))
+    c = TrainConfig()
+    spec = ViewSpec(
+        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
+    )
+    if source.partition(":")[0] == "digits":  # neither mirrored nor coloured
+        spec = ViewSpec(crop_scale=c.crop_scale, flip=0, jitter_p=0, grey=0, blur=0)
+    views, rows_t = cached_view_features(
+        train, net, size=image_size, spec=spec, num_views=num_views, seed=0, workers=workers, device=device
+    )
+    (xq, rows_q), (xb, rows_b) = (
+        fixed_features(part, net, size=image_size, workers=workers, device=device) for part in (queries, database)
+    )
+    train, queries, database = train.subset(rows_t), queries.subset(rows_q), database.subset(rows_b)
+    place = {path: row for row, path in enumerate(database.paths)}
+    inside = np.array([place[path] for path in train.paths])  # every protocol trains on a part of its database
+    rng = np.random.default_rng(0)
+    if max_queries is not None and max_queries < len(queries):
+        chosen = np.sort(rng.choice(len(queries), max_queries, replace=False))
+        queries, xq = queries.subset(chosen), xq[chosen]
+    pool = np.setdiff1d(np.arange(len(database)), inside)
+    if len(pool) < len(database) // 4:
+        pool = np.arange(len(database))
+    held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+    assert queries.labels is not None and database.labels is not None
+    name = source.partition(":")[0]
+    k = min(CUTS.get(name, 1000), len(database))
+    xb = np.asarray(xb)
+    return Data(
+        name, np.asarray(views), xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, queries,
+        database, k,
+    )  # fmt: skip

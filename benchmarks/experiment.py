@@ -1,0 +1,119 @@
+"""Train the model on cached view features in memory, as `mecoq_faiss.train` does, and judge it by search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.data import Data
+from mecoq_faiss.config import make_configs
+from mecoq_faiss.contenders import learned_contender
+from mecoq_faiss.evaluation import evaluate_search
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.objective import Objective
+from mecoq_faiss.pairs import CachedPairs
+from mecoq_faiss.preparation import prepare
+from mecoq_faiss.presets import PRESETS, settings_for
+from mecoq_faiss.trainer import StopSignal, Trainer
+
+Settings = dict[str, Any]
+CURVE_POINTS = 60
+
+
+def default_settings(bits: int, nbits: int = 8, **changes: Any) -> Settings:
+    """The default recipe at `bits` bits."""
+    return settings_for("default", None, {"bits": bits, "nbits": nbits, **changes})
+
+
+def paper_settings(data: Data, bits: int, *, release: bool = False, **changes: Any) -> Settings:
+    """The paper's settings (or its release's) of the protocol; of CIFAR-10 (II) for one that it does not have."""
+    name = data.name if f"{data.name}-{bits}" in PRESETS else "cifar10-ii"
+    return settings_for(f"release-{name}-{bits}" if release else f"{name}-{bits}") | changes
+
+
+def fit(
+    views: NDArray[Any],
+    settings: Settings,
+    on_epoch: Callable[[int, Objective], None] | None = None,
+) -> tuple[MeCoQ, list[dict[str, Any]]]:
+    """Train on views (n, V, F).
+
+    `on_epoch(epoch, objective)` is called before the first epoch (with 0) and after each, in training mode.
+
+    Returns:
+        The model in eval mode, and a record an epoch: the means of its steps' terms, and the codebooks' figures.
+    """
+    features = {"backbone": "features", "weights": "none", "trainable_layers": 0, "feature_dim": views.shape[-1]}
+    model_config, c = make_configs(**settings | features)
+    torch.manual_seed(c.seed)
+    model = MeCoQ(model_config)
+    pairs = CachedPairs(views, c.batch_size, c.seed, "cpu")
+    objective = Objective(model, c)
+    prepare(model, pairs, c.codebook_init)
+    groups = objective.parameter_groups()
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.Adam(groups) if c.optimizer == "adam" else torch.optim.SGD(groups, momentum=c.momentum)
+    )
+    steps: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+
+    def record(values: dict[str, Any]) -> None:
+        if "step" in values:
+            steps.append(values)
+            return
+        terms = ("loss", "contrastive", "diversity", "quantization_error")
+        epochs.append(values | {name: float(np.mean([step[name] for step in steps])) for name in terms})
+        steps.clear()
+
+    trainer = Trainer(
+        objective, optimizer, pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs, final_lr_scale=c.final_lr_scale,
+        seed=c.seed, after_step=objective.after_step, end_epoch=objective.end_epoch, record=record,
+        save=lambda epoch, step: None,
+    )  # fmt: skip
+    objective.train()
+    if on_epoch:
+        on_epoch(0, objective)
+    for epoch in range(1, c.epochs + 1):
+        trainer.run_epoch(epoch, 0, StopSignal())
+        if on_epoch:
+            on_epoch(epoch, objective)
+    return model.eval(), epochs
+
+
+def figures(index: Any, xq: NDArray[Any], data: Data) -> dict[str, Any]:
+    """MAP and the curves of a filled index, thinned out evenly in the logarithm of the rank."""
+    found = evaluate_search(index, xq, data.yq, data.yb, data.k)
+    ranks = np.unique(np.geomspace(1, len(found["precision"]), CURVE_POINTS).astype(int))
+    curves = {name: np.round(found[name][ranks - 1], 6).tolist() for name in ("precision", "recall")}
+    return {"map": found["map"], "map_all": found["map_all"], "ranks": ranks.tolist(), **curves}
+
+
+def run(data: Data, settings: Settings) -> dict[str, Any]:
+    """Train, encode the database, search with all queries: the result of one cell."""
+    started = time.monotonic()
+    model, epochs = fit(data.views, settings)
+    seconds = time.monotonic() - started
+    contender = learned_contender(model, data.xb)
+    last = epochs[-1]
+    return {
+        **figures(contender.index, contender.queries(data.xq), data),
+        "codewords": contender.codewords_used,
+        "codeword_similarity": last["codeword_similarity"],
+        "quantization_error": last["quantization_error"],
+        "train_seconds": seconds,
+    }
+
+
+def held_out_map(model: MeCoQ, data: Data, num_queries: int = 1000) -> float:
+    """MAP on held-out database images, a seeded part of which plays the queries; the cut-off is scaled down."""
+    order = np.random.default_rng(0).permutation(data.held)
+    queries, database = np.split(order, [min(num_queries, len(order) // 5)])
+    contender = learned_contender(model, data.xb[database])
+    k = max(10, round(data.k * len(database) / len(data.xb)))
+    xq = contender.queries(data.xb[queries])
+    return evaluate_search(contender.index, xq, data.yb[queries], data.yb[database], k)["map"]

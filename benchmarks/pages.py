@@ -1,0 +1,173 @@
+"""The Markdown page of a folder of results: every figure in it comes from the JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.published import BITS, TABLE1, published
+from mecoq_faiss.files import write_text
+
+Content = dict[str, Any]
+HERE = {  # the paper's name -> the system run here; what differs from the paper: all use the same frozen features
+    "LSH+VGG": "LSH",
+    "ITQ+VGG": "ITQ",
+    "PQ+VGG": "PQ",
+    "OPQ+VGG": "OPQ",
+    "GreedyHash": "GreedyHash",
+    "Bi-half Net": "Bi-half Net",
+    "CIBHash": "CIBHash",
+    "MeCoQ (Ours)": "MeCoQ",
+}
+TITLES = {
+    "table1": "Table 1: systems at equal bytes",
+    "table2": "Table 2: variants",
+    "table3": "Table 3: negatives, time, memory",
+    "fig2": "Figure 2: degeneration",
+    "fig3": "Figure 3: feature drift",
+    "fig4": "Figure 4: positive prior and memory size",
+    "fig5": "Figure 5: sensitivities",
+    "fig6": "Figure 6: precision and recall",
+    "fig7": "Figure 7: precision among the first n",
+    "fig8": "Figure 8: t-SNE",
+    "fig9": "Figure 9: retrieved images",
+}
+
+
+def write_page(out: Path) -> None:
+    """Write OUT/paper.md from the JSON files that are there."""
+    parts = ["# The paper's experiments, run here\n"]
+    for name, title in TITLES.items():
+        path = out / f"{name}.json"
+        if not path.exists():
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if len(parts) == 1:
+            parts.append(_setting(content))
+        parts.append(f"## {title}\n")
+        if name in TABLES:
+            parts.append(TABLES[name](content))
+        if (out / f"{name}.png").exists():
+            parts.append(f"![{title}]({name}.png)\n")
+    write_text(out / "paper.md", "\n".join(parts))
+
+
+def _setting(c: Content) -> str:
+    e = c["environment"]
+    return (
+        f"{c['data']}: {c['train']:,} training images without labels, {c['queries']:,} queries, {c['database']:,} "
+        f"database images; frozen {c['backbone']} ({c['weights']}) at {c['image_size']} pixels, {c['views']} cached "
+        "random views of each training image. Every system learns from, and searches, the same features. The paper "
+        "fine-tunes VGG16 at 224 pixels: its figures and these compare as orders, not as numbers.\n"
+        f"\nMachine: {e['platform']}, {e['cores']} cores; torch {e['torch']}, FAISS {e['faiss']} ({e['simd']}).\n"
+    )
+
+
+def _table1(c: Content) -> str:
+    bits = c["bits"]
+    groups = _group(c["rows"], "system")
+    rows = []
+    for system, mine in groups.items():
+        cells = [_mean(_maps(mine, size)) for size in bits]
+        settings = list(dict.fromkeys(row["setting"] for row in mine if isinstance(row["setting"], str)))
+        rows.append([system, *cells, "; ".join(settings)])
+    text = _table(["system", *(f"{size} bits" for size in bits), "setting chosen on held-out images"], rows)
+    note = (
+        f"MAP@{c['k']} in %, mean ± deviation over {c['seeds']} seed(s). Flat is uncompressed: 4 bytes a dimension.\n"
+    )
+    return f"{note}\n{text}\n### The paper's 24 systems\n\n{_systems(c, groups)}"
+
+
+def _systems(c: Content, groups: dict[str, list[Content]]) -> str:
+    theirs = published(c["data"])
+    rows = []
+    for system, venue, kind, _ in TABLE1:
+        mine = groups.get(HERE.get(system, ""), [])
+        paper = theirs.get(system, (None,) * 3)
+        here = [_mean(_maps(mine, size)) for size in BITS]
+        status = (
+            "run here" if mine else "the paper's figure only" if any(paper) else "not on this protocol in the paper"
+        )
+        rows.append([system, venue, kind, *(f"{p:.2f}" if p else "" for p in paper), *here, status])
+    head = ["system", "venue", "type", *(f"paper, {b}" for b in BITS), *(f"here, {b}" for b in BITS), ""]
+    return _table(head, rows)
+
+
+def _table2(c: Content) -> str:
+    parts = []
+    for recipe, rows in _group(c["rows"], "recipe").items():
+        variants = _group(rows, "variant")
+        full = {size: _maps(variants["full"], size) for size in c["bits"]}
+        lines = []
+        for variant, mine in variants.items():
+            cells = []
+            for size in c["bits"]:
+                maps = _maps(mine, size)
+                drop = f" ({np.mean(maps) - np.mean(full[size]):+.2f})" if variant != "full" and maps else ""
+                cells.append(_mean(maps) + drop)
+            usage = np.mean([share["used"] for row in mine for share in row["codewords"]])
+            similarity = np.mean([row["codeword_similarity"] for row in mine])
+            lines.append([variant, *cells, f"{100 * usage:.0f} %", f"{similarity:.4f}"])
+        head = ["variant", *(f"{size} bits" for size in c["bits"]), "codewords used", "their similarity"]
+        parts.append(f"With the {recipe}:\n\n{_table(head, lines)}")
+    return "\n".join(parts)
+
+
+def _table3(c: Content) -> str:
+    rows = [
+        [
+            f"N = {row['batch_size']}, {row['memory_size']} slots",
+            row["negatives"],
+            f"{row['seconds_an_epoch']:.2f}",
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{100 * row['map']:.2f}",
+        ]
+        for row in c["rows"]
+    ]
+    head = ["batch and memory", "negatives", "seconds an epoch", "peak memory above the start, MB", "MAP (%), 32 bits"]
+    return f"{_table(head, rows)}\nOn {c['rows'][0]['threads']} thread(s); the head only, the backbone is frozen.\n"
+
+
+def _fig2(c: Content) -> str:
+    rows = [
+        [
+            row["condition"],
+            row["diversity_weight"],
+            f"{100 * max(value for _, value in row['maps']):.2f}",
+            f"{100 * row['maps'][-1][1]:.2f}",
+            f"{row['codeword_similarity'][-1]:.4f}",
+            f"{100 * row['codeword_usage'][-1]:.0f} %",
+        ]
+        for row in c["rows"]
+    ]
+    return _table(["condition", "gamma", "best MAP", "last MAP", "similarity of codewords", "codewords used"], rows)
+
+
+TABLES = {"table1": _table1, "table2": _table2, "table3": _table3, "fig2": _fig2}
+
+
+def _group(rows: Iterable[Content], key: str) -> dict[str, list[Content]]:
+    groups: dict[str, list[Content]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
+
+
+def _maps(rows: Iterable[Content], bits: int) -> list[float]:
+    return [100 * row["map"] for row in rows if row["bits"] == bits]
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{deviation}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"

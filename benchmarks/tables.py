@@ -1,0 +1,200 @@
+"""Tables 1 to 3 of the paper as cells: one training or fit, and one search with all queries, each."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from benchmarks import hashing
+from benchmarks.cells import Cells, Result
+from benchmarks.data import Data
+from benchmarks.experiment import Settings, default_settings, figures, fit, paper_settings, run
+from mecoq_faiss.baselines import Baseline, choose, grid
+from mecoq_faiss.contenders import baseline_contender, learned_contender
+from mecoq_faiss.evaluation import evaluate_search
+
+HASHING_LR, RATE_BITS = (1e-3, 1e-4), 32  # the rates to choose from, and the bits at which
+VARIANTS: dict[str, dict[str, Any]] = {  # Table 2
+    "full": {},
+    "without debiasing": {"positive_prior": 0.0},
+    "without regularisation": {"diversity_weight": 0.0},
+    "without memory": {"memory_size": 0},
+    "feature memory": {"memory_kind": "feature"},
+    "hard-code memory": {"memory_kind": "hard"},
+    "memory without delay": {"memory_start_epoch": 1},
+}
+PROFILES = ((128, 0), (256, 0), (128, 128), (128, 384), (128, 896))  # Table 3: batch, memory
+
+
+def recipes(data: Data, bits: int) -> dict[str, Settings]:
+    """This method's rows of Table 1."""
+    return {
+        "MeCoQ": default_settings(bits),
+        "MeCoQ, 4-bit codes": default_settings(bits, nbits=4),
+        "MeCoQ, the paper's settings": paper_settings(data, bits),
+        "MeCoQ, its release's settings": paper_settings(data, bits, release=True),
+        "MeCoQ, its release's settings, standardised features": paper_settings(
+            data, bits, release=True, standardize=True
+        ),
+    }
+
+
+def table1(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
+    """This method, its release's settings, hashing nets and FAISS's baselines at equal bytes on the same features."""
+    rows: list[Result] = []
+    for seed in range(seeds):
+        rows += [_without_curves(row) for row in table1_rows(data, cells, bits, seed)]
+        cells.write("table1", {"k": data.k, "bits": list(bits), "seeds": seed + 1, "rows": rows})
+
+
+def table1_rows(data: Data, cells: Cells, bits: Sequence[int], seed: int) -> list[Result]:
+    """One seed's rows, with their curves."""
+    rows: list[Result] = []
+    for size in bits:
+        for name, settings in recipes(data, size).items():
+            s = settings | {"seed": seed}
+            result = cells.get(f"{name} {size} bits seed {seed}", s, partial(run, data, s))
+            rows.append({"system": name, "bits": size, "seed": seed, "setting": settings, **result})
+        rows += _baselines(data, cells, size, seed)
+        rows += [_hashing(data, cells, method, size, seed) for method in hashing.METHODS]
+    return rows
+
+
+def _baselines(data: Data, cells: Cells, bits: int, seed: int) -> list[Result]:
+    """Each of FAISS's methods with the setting that is best on held-out images."""
+    settings = grid(bits // 8, data.xb.shape[1])
+    settings = [s for s in settings if s.min_rows <= len(data.xt)]
+
+    def pick() -> Result:
+        k = max(10, round(data.k * len(data.held) / len(data.xb)))
+        _, table = choose(settings, data.xt, data.xb[data.held], data.yb[data.held], k)
+        return {"table": table}
+
+    table = cells.get(f"baselines' settings {bits} bits", {"grid": [s.name for s in settings]}, pick)["table"]
+    by_name = {s.name: s for s in settings}
+    rows = []
+    for method, name in {row["method"]: row["name"] for row in reversed(table)}.items():  # the best comes last
+        at, fits = ("", 0) if method == "Flat" else (f" {bits} bits", seed)
+        result = cells.get(f"{method}{at} seed {fits}", {"setting": name}, partial(_fit, data, by_name[name], fits))
+        rows.append({"system": method, "bits": bits, "seed": seed, "setting": name, **result})
+    return rows
+
+
+def _fit(data: Data, setting: Baseline, seed: int) -> Result:
+    contender = baseline_contender(setting.fit(data.xt, seed), data.xb)
+    found = figures(contender.index, contender.queries(data.xq), data)
+    return found | {"codewords": contender.codewords_used}
+
+
+def _hashing(data: Data, cells: Cells, method: str, bits: int, seed: int) -> Result:
+    """A hashing net with the learning rate that is best on held-out images."""
+    base = hashing.default_settings(method)
+
+    def pick() -> Result:
+        order = np.random.default_rng(0).permutation(data.held)
+        queries, database = np.split(order, [min(1000, len(order) // 5)])
+        k = max(10, round(data.k * len(database) / len(data.xb)))
+        scores = {}
+        for lr in HASHING_LR:
+            head = hashing.fit_hashing(method, data.views, RATE_BITS, 0, {"lr": lr})
+            xq, index = head.codes(data.xb[queries]), head.index(data.xb[database])
+            scores[lr] = evaluate_search(index, xq, data.yb[queries], data.yb[database], k)["map"]
+        return {"lr": max(scores, key=lambda lr: scores[lr]), "held_out": {str(lr): m for lr, m in scores.items()}}
+
+    chosen = cells.get(f"{method} rate", base | {"rates": list(HASHING_LR)}, pick)
+    settings = base | {"lr": chosen["lr"]}
+
+    def compute() -> Result:
+        started = time.monotonic()
+        head = hashing.fit_hashing(method, data.views, bits, seed, settings)
+        seconds = time.monotonic() - started
+        return figures(head.index(data.xb), head.codes(data.xq), data) | {"train_seconds": seconds}
+
+    result = cells.get(f"{method} {bits} bits seed {seed}", settings, compute)
+    return {"system": method, "bits": bits, "seed": seed, "setting": settings, **result}
+
+
+def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
+    """The six variants, of the default recipe and of the paper's settings."""
+    rows: list[Result] = []
+    for seed in range(seeds):
+        for size in bits:
+            bases = {
+                "default recipe": default_settings(size),
+                "paper's settings": paper_settings(data, size),
+            }
+            for recipe, base in bases.items():
+                for variant, change in VARIANTS.items():
+                    s = base | change | {"seed": seed}
+                    name = f"{recipe} {variant} {size} bits seed {seed}"
+                    result = cells.get(name, s, partial(run, data, s))
+                    rows.append(
+                        {"recipe": recipe, "variant": variant, "bits": size, "seed": seed, **_without_curves(result)}
+                    )
+        cells.write("table2", {"k": data.k, "bits": list(bits), "seeds": seed + 1, "rows": rows})
+
+
+def table3(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
+    """Negatives, time an epoch and peak memory, with the paper's settings at 32 bits."""
+    rows = []
+    for batch, memory in PROFILES:
+        change: dict[str, Any] = {"batch_size": batch, "memory_size": memory}
+        s = paper_settings(data, 32, **change)
+        result = cells.get(f"profile N={batch} memory={memory}", s, partial(_profile, data, s))
+        rows.append({**change, "negatives": 2 * batch - 2 + memory, **result})
+    cells.write("table3", {"k": data.k, "rows": rows})
+
+
+def _profile(data: Data, settings: Settings) -> Result:
+    threads = torch.get_num_threads()
+    fit(data.views[: settings["batch_size"]], settings | {"epochs": 1})  # what libraries allocate once is not counted
+    before = _reset_peak()
+    times = [time.monotonic()]
+    model, _ = fit(data.views, settings, lambda epoch, objective: times.append(time.monotonic()))
+    peak = _peak_bytes()
+    contender = learned_contender(model, data.xb)
+    found = evaluate_search(contender.index, contender.queries(data.xq), data.yq, data.yb, data.k)
+    return {
+        "map": found["map"],
+        "seconds_an_epoch": float(np.median(np.diff(times[1:]))),
+        "peak_bytes": None if peak is None or before is None else peak - before,
+        "threads": threads,
+    }
+
+
+def _reset_peak() -> int | None:
+    """Give free memory back, forget the peak of the resident memory; bytes resident now. Linux only, else None."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, AttributeError):
+        return None
+
+
+def _peak_bytes() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _without_curves(result: Result) -> Result:
+    """A result without its curves."""
+    return {name: value for name, value in result.items() if name not in ("ranks", "precision", "recall")}
+
+
+def faiss_threads(threads: int) -> None:
+    """The same number of threads for training and search."""
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
