@@ -12,7 +12,8 @@ import numpy as np
 
 NORM_TOLERANCE = 1e-4
 BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
-MAPPED_BLOCKS = 64  # of a memory map that stay in memory
+MAPPED_BLOCKS = 8  # blocks of a memory map that stay in memory
+MAPPED_ROWS = 4  # the same for rows here and there: the system may map two megabytes around each
 
 
 def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
@@ -49,14 +50,32 @@ def code_blocks(codes: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, np.
 
     Pages of a read-only memory map are let go once they are seen, so that passing over it takes no memory.
     """
-    base: object = codes
-    while isinstance(base, np.ndarray):
-        base = base.base
-    mapped = base if isinstance(base, mmap.mmap) and not codes.flags.writeable and hasattr(base, "madvise") else None
     for i, start in enumerate(range(0, len(codes), size)):
         yield start, codes[start : start + size]
-        if mapped and (i % MAPPED_BLOCKS == MAPPED_BLOCKS - 1 or start + size >= len(codes)):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if i % MAPPED_BLOCKS == MAPPED_BLOCKS - 1 or start + size >= len(codes):
+            _let_go(codes)
+
+
+def take_codes(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """codes[rows] for rows of any shape; of a read-only memory map few pages are in memory at once."""
+    if not _let_go(codes):
+        return codes[rows]
+    taken = np.empty((rows.size, codes.shape[1]), codes.dtype)
+    for start in range(0, rows.size, MAPPED_ROWS):
+        taken[start : start + MAPPED_ROWS] = codes[rows.flat[start : start + MAPPED_ROWS]]
+        _let_go(codes)
+    return taken.reshape(*rows.shape, -1)
+
+
+def _let_go(array: np.ndarray) -> bool:
+    """Let go of the pages of a read-only memory map (they are read again when needed); False for other arrays."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if array.flags.writeable or not isinstance(base, mmap.mmap) or not hasattr(base, "madvise"):
+        return False
+    base.madvise(mmap.MADV_DONTNEED)
+    return True
 
 
 def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,156 @@
+"""Export of stored codes: resident memory, rates beside memcpy's, and opening a bundle by mmap.
+
+python -m benchmarks.export [--sizes 10000000 100000000] [--bytes 4] [--folder /big/disk]
+
+The limit is memory traffic: building the index and writing it are shown beside memcpy and beside a plain write of as
+many bytes. Memory is the peak of the whole export, proof included, over what the process held before, and is
+compared with the index file. Memory maps of files count as they do in RSS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import h5py
+import numpy as np
+
+from benchmarks.speed import Row, arguments, copy_rate, finish, goal, plot, show, use_threads
+from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
+from mecoq_faiss.encode import model_fingerprint
+from mecoq_faiss.index import build_index, load_index, save_index
+from mecoq_faiss.shards import map_array
+
+BLOCK = 1 << 22
+
+
+def make_run(folder: Path, M: int, nbits: int) -> Path:
+    """A trained run; what it learned does not matter here."""
+    rng = np.random.default_rng(0)
+    np.save(folder / "x.npy", rng.standard_normal((1024, 16), np.float32))
+    run = folder / f"run-{M}x{nbits}"
+    train(folder / "x.npy", run, ModelConfig(M=M, D=8 * M, nbits=nbits, hidden=16), TrainConfig(epochs=1))
+    return run
+
+
+def make_codes(path: Path, run: Path, n: int) -> None:
+    """A file as `encode` writes it, with n random codes and empty paths."""
+    encoder = load_encoder(run)
+    config = encoder.model.config
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(key=json.dumps({"model": model_fingerprint(encoder)}), nbits=config.nbits, D=config.D)
+        codes = file.create_dataset("codes", (n, config.M), "u1")
+        ids = file.create_dataset("ids", (n,), "i8")
+        file.create_dataset("paths", (n,), h5py.string_dtype())
+        for start in range(0, n, BLOCK):
+            rows = min(BLOCK, n - start)
+            codes[start : start + rows] = rng.integers(0, config.K, (rows, config.M), dtype=np.uint8)
+            ids[start : start + rows] = np.arange(start, start + rows)
+
+
+def resident(name: str) -> int:
+    """VmRSS or VmHWM of this process in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"no {name} in /proc/self/status: this benchmark needs Linux")
+
+
+def peak_of(work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds, and the most bytes resident at once over those before."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+    before = resident("VmRSS")
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started, resident("VmHWM") - before
+
+
+def plain_write(path: Path, size: int) -> float:
+    """Seconds to write as many bytes and have them on the disk."""
+    data = np.ones(min(size, BLOCK), np.uint8)
+    started = time.perf_counter()
+    with open(path, "wb", buffering=0) as file:
+        for start in range(0, size, len(data)):
+            file.write(data[: size - start].data)
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - started
+    path.unlink()
+    return seconds
+
+
+def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> Row:
+    nbits = 4 if kind.endswith("fs") else 8
+    M = 8 * num_bytes // nbits
+    run = folder / f"run-{M}x{nbits}"
+    run = run if run.exists() else make_run(folder, M, nbits)
+    codes_file, file = folder / f"codes-{M}x{nbits}-{n}.h5", folder / "index.faiss"
+    if not codes_file.exists():
+        make_codes(codes_file, run, n)
+    books = load_encoder(run).model.quantizer.unit_codebooks().detach().numpy()
+    codes: Any = map_array(codes_file, "codes")
+    built: list[faiss.Index] = []
+    seconds, memory = peak_of(lambda: built.append(build_index(books, codes, kind)))
+    started = time.perf_counter()
+    save_index(built.pop(), file)
+    written = time.perf_counter() - started
+    size = file.stat().st_size
+    row: Row = {
+        "kind": kind,
+        "bytes": num_bytes,
+        "n": n,
+        "index_mb": size / 1e6,
+        "build_s": seconds,
+        "build_memory / index": memory / size,
+        "build_rate / memcpy": size / seconds / memcpy,
+        "write_rate / plain write": plain_write(folder / "plain", size) / written,
+    }
+    file.unlink()
+    out = folder / "bundle"
+    seconds, memory = peak_of(lambda: export_index(run, None, out, codes=codes_file, kind=kind))
+    row |= {"export_s": seconds, "export_memory / index": memory / size}
+    started = time.perf_counter()
+    load_index(out / "index.faiss", mmap=True)
+    row["mmap_open_s"] = time.perf_counter() - started
+    shutil.rmtree(out)
+    return row
+
+
+def main() -> None:
+    parser = arguments(__doc__, "export")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000, 100_000_000])
+    parser.add_argument("--bytes", type=int, default=4)
+    parser.add_argument("--kinds", nargs="+", default=["pq", "pqfs"])
+    parser.add_argument("--folder", help="where the files are made; removed afterwards")
+    a = parser.parse_args()
+    use_threads(a.threads)
+    memcpy = copy_rate()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
+        for kind in a.kinds:
+            for n in a.sizes:
+                rows.append(measure(Path(folder), kind, a.bytes, n, memcpy))
+                show(f"{kind}, {n} codes of {a.bytes} bytes", [rows[-1]])
+    goals = []
+    for row in rows:
+        where = f"{row['kind']}, {row['n']} codes"
+        if row["n"] >= 10_000_000:
+            goals.append(goal(f"export, peak memory / index ({where})", row["export_memory / index"], at_most=1.2))
+        if row["n"] >= 100_000_000 and row["kind"] == "pq":
+            goals.append(goal(f"opening by mmap, seconds ({where})", row["mmap_open_s"], at_most=1))
+    curves = {
+        k: ([r["n"] for r in rows if r["kind"] == k], [r["export_s"] for r in rows if r["kind"] == k]) for k in a.kinds
+    }
+    plot(a.out.with_suffix(".png"), curves, "codes", "export with proof, seconds")
+    finish(a.out, a, goals, memcpy_bytes_per_second=memcpy, rows=rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What the speed benchmarks share: times of both sides taken in turn, the goals, the machine, tables, JSON, plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from mecoq_faiss.describe import environment
+from mecoq_faiss.files import replacing, write_text
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def arguments(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """--threads and --out, which every speed benchmark has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="of FAISS and torch (default: 1)")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
+    return parser
+
+
+def use_threads(number: int) -> None:
+    faiss.omp_set_num_threads(number)
+    torch.set_num_threads(number)
+
+
+def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each side, the best of `repeats`; the sides take turns, so that a busy moment does not favour one."""
+    seconds = dict.fromkeys(sides, float("inf"))
+    for _ in range(repeats):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds
+
+
+def copy_rate(size: int = 1 << 28) -> float:
+    """Bytes a second of memcpy on one thread."""
+    source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+    return size / in_turn({"copy": lambda: np.copyto(target, source)}, 5)["copy"]
+
+
+def goal(what: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> Row:
+    """A ratio beside what was asked of it."""
+    met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    wanted = f">= {at_least:g}" if at_least is not None else f"<= {at_most:g}"
+    return {"goal": what, "measured": value, "wanted": wanted, "met": met}
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    """Print rows that share their keys as a table."""
+    print(f"\n{title}")
+    if not rows:
+        return
+    texts = [list(rows[0])] + [[_text(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        print("  " + "  ".join(f"{text:>{width}}" for text, width in zip(line, widths, strict=True)))
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def finish(out: Path, settings: argparse.Namespace, goals: Sequence[Row], **results: Any) -> None:
+    """Print the goals, write everything with the machine's description into `out`."""
+    show("goals", goals)
+    kept = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
+    content = {"machine": environment(), "settings": kept, "goals": list(goals), **results}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps(content, indent=1) + "\n")
+    print(f"\nwritten: {out}")
+
+
+def plot(
+    path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, log: str = "xy"
+) -> None:
+    """Curves (name -> xs, ys) into a PNG, where matplotlib is installed; `log` names the logarithmic axes."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"no matplotlib: {path.name} is not drawn")
+        return
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in curves.items():
+        axes.plot(xs, ys, marker="o", markersize=4, label=name)
+    axes.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
