@@ -78,6 +78,8 @@ def _svg(figure: Any, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font: \1 sans-serif", text)
+    used = set(re.findall(r"#([\w.-]+)[\")]", text))  # the other names occur in every plot
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
     text = text.replace(INK, "currentColor")
     head, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]+"', head)
