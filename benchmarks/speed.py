@@ -44,7 +44,7 @@ def in_turn(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     return seconds
 
 
-def copy_rate(size: int = 1 << 28) -> float:
+def copy_rate(size: int = 1 << 27) -> float:
     """Bytes a second of memcpy on one thread."""
     source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
     return size / in_turn({"copy": lambda: np.copyto(target, source)}, 5)["copy"]

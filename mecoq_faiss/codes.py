@@ -13,7 +13,6 @@ import numpy as np
 NORM_TOLERANCE = 1e-4
 BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
 MAPPED_BLOCKS = 8  # blocks of a memory map that stay in memory
-MAPPED_ROWS = 4  # the same for rows here and there: the system may map two megabytes around each
 
 
 def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
@@ -57,12 +56,12 @@ def code_blocks(codes: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, np.
 
 
 def take_codes(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """codes[rows] for rows of any shape; of a read-only memory map few pages are in memory at once."""
+    """codes[rows] for rows of any shape; of a read-only memory map only the pages around one row are in memory."""
     if not _let_go(codes):
         return codes[rows]
     taken = np.empty((rows.size, codes.shape[1]), codes.dtype)
-    for start in range(0, rows.size, MAPPED_ROWS):
-        taken[start : start + MAPPED_ROWS] = codes[rows.flat[start : start + MAPPED_ROWS]]
+    for i, row in enumerate(rows.flat):  # the system may map two megabytes around each
+        taken[i] = codes[row]
         _let_go(codes)
     return taken.reshape(*rows.shape, -1)
 
