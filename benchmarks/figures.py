@@ -23,6 +23,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {  # Figure 2: what may bring the degene
     "paper's settings": {},
     "codebooks' rate x 10": {"codebook_lr_scale": 10.0},
     "codebooks' rate x 100": {"codebook_lr_scale": 100.0},
+    "codebooks' rate x 1000": {"codebook_lr_scale": 1000.0},
     "codewords from data": {"codebook_init": "data"},
 }
 SENSITIVITY: dict[str, Sequence[float]] = {

@@ -98,8 +98,8 @@ def _note(report: dict[str, Any]) -> str:
     return (
         f"{parts[report['key']]} Every baseline's setting was chosen among {len(report['choice'])} on "
         f"{d['held_out']:,} held-out images of the database, never on the queries; training data of the baselines: "
-        f"{d['training_data']}.{seeds} Search: ten results, one thread, batches of queries, without the backbone, "
-        "which is the same for all. Flat is uncompressed: the ceiling of these features without learning."
+        f"{d['training_data']}.{seeds} Time: from a query's features to ten results, on one thread, in batches; "
+        "the backbone, which is the same for all, is left out. Flat is uncompressed: larger, for orientation."
     )
 
 
