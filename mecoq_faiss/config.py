@@ -28,7 +28,7 @@ class ModelConfig:
         D: embedding dimension, a multiple of M.
         M: sub-quantizers; a code takes M * nbits bits.
         nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
-        alpha: sharpness of the soft assignment (Eq. 3).
+        alpha: sharpness of the soft assignment (Eq. 3); the paper's is 10.
         freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
     """
 
@@ -40,10 +40,10 @@ class ModelConfig:
     standardize: bool = True
     projection: str = "mlp"
     hidden: int = 512
-    D: int = 32
+    D: int = 64
     M: int = 4
     nbits: int = 8
-    alpha: float = 10.0
+    alpha: float = 5.0
     freeze_codebooks: bool = False
 
     @property
@@ -96,7 +96,7 @@ class TrainConfig:
         precision: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, float32 otherwise.
     """
 
-    epochs: int = 60
+    epochs: int = 100
     batch_size: int = 512
     optimizer: str = "adam"
     lr: float = 2e-3

@@ -49,8 +49,8 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def default_dim(bits: int) -> int:
-    """The default recipe's D for codes of `bits` bits."""
-    return bits
+    """The default recipe's D for codes of `bits` bits: two dimensions a bit, d = 16 with 8-bit sub-quantizers."""
+    return 2 * bits
 
 
 def settings_for(
