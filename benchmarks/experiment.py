@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,14 +28,20 @@ CURVE_POINTS = 60
 
 
 def default_settings(bits: int, nbits: int = 8, **changes: Any) -> Settings:
-    """The default recipe at `bits` bits."""
-    return settings_for("default", None, {"bits": bits, "nbits": nbits, **changes})
+    """The default recipe at `bits` bits, every setting spelt out."""
+    return _complete(settings_for("default", None, {"bits": bits, "nbits": nbits, **changes}))
 
 
 def paper_settings(data: Data, bits: int, *, release: bool = False, **changes: Any) -> Settings:
     """The paper's settings (or its release's) of the protocol; of CIFAR-10 (II) for one that it does not have."""
     name = data.name if f"{data.name}-{bits}" in PRESETS else "cifar10-ii"
-    return settings_for(f"release-{name}-{bits}" if release else f"{name}-{bits}") | changes
+    return _complete(settings_for(f"release-{name}-{bits}" if release else f"{name}-{bits}") | changes)
+
+
+def _complete(settings: Settings) -> Settings:
+    """With the defaults of today, so that a result says what it was made with; for a head on ready features."""
+    model, train = make_configs(**settings | {"backbone": "features", "weights": "none", "trainable_layers": 0})
+    return json.loads(json.dumps(asdict(model) | asdict(train)))
 
 
 def fit(
@@ -48,8 +56,7 @@ def fit(
     Returns:
         The model in eval mode, and a record an epoch: the means of its steps' terms, and the codebooks' figures.
     """
-    features = {"backbone": "features", "weights": "none", "trainable_layers": 0, "feature_dim": views.shape[-1]}
-    model_config, c = make_configs(**settings | features)
+    model_config, c = make_configs(**settings | {"feature_dim": views.shape[-1]})
     torch.manual_seed(c.seed)
     model = MeCoQ(model_config)
     pairs = CachedPairs(views, c.batch_size, c.seed, "cpu")
