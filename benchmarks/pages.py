@@ -147,7 +147,36 @@ def _fig2(c: Content) -> str:
     return _table(["condition", "gamma", "best MAP", "last MAP", "similarity of codewords", "codewords used"], rows)
 
 
-TABLES = {"table1": _table1, "table2": _table2, "table3": _table3, "fig2": _fig2}
+def _fig3(c: Content) -> str:
+    rows = []
+    for row in c["rows"]:
+        last = len(row["drift"]["soft"])
+        for epoch in sorted({1, min(5, last), last // 2, last}):
+            drift = [f"{row['drift'][kind][epoch - 1]:.4f}" for kind in ("original", "soft", "hard")]
+            error = [f"{row['quantization_error'][kind][epoch]:.3f}" for kind in ("soft", "hard")]
+            rows.append([row["recipe"], epoch, *drift, *error])
+    head = ["recipe", "epoch", "drift, embeddings", "drift, soft", "drift, hard", "error, soft", "error, hard"]
+    return f"Squared distances over an epoch (Eq. 11), segments of norm 1.\n\n{_table(head, rows)}"
+
+
+def _sensitivities(c: Content) -> str:
+    rows = []
+    for parameter, mine in _group(c["rows"], "parameter").items():
+        for bits in dict.fromkeys(row["bits"] for row in mine):
+            values = [f"{row['value']:g}: {100 * row['map']:.2f}" for row in mine if row["bits"] == bits]
+            rows.append([parameter, bits, ", ".join(values)])
+    return _table(["setting", "bits", f"value: MAP@{c['k']} in %, the other settings at their defaults"], rows)
+
+
+TABLES = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "fig2": _fig2,
+    "fig3": _fig3,
+    "fig4": _sensitivities,
+    "fig5": _sensitivities,
+}
 
 
 def _group(rows: Iterable[Content], key: str) -> dict[str, list[Content]]:
