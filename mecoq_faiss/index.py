@@ -19,7 +19,7 @@ import faiss  # noqa: E402
 
 from .indexfile import load_index, save_index  # noqa: E402
 from .indexivf import default_nlist, default_nprobe, ivfpq, zero_ivfpq  # noqa: E402
-from .indexpq import disown, fastscan, pq, refined  # noqa: E402
+from .indexpq import disown, fastscan, pq, pq_fastscan, refined  # noqa: E402
 from .indexread import (  # noqa: E402
     describe_index,
     read_codebooks,
@@ -140,10 +140,9 @@ def build_index(
         index = zero_ivfpq(codebooks, codes, nlist)
     elif kind in ("ivfpq", "ivfpqfs"):
         index = ivfpq(codebooks, codes, nlist, nprobe, seed)
+        index = fastscan(index) if kind == "ivfpqfs" else index
     else:
-        index = pq(codebooks, codes)
-    if kind.endswith("fs"):
-        index = fastscan(index)
+        index = pq_fastscan(codebooks, codes) if kind == "pqfs" else pq(codebooks, codes)
     if refine:
         index = refined(index, codebooks, codes, k_factor)
     return index if ids is None else _with_ids(index, ids)

@@ -45,6 +45,25 @@ def fastscan(source: Any) -> faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan:
     return index
 
 
+def pq_fastscan(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQFastScan:
+    """4-bit IndexPQFastScan with the given codebooks (M, 16, d) and codes (n, M).
+
+    FastScan interleaves codes in blocks; they are made piece by piece, so that there is never a second copy of all.
+    """
+    index: Any = fastscan(pq(codebooks, codes[:0]))
+    n = len(codes)
+    index.ntotal, index.ntotal2 = n, -(-n // index.bbs) * index.bbs
+    index.codes.resize(index.ntotal2 * index.M2 // 2)
+    whole = faiss.rev_swig_ptr(index.codes.get(), index.codes.size())
+    filled = 0
+    for _, block in code_blocks(codes):  # each fills its blocks, but for the last
+        part: Any = fastscan(pq(codebooks, block))
+        size = part.ntotal2 * part.M2 // 2
+        whole[filled : filled + size] = faiss.rev_swig_ptr(part.codes.get(), size)
+        filled += size
+    return index
+
+
 def refined(base: faiss.Index, codebooks: np.ndarray, codes: np.ndarray, k_factor: float) -> faiss.IndexRefine:
     """`base` (4-bit) with its best k_factor * k scored exactly by a paired 8-bit copy of the codes (4-bit at odd M)."""
     exact = pq(*pair_codebooks(codebooks, codes)) if len(codebooks) % 2 == 0 else pq(codebooks, codes)
