@@ -88,8 +88,9 @@ def pack_codes(codes: np.ndarray, nbits: int) -> np.ndarray:
     n, M = codes.shape
     if nbits == 8:
         return np.ascontiguousarray(codes)
-    if nbits == 4 and M % 2 == 0:  # ten times faster than bit by bit
-        return codes[:, 0::2] | codes[:, 1::2] << 4
+    if nbits == 4 and M % 2 == 0:  # far faster than bit by bit
+        pairs = np.ascontiguousarray(codes).view("<u2")  # first code in the low byte
+        return (pairs | pairs >> 4).astype(np.uint8)
     bits = np.unpackbits(codes[:, :, None], axis=2, count=nbits, bitorder="little")  # (n, M, nbits)
     return np.packbits(bits.reshape(n, M * nbits), axis=1, bitorder="little")
 
