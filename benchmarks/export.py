@@ -111,7 +111,7 @@ def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> R
     packed = pack_codes(np.array(codes), nbits)
     sides = {
         "build": lambda: build_index(books, codes, kind),
-        "faiss": lambda packed=packed: raw_faiss(kind, books, packed),
+        "faiss": lambda packed=packed: raw_faiss(kind, books, packed),  # type: ignore[misc]
     }
     seconds = in_turn(sides, 3)
     del packed, sides
