@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.madeup import Mixture, codebooks_for, encode
 from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss.evaluation import evaluate_search
-from mecoq_faiss.index import build_index, save_index
+from mecoq_faiss.index import GPU_M, build_index, save_index
 from mecoq_faiss.tune import Point, Truth, frontier, sweep, tune, winner
 
 WIDTH = 8  # floats an 8-bit code stands for
@@ -75,6 +75,17 @@ def of_bundle(truth: Truth, repeats: int) -> float:
     return seconds["ours"] / seconds["theirs"]
 
 
+def gpu_ms(truth: Truth) -> float | None:
+    """Milliseconds a query of the same 8-bit codes by FAISS's own search on a GPU, where there is one."""
+    M, _, _ = truth.codebooks.shape
+    if not getattr(faiss, "get_num_gpus", int)() or M not in GPU_M:
+        return None
+    options = faiss.GpuClonerOptions()
+    options.useFloat16 = M >= 56
+    index = build_index(truth.codebooks, truth.codes, "gpu")
+    return truth.time(faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options))
+
+
 def map_loss(codes: Codes, truth: Truth, point: Point) -> float:
     """Points of MAP that a FastScan index loses to the exact scan of the same codes."""
     options: dict[str, Any] = {} if point.k_factor is None else {"refine": True, "k_factor": point.k_factor}
@@ -96,6 +107,9 @@ def measure(num_bytes: int, n: int, a: argparse.Namespace) -> tuple[list[Row], l
     pq, where = eight.ms_per_query, f"{num_bytes} bytes, {n} codes"
     goals = [goal(f"pq, time through a bundle / hand-made ({where})", ratio, at_most=1.02)]
     summary: Row = {"bytes": num_bytes, "n": n, "nlist": nlist, "pq_ms": pq, "pq_4bit_exact_ms": four.ms_per_query}
+    on_gpu = gpu_ms(eight)
+    if on_gpu is not None:
+        summary["gpu_ms"] = on_gpu
     if flat is not None:
         lost = map_loss(codes, four, flat)
         summary |= {"pqfs_ms": flat.ms_per_query, "pqfs_overlap": flat.recall, "pqfs_k_factor": flat.k_factor}

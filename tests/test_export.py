@@ -143,6 +143,21 @@ def _labelled_digits_run(folder: Path) -> Path:
     return folder / "run"
 
 
+def test_own_ids_of_unreadable_images_are_left_out(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    digits = open_source("digits", "queries")
+    for i in range(9):
+        digits.open(i).save(photos / f"{i}.png")
+    (photos / "4.png").write_bytes(b"no picture")
+    ids = np.arange(9, dtype=np.int64) * 11
+    manifest = export_index(_labelled_digits_run(tmp_path), photos, tmp_path / "bundle", ids=ids)
+    assert manifest["counts"] == {"items": 8, "source_items": 9, "unreadable": 1}
+    assert read_ids(load_index(tmp_path / "bundle" / "index.faiss")).tolist() == [0, 11, 22, 33, 55, 66, 77, 88]
+    hit = search(tmp_path / "bundle", [photos / "7.png"], 8)[0][0]
+    assert hit.id == 11 * int(Path(hit.path).stem) and hit.row == hit.id // 11 - (hit.id > 44)
+
+
 def test_ids_from_files(work: Path, tmp_path: Path) -> None:
     ids = np.arange(N, dtype=np.int64) * 3
     np.save(tmp_path / "ids.npy", ids)
