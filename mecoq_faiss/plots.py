@@ -36,7 +36,7 @@ Points = tuple[Sequence[float], Sequence[float]]
 def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithmic: bool = False) -> str:
     """An SVG of one line a method: label -> (xs, ys)."""
     with rc_context(RC | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(4.4, 3.3), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.5), layout="constrained")
         axes = figure.subplots()
         for label, (xs, ys) in series.items():
             colour, dash = STYLES.get(label, (None, "-"))
@@ -45,14 +45,14 @@ def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithm
             axes.set_xscale("log")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=3)
         return _svg(figure, title)
 
 
 def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -> str:
     """An SVG of grouped bars: label -> {"used", "effective"} for each sub-quantizer; the effective share is solid."""
     with rc_context(RC | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(4.4, 3.3), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.5), layout="constrained")
         axes = figure.subplots()
         start, middles = 0.0, []
         for label, shares in groups.items():
