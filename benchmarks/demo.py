@@ -75,9 +75,12 @@ def main() -> None:
     encoder = load_encoder(out / "bundle")
     index = faiss.read_index(str(out / "bundle" / "index.faiss"))
     query = digits("queries").open(0)
-    D, I = index.search(encoder.encode(query), 5)
+    D, I = index.search(encoder.encode(query), 3)
     paths = digits("database").paths
-    print(f"   query {digits('queries').paths[0]} -> " + ", ".join(paths[i] for i in I[0]))
+    print(
+        f"   query {digits('queries').paths[0]} -> "
+        + ", ".join(f"{paths[i]} ({score:.2f})" for i, score in zip(I[0], D[0], strict=True))
+    )
     learned = evaluate(out / "bundle", "digits", k=K_MAP)["map"]
     name, best = kmeans()
     print(f"4. MAP@{K_MAP} over 297 queries at {BYTES} bytes an image")

@@ -181,7 +181,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-DIGITS = ["--data", "digits", "--backbone", "pixels", "--image-size", "8", "--views", "2", "--bits", "16", "--queries", "60"]
+DIGITS = [
+    "--data",
+    "digits",
+    "--backbone",
+    "pixels",
+    "--image-size",
+    "8",
+    "--views",
+    "2",
+    "--bits",
+    "16",
+    "--queries",
+    "60",
+]
 
 
 def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mecoq_faiss_cli.main import main
 from PIL import Image
 
 import mecoq_faiss.compare as compare_module
@@ -28,6 +27,7 @@ from mecoq_faiss.encoder import load_encoder
 from mecoq_faiss.fixedfeatures import fixed_features
 from mecoq_faiss.measure import Task, difference, file_bytes, quality
 from mecoq_faiss.relevance import same_classes
+from mecoq_faiss_cli.main import main
 
 MODEL = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=32)
 TRAIN = TrainConfig(epochs=2, batch_size=250, cached_views=2, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0)

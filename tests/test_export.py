@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from mecoq_faiss_cli.main import main
 
 from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train
 from mecoq_faiss.bundle import read_manifest, verify_files
@@ -22,6 +21,7 @@ from mecoq_faiss.quantizer import SoftProductQuantizer
 from mecoq_faiss.search import search
 from mecoq_faiss.shards import map_array
 from mecoq_faiss.verification import VerificationError, best_scores, scores_of, table_rounding, verify
+from mecoq_faiss_cli.main import main
 
 KINDS = [
     ("pq", 8, {}),

@@ -10,13 +10,13 @@ import faiss
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from mecoq_faiss_cli.main import main
 
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
 from mecoq_faiss.bundle import read_manifest
 from mecoq_faiss.codes import decode_codes
 from mecoq_faiss.index import build_index, read_ids
 from mecoq_faiss.tune import Point, Truth, frontier, sweep, tune, winner
+from mecoq_faiss_cli.main import main
 
 N = 3000
 
