@@ -71,7 +71,7 @@ def test_the_report_holds_every_method_and_what_was_chosen(run: Path, report: di
         assert "ap" not in method["quality"]
     assert report["environment"]["faiss"] == faiss.__version__
     assert report["data"]["num_items"] == 1500 and report["data"]["held_out"] == 500
-    assert report["verdict"].endswith(".") and str(report["methods"][0]["score"])[:5] in report["verdict"]
+    assert report["verdict"].endswith(".") and f"{report['methods'][0]['score']:.3f}" in report["verdict"]
 
 
 def test_held_out_items_train_no_baseline_of_the_choice(run: Path) -> None:
