@@ -39,8 +39,9 @@ def digits(split: str) -> ImageSource:
 
 
 def pixels(source: ImageSource) -> np.ndarray:
-    """(n, 64) float32, the features that k-means quantizes here."""
-    return np.stack([np.asarray(source.open(i).convert("L"), np.float32).ravel() for i in range(len(source))])
+    """(n, 3 * 64) float32, channel by channel: what the backbone `pixels` gives both sides."""
+    images = [np.asarray(source.open(i), np.float32) for i in range(len(source))]
+    return np.stack([image.transpose(2, 0, 1).ravel() for image in images])
 
 
 def kmeans() -> tuple[str, float]:
