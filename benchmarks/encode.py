@@ -48,9 +48,15 @@ def files(encoder: Encoder, source: ImageSource, a: argparse.Namespace) -> Row:
             out.unlink(missing_ok=True)
             encode(encoder, source, out, workers=a.workers)
 
-        seconds = in_turn({"bare": lambda: bare(encoder, len(source)), "encode": whole}, a.repeats)
+        sides = {"bare": lambda: bare(encoder, len(source)), "encode": whole}
+        seconds = in_turn(sides, a.repeats)
+        cpu = in_turn(sides, 1, time.process_time)  # without the workers': what cannot be overlapped
     rates = {f"{name}_images_per_s": len(source) / value for name, value in seconds.items()}
-    return {"images": len(source), **rates, "encode / bare": seconds["bare"] / seconds["encode"]}
+    ratios = {
+        "encode / bare": seconds["bare"] / seconds["encode"],
+        "CPU time of this process": cpu["bare"] / cpu["encode"],
+    }
+    return {"images": len(source), **rates, **ratios}
 
 
 def query_parts(encoder: Encoder, path: Path, repeats: int) -> list[Row]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ def run(trainer: Trainer) -> None:
     trainer.run_epoch(1, 0, StopSignal())
 
 
+def cpu_clock(a: argparse.Namespace) -> Callable[[], float]:
+    """CPU time where all of a step happens on one thread, else wall time."""
+    return time.process_time if a.threads == 1 and a.device == "cpu" else time.perf_counter
+
+
 def memory_config(slots: int, batch: int) -> TrainConfig:
     return TrainConfig(batch_size=batch, memory_size=slots, memory_start_epoch=1)
 
@@ -111,7 +117,7 @@ def memory_costs(
     pairs = SamePair(Pair(*views), steps)
     model = MeCoQ(model_config)
     trainers = {n: filled(make_trainer(model, pairs, memory_config(n, PAPER_BATCH))) for n in [0, *slots]}
-    seconds = in_turn({str(n): lambda t=t: run(t) for n, t in trainers.items()}, a.repeats)  # type: ignore[misc]
+    seconds = in_turn({str(n): lambda t=t: run(t) for n, t in trainers.items()}, a.repeats, cpu_clock(a))  # type: ignore[misc]
     none, nothing = seconds["0"], kept_bytes(trainers[0])
     return [
         {
@@ -130,7 +136,7 @@ def batch_costs(a: argparse.Namespace, model_config: ModelConfig) -> list[Row]:
     for batch in a.batches:
         pairs = SamePair(Pair(*(torch.rand(batch, FEATURES, device=a.device) for _ in range(2))), a.steps)
         trainer = filled(make_trainer(MeCoQ(model_config), pairs, memory_config(384, batch)))
-        seconds = in_turn({"step": lambda t=trainer: run(t)}, a.repeats)["step"]  # type: ignore[misc]
+        seconds = in_turn({"step": lambda t=trainer: run(t)}, a.repeats, cpu_clock(a))["step"]  # type: ignore[misc]
         rows.append(
             {"batch": batch, "ms a step": 1000 * seconds / a.steps, "us an image": 1e6 * seconds / a.steps / batch}
         )
@@ -152,7 +158,9 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
             made["features"] = np.array(features)
 
     views = len(source) * a.views
-    create_s = in_turn({"bare": lambda: bare(encoder, views, FORWARD_IMAGES), "create": create}, a.repeats)
+    sides = {"bare": lambda: bare(encoder, views, FORWARD_IMAGES), "create": create}
+    create_s = in_turn(sides, a.repeats)
+    create_cpu = in_turn(sides, 1, time.process_time)  # without the workers': what cannot be overlapped
     batch = min(PAPER_BATCH, len(source))
     loader = ImageLoader(source, a.image_size, spec=spec, workers=a.workers)
     from_images = make_trainer(model, ImagePairs(loader, batch, 0, a.device), memory_config(384, batch))
@@ -164,6 +172,7 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
         "bare_views_per_s": views / create_s["bare"],
         "cache_views_per_s": views / create_s["create"],
         "creation / bare": create_s["bare"] / create_s["create"],
+        "CPU time of this process": create_cpu["bare"] / create_cpu["create"],
         "epoch_from_images_s": epoch_s["images"],
         "epoch_from_cache_s": epoch_s["cache"],
         "images / cache": epoch_s["images"] / epoch_s["cache"],
