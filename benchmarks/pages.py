@@ -76,9 +76,7 @@ def _table1(c: Content) -> str:
         settings = list(dict.fromkeys(row["setting"] for row in mine if isinstance(row["setting"], str)))
         rows.append([system, *cells, "; ".join(settings)])
     text = _table(["system", *(f"{size} bits" for size in bits), "setting chosen on held-out images"], rows)
-    note = (
-        f"MAP@{c['k']} in %, mean ± deviation over {c['seeds']} seed(s). Flat is uncompressed: 4 bytes a dimension.\n"
-    )
+    note = f"MAP@{c['k']} in %, {_seeds(c['seeds'])}. Flat is uncompressed: 4 bytes a dimension.\n"
     return f"{note}\n{text}\n### The paper's 24 systems\n\n{_systems(c, groups)}"
 
 
@@ -188,6 +186,10 @@ def _group(rows: Iterable[Content], key: str) -> dict[str, list[Content]]:
 
 def _maps(rows: Iterable[Content], bits: int) -> list[float]:
     return [100 * row["map"] for row in rows if row["bits"] == bits]
+
+
+def _seeds(count: int) -> str:
+    return f"mean ± deviation over {count} seeds" if count > 1 else "one seed"
 
 
 def _mean(values: Sequence[float]) -> str:
