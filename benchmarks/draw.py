@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from benchmarks.data import Data
@@ -74,13 +75,13 @@ def _sensitivities(content: Content) -> Figure:
 def _curves(content: Content, x: str, x_title: str, y_title: str) -> Figure:
     """Precision against `x` of every system at the most bits, seed 0."""
     bits = max(content["bits"])
-    figure = Figure(figsize=(6, 4.4), layout="constrained")
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in content["rows"] if row["bits"] == bits and row["seed"] == 0]
-    for row, style in zip(rows, ("-", "--", "-.", ":") * len(rows), strict=False):
-        axis.plot(row[x], row["precision"], style, label=row["system"])
+    for i, (row, style) in enumerate(zip(rows, ("-", "--", "-.", ":") * len(rows), strict=False)):
+        axis.plot(row[x], row["precision"], style, color=colormaps["tab20"](i), label=row["system"])
     axis.set(xlabel=x_title, ylabel=y_title, title=f"{bits} bits")
-    axis.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right center")
     return figure
 
 
