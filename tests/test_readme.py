@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -52,6 +53,25 @@ def test_the_commands_and_the_four_lines(home: Path) -> None:
     code = "\n".join(block("In your application")) + "\nprint(D.shape, I.shape)"
     done = subprocess.run([sys.executable, "-c", code], cwd=home, env=environment, capture_output=True, text=True)
     assert done.stdout.split("\n")[0] == "(1, 10) (1, 10)", done.stderr
+
+
+SYSTEMS = {
+    "**mecoq-faiss**": "MeCoQ",
+    "mecoq-faiss, 4-bit codes (FastScan)": "MeCoQ, 4-bit codes",
+    "PQ": "PQ",
+    "OPQ": "OPQ",
+    "ITQ": "ITQ",
+    "uncompressed features (4,096 bytes)": "Flat",
+}
+
+
+def test_the_results_are_those_of_the_benchmark() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "table1.json").read_text())
+    table = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", README, re.MULTILINE))
+    for name, system in SYSTEMS.items():
+        for figure, bits in zip(table[name].replace("*", "").split(" | "), (16, 32, 64), strict=True):
+            maps = [r["map"] for r in measured["rows"] if (r["system"], r["bits"]) == (system, bits)]
+            assert figure == f"{100 * np.mean(maps):.1f}", (name, bits)
 
 
 def test_links_and_make_targets_exist() -> None:
