@@ -81,7 +81,8 @@ def _text(value: Any) -> str:
 def finish(out: Path, settings: argparse.Namespace, goals: Sequence[Row], **results: Any) -> None:
     """Print the goals, write everything with the machine's description into `out`."""
     show("goals", goals)
-    kept = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
+    # where this machine keeps its files is nobody's business: names only
+    kept = {n: Path(v).name if isinstance(v, Path) else v for n, v in vars(settings).items() if n != "out"}
     content = {"machine": environment(), "settings": kept, "goals": list(goals), **results}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(content, indent=1) + "\n")
