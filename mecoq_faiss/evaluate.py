@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .bundle import INDEX, ITEMS, is_bundle, read_items, verify_files
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source, encode
@@ -15,6 +13,7 @@ from .encoder import load_encoder
 from .evaluation import evaluate_search
 from .index import build_index, without_ids
 from .indexfile import load_index
+from .relevance import same_classes
 
 
 def evaluate(
@@ -60,7 +59,7 @@ def evaluate(
         _check(items, source, k)
         index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])
     xq, rows = embed_source(encoder, source, workers=workers)
-    labels_q, labels_db = _same_classes(source, rows, items)
+    labels_q, labels_db = same_classes(source.labels[rows], source.class_names, items["labels"], items["class_names"])
     found = evaluate_search(index, xq, labels_q, labels_db, k)
     return {
         "map": found["map"],
@@ -78,22 +77,3 @@ def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int) -
         raise ValueError("the database has no labels: put the images into one folder a class")
     if not 1 <= k <= n:
         raise ValueError(f"k={k} is out of range: the database has {n} items, choose 1 to {n}")
-
-
-def _same_classes(
-    source: ImageSource | FeatureSource, rows: np.ndarray, items: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of queries and database in one numbering: classes are matched by name."""
-    assert source.labels is not None
-    labels_q, labels_db = source.labels[rows], items["labels"]
-    names_q, names_db = list(source.class_names), items["class_names"]
-    if names_q == names_db:
-        return labels_q, labels_db
-    if labels_q.ndim != 1 or labels_db.ndim != 1:
-        raise ValueError("queries and database have different label sets: give both the same")
-    known = {name: i for i, name in enumerate(names_db)}
-    shared = [name for name in names_q if name in known]
-    if not shared:
-        raise ValueError(f"queries ({', '.join(names_q[:3])} ...) and database share no class name: check the folders")
-    number = np.array([known.get(name, len(known) + i) for i, name in enumerate(names_q)])
-    return number[labels_q], labels_db
