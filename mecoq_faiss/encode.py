@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, map_array, write_in_shards
 
+logger = logging.getLogger("mecoq_faiss")
 SHARD_ROWS = 8192
 FORMAT = 1
 
@@ -75,7 +77,10 @@ def encode(
     num_batches = -(-len(source) // BATCH)
     attributes = {"class_names": list(source.class_names), "D": encoder.d, "nbits": encoder.model.config.nbits}
     write_in_shards(out, batches, num_batches, SHARD_ROWS // BATCH, key, attributes, require="codes")
-    return len(map_array(out, "ids"))
+    n = len(map_array(out, "ids"))
+    if n < len(source):
+        logger.warning("%d of %d images cannot be read", len(source) - n, len(source))
+    return n
 
 
 def embed_source(

@@ -105,7 +105,6 @@ class ImageLoader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
-        known = len(self.unreadable)
         for batch in loader:
             for row, error in zip(batch.rows.tolist(), batch.errors, strict=True):
                 if error and row not in self.unreadable:
@@ -113,8 +112,6 @@ class ImageLoader:
                     logger.warning("skipped: %s", error)
             readable = np.array([not error for error in batch.errors])
             yield LoadedBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.colours), batch.rows, readable)
-        if len(self.unreadable) > known:
-            logger.warning("%d of %d images cannot be read", len(self.unreadable), len(self.source))
 
 
 def _collate(items: list[_Item]) -> _Batch:

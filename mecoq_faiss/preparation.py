@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .trainer import NO_IMAGE
 from .viewcache import cached_view_features
 from .views import ViewSpec
 
+logger = logging.getLogger("mecoq_faiss")
 PREPARE_ROWS = 5000  # views that the features' mean and scale, and the first codewords, are taken from
 
 
@@ -78,10 +80,12 @@ def make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig
         crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
     )
     if c.view_cache and model.backbone.frozen:
-        features, _ = cached_view_features(
+        features, rows = cached_view_features(
             source, model.backbone, size=size, spec=spec, num_views=c.cached_views, seed=c.seed, workers=c.workers,
             device=device,
         )  # fmt: skip
+        if len(rows) < len(source):
+            logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))
         return CachedPairs(features, c.batch_size, c.seed, device)
     loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
     return ImagePairs(loader, c.batch_size, c.seed, device)
