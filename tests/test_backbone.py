@@ -105,6 +105,22 @@ def test_normalisation_and_eval(small_state, tmp_path):
     torch.testing.assert_close(backbone(images), hand_cut(small_state, images), rtol=1e-4, atol=1e-5)
 
 
+def test_large_batches_in_parts(monkeypatch):
+    backbone = create_backbone(SMALL, "none", image_size=32)
+    images = torch.rand(7, 3, 32, 32)
+    whole = backbone(images)
+    calls = []
+    backbone.net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
+    monkeypatch.setattr("mecoq_faiss.backbone.CPU_PIXELS", 3 * 32 * 32)
+    torch.testing.assert_close(backbone(images), whole, atol=1e-5, rtol=1e-4)
+    assert calls == [3, 3, 1]
+    assert backbone(images[:0]).shape == whole[:0].shape
+    learner = create_backbone(SMALL, "none", image_size=32, trainable_layers=-1).train()
+    learner.net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
+    learner(images)
+    assert calls[-1] == 7  # batch-norm that learns sees the whole batch
+
+
 def test_pixels():
     backbone = create_backbone("pixels", image_size=8)
     images = torch.rand(2, 3, 8, 8)
