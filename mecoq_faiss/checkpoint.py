@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 import zipfile
@@ -14,11 +13,11 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from .config import ModelConfig, TrainConfig, from_json, to_json
 from .files import replacing, write_text
 from .model import MeCoQ
+from .tensors import checksum
 
 FORMAT = 1
 
@@ -27,15 +26,7 @@ def save_model(model: MeCoQ, path: Path) -> None:
     """All tensors of a model into a .safetensors file, with their checksum."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"sha256": _checksum(state)})
-
-
-def _checksum(state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        save_file(state, temporary, metadata={"sha256": checksum(state)})
 
 
 def load_model(config: ModelConfig, path: Path) -> MeCoQ:
@@ -48,9 +39,9 @@ def load_model(config: ModelConfig, path: Path) -> MeCoQ:
     model = MeCoQ(dataclasses.replace(config, weights="none"))
     try:
         with safetensors.safe_open(path, "pt") as file:
-            checksum = (file.metadata() or {}).get("sha256")
+            written = (file.metadata() or {}).get("sha256")
         state = load_file(path)
-        if _checksum(state) != checksum:
+        if checksum(state) != written:
             raise RuntimeError("its tensors do not match its checksum")
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from .files import check_writable_parent
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, map_array, write_in_shards
+from .tensors import checksum
 
 logger = logging.getLogger("mecoq_faiss")
 SHARD_ROWS = 8192
@@ -117,8 +117,7 @@ def _embeddings(
     starts = range(start * BATCH, len(source), BATCH)
     if isinstance(source, FeatureSource):
         for first in starts:
-            x = np.array(source.features[first : first + BATCH], dtype=np.float32)
-            x = x if x.ndim == 2 else x[:, 0]
+            x = source.vectors(slice(first, first + BATCH))
             yield np.arange(first, first + len(x)), encoder.encode_batch(torch.from_numpy(x))
         return
     items = [[(row, ()) for row in range(first, min(first + BATCH, len(source)))] for first in starts]
@@ -145,8 +144,4 @@ def _arrays(
 
 def model_fingerprint(encoder: Encoder) -> str:
     """SHA-256 over the tensors of a model: what its codes depend on."""
-    digest = hashlib.sha256()
-    for name, tensor in encoder.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return checksum(encoder.model.state_dict())

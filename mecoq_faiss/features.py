@@ -50,6 +50,11 @@ class FeatureSource:
         labels = None if self.labels is None else self.labels[picked]
         return replace(self, features=self.features.take(picked), paths=paths, labels=labels)
 
+    def vectors(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The features of some rows, a copy, (m, F) float32; of several views the first."""
+        x = np.array(self.features[rows], dtype=np.float32)
+        return x if x.ndim == 2 else x[:, 0]
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the file's name, size and time, and the chosen rows."""

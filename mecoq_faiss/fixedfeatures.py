@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +10,10 @@ import torch
 
 from .backbone import Backbone
 from .datasets import FeatureSource, ImageSource
-from .files import locked
 from .loading import ImageLoader
 from .progress import progress
-from .shards import Arrays, map_array, read_key, write_in_shards
-from .viewcache import cache_folder, fingerprint
+from .shards import Arrays, write_in_shards
+from .viewcache import fingerprint, from_cache
 from .views import to_float
 
 FORMAT = 1
@@ -43,19 +40,13 @@ def fixed_features(
         OSError: a cache folder that cannot be written.
     """
     if isinstance(source, FeatureSource):
-        x = np.asarray(source.features[:], dtype=np.float32)
-        return (x if x.ndim == 2 else x[:, 0]), np.arange(len(x))
+        return source.vectors(slice(None)), np.arange(len(source))
     key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    folder = folder or cache_folder()
-    path = folder / f"fixed-{name}.h5"
-    if read_key(path) != key:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".fixed-{name}.lock"):
-            if read_key(path) != key:
-                loader = ImageLoader(source, size, workers=workers)
-                _write(path, key, loader, backbone.eval().to(device), device)
-    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
+
+    def write(path: Path) -> None:
+        _write(path, key, ImageLoader(source, size, workers=workers), backbone.eval().to(device), device)
+
+    return from_cache("fixed", key, write, folder)
 
 
 def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:

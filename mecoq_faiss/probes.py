@@ -31,8 +31,7 @@ def queries_like_images(encoder: Encoder, source: ImageSource | FeatureSource) -
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(source))[:QUERIES]
     if isinstance(source, FeatureSource):
-        x = np.array(source.features[np.sort(rows)], dtype=np.float32)
-        x = x if x.ndim == 2 else x[:, 0]
+        x = source.vectors(np.sort(rows))
         return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
     spec, size = ViewSpec(), encoder.model.config.image_size
     images, colours = [], []
@@ -58,7 +57,7 @@ def encode_again(encoder: Encoder, source: ImageSource | FeatureSource, encoded:
     with h5py.File(encoded) as file:
         ids = file["ids"][:BATCH]
     if isinstance(source, FeatureSource):
-        z = encoder.encode(np.stack([np.atleast_2d(source.features[int(i)])[0] for i in ids]))
+        z = encoder.encode(source.vectors(ids))
     else:
         z = encoder.encode([source.open(int(i), draft=encoder.model.config.image_size) for i in ids])
     return np.arange(len(ids)), encoder.codes(z)

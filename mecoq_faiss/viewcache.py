@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .files import locked
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, bytes_written, map_array, read_key, write_in_shards
+from .tensors import checksum
 from .views import ViewSpec, apply_colour
 
 logger = logging.getLogger("mecoq_faiss")
@@ -37,13 +38,26 @@ def cache_folder() -> Path:
 
 def fingerprint(backbone: Backbone) -> str:
     """SHA-256 over a backbone: architecture and weights."""
-    digest = hashlib.sha256(repr(backbone.net).encode())
-    for name, tensor in backbone.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for tensor in (backbone.mean, backbone.std):
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    tensors = checksum(backbone.state_dict() | {"mean": backbone.mean, "std": backbone.std})
+    return hashlib.sha256(f"{backbone.net!r} {tensors}".encode()).hexdigest()
+
+
+def from_cache(
+    prefix: str, key: dict[str, Any], write: Callable[[Path], None], folder: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `features` (memory-mapped) and `rows` of the cache file of this key; `write` makes it where it is not.
+
+    Where several processes ask for the same file, one makes it and the others wait.
+    """
+    folder = folder or cache_folder()
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = folder / f"{prefix}-{name}.h5"
+    if read_key(path) != key:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / f".{prefix}-{name}.lock"):
+            if read_key(path) != key:
+                write(path)
+    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
 
 
 def cached_view_features(
@@ -62,8 +76,6 @@ def cached_view_features(
 
     The file is found by a hash of all that its content depends on: data, views, seed, size, backbone and weights.
 
-    Where several processes ask for the same file, one makes it and the others wait.
-
     Returns:
         features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
 
@@ -81,16 +93,12 @@ def cached_view_features(
         "backbone": fingerprint(backbone),
     }
     key = json.loads(json.dumps(key))
-    folder = folder or cache_folder()
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = folder / f"views-{name}.h5"
-    if read_key(path) != key:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".views-{name}.lock"):
-            if read_key(path) != key:
-                loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
-                _write(path, key, loader, backbone.eval().to(device), num_views, device)
-    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
+
+    def write(path: Path) -> None:
+        loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
+        _write(path, key, loader, backbone.eval().to(device), num_views, device)
+
+    return from_cache("views", key, write, folder)
 
 
 def _write(
