@@ -24,7 +24,7 @@ def command(
     import json
 
     from mecoq_faiss.compare import compare
-    from mecoq_faiss.train import resolve_device
+    from mecoq_faiss.devices import resolve_device
 
     report = compare(
         run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=resolve_device(device)

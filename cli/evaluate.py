@@ -16,6 +16,6 @@ from .options import data_option, device_option, json_option, show, workers_opti
 def command(path: str, queries: str, database: str | None, k: int, workers: int, device: str, as_json: bool) -> None:
     """MAP@k of a run or a bundle, by labels (folder names)."""
     from mecoq_faiss.evaluate import evaluate
-    from mecoq_faiss.train import resolve_device
+    from mecoq_faiss.devices import resolve_device
 
     show(evaluate(path, queries, database, k, workers=workers, device=resolve_device(device)), as_json)

@@ -20,7 +20,7 @@ COLUMNS = ("kind", "nlist", "nprobe", "k_factor", "recall", "ms_per_query")
 @json_option
 def command(bundle: str, queries: str, recall: float, k: int, workers: int, device: str, as_json: bool) -> None:
     """Find the fastest index of BUNDLE's codes at a wanted recall, on your own queries."""
-    from mecoq_faiss.train import resolve_device
+    from mecoq_faiss.devices import resolve_device
     from mecoq_faiss.tune import tune
 
     found = tune(bundle, queries, recall, k, workers=workers, device=resolve_device(device))

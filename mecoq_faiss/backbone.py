@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .suggest import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 ALL_LAYERS = -1
+COMPILERS = ("c++", "g++", "clang++", "cl")
 # A CPU takes large inferences in parts of about so many pixels: larger activations are mapped anew by the system for
 # every layer, which costs more than the arithmetic (32 images of 96 x 96; about twice as fast as 64 at once).
 CPU_PIXELS = 300_000
@@ -23,6 +27,9 @@ class Backbone(nn.Module):
 
     A layer is a module that holds weights, together with the normalisation that follows it. Frozen layers keep
     `requires_grad=False` and their batch-norm stays in eval mode; with every layer frozen the whole network does.
+
+    Attributes:
+        micro_batch: images at a time while it learns, see `TrainConfig`; 0 takes all.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.trainable_layers = _freeze(net, trainable_layers)
+        self.micro_batch = 0
         self.train()
 
     mean: Tensor
@@ -56,15 +64,28 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         gradient = torch.is_grad_enabled() and not self.frozen
-        whole = gradient or self.training or images.device.type != "cpu"
-        count = len(images) if whole else CPU_PIXELS // (images.shape[2] * images.shape[3])
+        features, count = self._features, len(images)
+        if gradient and self.micro_batch:
+            features, count = self._features_again, self.micro_batch
+        elif not gradient and not self.training and images.device.type == "cpu":
+            count = CPU_PIXELS // (images.shape[2] * images.shape[3])
         with torch.set_grad_enabled(gradient):
-            parts = [self._features(part) for part in images.split(max(1, count))]
+            parts = [features(part) for part in images.tensor_split(max(1, -(-len(images) // max(1, count))))]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _features(self, images: Tensor) -> Tensor:
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.net(x).flatten(1)
+
+    def _features_again(self, images: Tensor) -> Tensor:
+        """The features; the backward pass computes them a second time instead of keeping every activation."""
+        return checkpoint(self._features, images, use_reentrant=False)
+
+    def compile_net(self) -> None:
+        """Run the network through torch.compile from now on; ValueError where there is no C++ compiler."""
+        if not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
+            raise ValueError("compile=true needs a C++ compiler: install g++ or clang, or leave compile out")
+        self.net.compile()
 
 
 class PixelBackbone(Backbone):

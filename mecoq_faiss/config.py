@@ -93,7 +93,12 @@ class TrainConfig:
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
         workers: processes that decode images; -1 chooses.
-        precision: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, float32 otherwise.
+        precision: of the network: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, and for the view
+            cache on a CPU that has it.
+        compile: run the backbone through torch.compile, which needs a C++ compiler.
+        micro_batch: images at a time through a backbone that learns, in half a dozen or so times less memory; their
+            activations are computed a second time in the backward pass, and batch norm sees no more than these. 0 takes
+            the whole batch.
     """
 
     epochs: int = 100
@@ -126,6 +131,8 @@ class TrainConfig:
     seed: int = 0
     workers: int = -1
     precision: str = "auto"
+    compile: bool = False
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -135,6 +142,7 @@ class TrainConfig:
             self,
             0,
             "warmup_epochs",
+            "micro_batch",
             "memory_size",
             "seed",
             "weight_decay",

@@ -10,6 +10,7 @@ import torch
 from .checkpoint import RunFolder, load_model, save_model
 from .config import ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource, open_source
+from .devices import resolve_device, use_bf16
 from .files import check_writable_parent, write_text
 from .metrics import recorder
 from .model import MeCoQ
@@ -71,6 +72,9 @@ def train(
         check_enough(source, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
+    model.backbone.micro_batch = train_config.micro_batch
+    if train_config.compile:
+        model.backbone.compile_net()
     try:
         pairs = make_pairs(source, model, train_config, device)
         check_enough(pairs.rows, train_config)
@@ -101,27 +105,12 @@ def _check_out(run: RunFolder, resume: bool) -> None:
         raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
 
 
-def resolve_device(device: str) -> str:
-    """`auto` -> cuda where there is one, else cpu; ValueError for a device that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} is not available ({reason}): use --device cpu or auto") from error
-    return device
-
-
 def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
     groups = objective.parameter_groups()
     if c.optimizer == "adam":
         optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
     else:
         optimizer = torch.optim.SGD(groups, momentum=c.momentum)
-    bf16 = c.precision == "bf16" or (
-        c.precision == "auto" and device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    )
 
     def save(epoch: int, step: int) -> None:
         if epoch > c.epochs:
@@ -155,7 +144,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
         end_epoch=objective.end_epoch,
         record=record,
         save=save,
-        autocast=bf16,
+        autocast=use_bf16(c.precision, device, gradients=True),
     )
     objective.train()
     try:

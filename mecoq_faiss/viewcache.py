@@ -70,11 +70,13 @@ def cached_view_features(
     seed: int,
     workers: int = -1,
     device: str = "cpu",
+    bf16: bool = False,
     folder: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of `num_views` random views of every readable image, from the cache file or computed into it.
 
-    The file is found by a hash of all that its content depends on: data, views, seed, size, backbone and weights.
+    The file is found by a hash of all that its content depends on: data, views, seed, size, backbone, weights and
+    precision. With `bf16` the backbone runs in bfloat16.
 
     Returns:
         features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
@@ -91,18 +93,18 @@ def cached_view_features(
         "seed": seed,
         "size": size,
         "backbone": fingerprint(backbone),
-    }
+    } | ({"precision": "bf16"} if bf16 else {})
     key = json.loads(json.dumps(key))
 
     def write(path: Path) -> None:
         loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
-        _write(path, key, loader, backbone.eval().to(device), num_views, device)
+        _write(path, key, loader, backbone.eval().to(device), num_views, device, bf16)
 
     return from_cache("views", key, write, folder)
 
 
 def _write(
-    path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str
+    path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str, bf16: bool
 ) -> None:
     n = len(loader.source)
     _check_space(path, 2 * n * num_views * backbone.feature_dim)
@@ -116,14 +118,15 @@ def _write(
             with torch.inference_mode():
                 images = batch.images.to(device, non_blocking=True).flatten(0, 1)
                 views = apply_colour(images, batch.colours.flatten(0, 1))
-                features = backbone(views).half().cpu().numpy().reshape(len(batch.rows), num_views, -1)
-            features = features[batch.readable]
-            if not np.isfinite(features).all():
+                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
+                    features = backbone(views)
+                array = features.half().cpu().numpy().reshape(len(batch.rows), num_views, -1)[batch.readable]
+            if not np.isfinite(array).all():
                 raise ValueError(
                     "the backbone gives features that are NaN or beyond float16's 65504: "
                     "check its weights, or use --no-view-cache"
                 )
-            yield {"features": features, "rows": batch.rows[batch.readable]}
+            yield {"features": array, "rows": batch.rows[batch.readable]}
 
     shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
     write_in_shards(path, compute, len(batches), shard, key, require="rows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,7 +13,7 @@ import torchvision.transforms.v2.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mecoq_faiss.backbone import IMAGENET_MEAN, IMAGENET_STD, create_backbone
+from mecoq_faiss.backbone import COMPILERS, IMAGENET_MEAN, IMAGENET_STD, Backbone, create_backbone
 
 SMALL = "shufflenet_v2_x0_5"
 TIMM_WEIGHTS = Path(__file__).parents[1] / ".." / "shared" / "data" / "mobilenetv1_100-imagenet.safetensors"
@@ -113,12 +114,56 @@ def test_large_batches_in_parts(monkeypatch):
     backbone.net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
     monkeypatch.setattr("mecoq_faiss.backbone.CPU_PIXELS", 3 * 32 * 32)
     torch.testing.assert_close(backbone(images), whole, atol=1e-5, rtol=1e-4)
-    assert calls == [3, 3, 1]
+    assert calls == [3, 2, 2]
     assert backbone(images[:0]).shape == whole[:0].shape
     learner = create_backbone(SMALL, "none", image_size=32, trainable_layers=-1).train()
     learner.net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
     learner(images)
     assert calls[-1] == 7  # batch-norm that learns sees the whole batch
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch():
+    def gradients(micro_batch: int) -> tuple[list[torch.Tensor], list[int]]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+        backbone = Backbone(net, 5, trainable_layers=-1)
+        backbone.micro_batch = micro_batch
+        calls: list[int] = []
+        net.register_forward_pre_hook(lambda net, inputs: calls.append(len(inputs[0])))
+        images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        features = backbone(images)
+        (features @ features.T).logsumexp(dim=1).sum().backward()  # every image against all, as in the loss
+        return [p.grad for p in net.parameters()], calls
+
+    whole, once = gradients(micro_batch=0)
+    parts, twice = gradients(micro_batch=3)
+    assert once == [7] and twice[:3] == [3, 2, 2] and sorted(twice[3:]) == [2, 2, 3]  # backward computes them again
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        frozen = create_backbone(SMALL, "none", image_size=32)
+        frozen.micro_batch = 2
+        assert frozen(torch.rand(5, 3, 32, 32)).shape[0] == 5
+
+
+def test_compile_needs_a_compiler(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile=true needs a C\+\+ compiler"):
+        create_backbone("pixels", image_size=8).compile_net()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_gives_the_same_features():
+    torch.manual_seed(0)
+    backbone = create_backbone(SMALL, "none", image_size=32)
+    names = list(backbone.state_dict())
+    images = torch.rand(4, 3, 32, 32)
+    expected = backbone(images)
+    backbone.compile_net()
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-5)
+    assert list(backbone.state_dict()) == names
 
 
 def test_pixels():

@@ -154,14 +154,15 @@ def test_a_stopped_run_resumes_to_the_same_bytes(number: int, code: int, whole: 
     assert weights(out) == weights(whole) and metrics(out) == metrics(whole)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize(("steps", "micro_batch"), [(1, 0), (2, 0), (3, 0), (3, 4), (4, 0)])
 def test_fine_tuning_resumes_to_the_same_bytes(
-    steps: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, micro_batch: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(photos, tmp_path / "whole", NETWORK, FINE_TUNE)
+    config = replace(FINE_TUNE, micro_batch=micro_batch)
+    train(photos, tmp_path / "whole", NETWORK, config)
     stop_after(monkeypatch, steps)
     with pytest.raises(Interrupted):
-        train(photos, tmp_path / "run", NETWORK, FINE_TUNE)
+        train(photos, tmp_path / "run", NETWORK, config)
     train(photos, tmp_path / "run", resume=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
@@ -338,8 +339,3 @@ def test_tensorboard(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     recorded = [r["loss"] for r in metrics(tmp_path / "run") if "step" in r]
     assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4]
     assert [e.value for e in found.Scalars("loss")] == pytest.approx(recorded)
-
-
-def test_unknown_device(features: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
-        train(features, tmp_path / "run", MODEL, device="cuda:99")

@@ -120,6 +120,14 @@ def test_each_thing_that_the_content_depends_on_makes_a_new_file(folder, tmp_pat
     (folder / "01.png").unlink()
     assert new_file()
     assert not new_file(workers=2)
+    assert new_file(bf16=True)
+
+
+def test_bfloat16_rounds_the_features(folder):
+    exact, _ = features_of(folder, Counting())
+    rounded, _ = features_of(folder, Counting(), bf16=True)
+    assert (exact != rounded).any()
+    np.testing.assert_allclose(exact, rounded, rtol=0.05, atol=0.02)
 
 
 def test_a_stopped_cache_continues(folder, tmp_path):
