@@ -15,7 +15,7 @@ from .options import data_option, device_option, json_option, show, workers_opti
 @json_option
 def command(path: str, queries: str, database: str | None, k: int, workers: int, device: str, as_json: bool) -> None:
     """MAP@k of a run or a bundle, by labels (folder names)."""
-    from mecoq_faiss.evaluate import evaluate
     from mecoq_faiss.devices import resolve_device
+    from mecoq_faiss.evaluate import evaluate
 
     show(evaluate(path, queries, database, k, workers=workers, device=resolve_device(device)), as_json)

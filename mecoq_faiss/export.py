@@ -48,8 +48,8 @@ def export_index(
 ) -> dict[str, Any]:
     """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
 
-    Everything is made in `OUT.partial`, which a killed export continues, and renamed when it is proved. Memory does
-    not grow beyond the index (of FastScan kinds, twice their codes). A `pq` bundle of any size opens at once with
+    Everything is made in `OUT.partial`, which a killed export continues, and renamed when it is proved. Memory
+    hardly grows beyond the index. A `pq` bundle of any size opens at once with
     `faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)`.
 
     Args:

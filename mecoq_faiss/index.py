@@ -18,8 +18,8 @@ check_faiss()
 import faiss  # noqa: E402
 
 from .indexfile import load_index, save_index  # noqa: E402
-from .indexivf import default_nlist, default_nprobe, ivfpq, zero_ivfpq  # noqa: E402
-from .indexpq import disown, fastscan, pq, pq_fastscan, refined  # noqa: E402
+from .indexivf import default_nlist, default_nprobe, ivfpq, ivfpq_fastscan, zero_ivfpq  # noqa: E402
+from .indexpq import disown, pq, pq_fastscan, refined  # noqa: E402
 from .indexread import (  # noqa: E402
     describe_index,
     read_codebooks,
@@ -138,9 +138,10 @@ def build_index(
     index: faiss.Index
     if kind == "gpu":
         index = zero_ivfpq(codebooks, codes, nlist)
-    elif kind in ("ivfpq", "ivfpqfs"):
+    elif kind == "ivfpqfs":
+        index = ivfpq_fastscan(codebooks, codes, nlist, nprobe, seed)
+    elif kind == "ivfpq":
         index = ivfpq(codebooks, codes, nlist, nprobe, seed)
-        index = fastscan(index) if kind == "ivfpqfs" else index
     else:
         index = pq_fastscan(codebooks, codes) if kind == "pqfs" else pq(codebooks, codes)
     if refine:

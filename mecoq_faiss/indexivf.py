@@ -8,16 +8,18 @@ order vectors. It found more neighbours per probed list than plain k-means where
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import faiss
 import numpy as np
 
-from .codes import code_blocks, decode_codes, pack_codes
-from .indexpq import disown, set_codebooks
+from .codes import BLOCK, code_blocks, decode_codes, pack_codes
+from .indexpq import disown, fastscan, pq, set_codebooks
 
 SAMPLE = 1 << 21  # rows of k-means at most: half a gigabyte of floats at D = 64
 ITERATIONS = 10
+GROUPS = 16  # FastScan lists are made in about so many parts, each of which passes over all codes
 
 
 def default_nlist(n: int) -> int:
@@ -35,10 +37,23 @@ def ivfpq(codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, see
     """IndexIVFPQ of whole vectors (by_residual=False) from codes (n, M)."""
     index = _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed), by_residual=False)
     index.nprobe = nprobe
-    lists = np.empty(len(codes), np.int64)
-    for start, block in code_blocks(codes):
-        lists[start : start + len(block)] = index.quantizer.search(decode_codes(codebooks, block), 1)[1][:, 0]
-    _fill_lists(index, lists, codes)
+    _fill_lists(index, _assign(index.quantizer, codebooks, codes), codes)
+    return index
+
+
+def ivfpq_fastscan(
+    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int
+) -> faiss.IndexIVFPQFastScan:
+    """The 4-bit FastScan form, from codes (n, M): some lists at a time, so that there is never a second copy of all."""
+    index: Any = fastscan(_empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed), by_residual=False))
+    index.nprobe = nprobe
+    lists = _assign(index.quantizer, codebooks, codes)
+    sizes = np.bincount(lists, minlength=nlist)
+    group = np.cumsum(sizes) // max(BLOCK, len(codes) // GROUPS)
+    for first, last in pairwise([*np.unique(group, return_index=True)[1].tolist(), nlist]):
+        rows, of_rows = _codes_of(lists, codes, first, last)
+        _fill_blocks(index, codebooks, range(first, last), sizes, rows, of_rows)
+    index.ntotal = len(codes)
     return index
 
 
@@ -77,8 +92,16 @@ def _empty_ivfpq(codebooks: np.ndarray, centroids: np.ndarray, *, by_residual: b
     return index
 
 
+def _assign(quantizer: faiss.Index, codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The list of each code (n,), in as few bytes as hold its number."""
+    lists = np.empty(len(codes), np.min_scalar_type(quantizer.ntotal - 1))
+    for start, block in code_blocks(codes):
+        lists[start : start + len(block)] = quantizer.search(decode_codes(codebooks, block), 1)[1][:, 0]  # type: ignore[call-arg]
+    return lists
+
+
 def _fill_lists(index: Any, lists: np.ndarray, codes: np.ndarray) -> None:
-    """Add codes (n, M) to their lists (n,) int64, under the ids 0 to n - 1."""
+    """Add codes (n, M) to their lists (n,), under the ids 0 to n - 1."""
     for number, size in enumerate(np.bincount(lists, minlength=index.nlist)):
         index.invlists.resize(number, int(size))  # the memory once, without a growing list's spare room
         index.invlists.resize(number, 0)
@@ -86,3 +109,42 @@ def _fill_lists(index: Any, lists: np.ndarray, codes: np.ndarray) -> None:
     for start, block in code_blocks(codes):
         numbers = lists[start : start + len(block), None].astype("<i8").view(np.uint8)[:, :width]
         index.add_sa_codes(np.hstack([numbers, pack_codes(block, index.pq.nbits)]))
+
+
+def _codes_of(lists: np.ndarray, codes: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, their codes) of the lists `first` to `last` - 1, list after list."""
+    rows, taken = [], []
+    for start, block in code_blocks(codes):
+        here = lists[start : start + len(block)]
+        chosen = np.flatnonzero((here >= first) & (here < last))
+        rows.append(start + chosen)
+        taken.append(block[chosen])
+    joined = np.concatenate(rows)
+    order = np.argsort(lists[joined], kind="stable")
+    return joined[order], np.concatenate(taken)[order]
+
+
+def _fill_blocks(
+    index: Any, codebooks: np.ndarray, numbers: range, sizes: np.ndarray, rows: np.ndarray, codes: np.ndarray
+) -> None:
+    """Write codes (of the lists `numbers` in turn) and their rows into the lists, in FastScan's interleaved blocks.
+
+    FastScan fills the last block of a list with zeros: with as many zero codes between, all lists are made at once.
+    """
+    counts = sizes[numbers.start : numbers.stop]
+    padded = -(-counts // index.bbs) * index.bbs
+    starts, padded_starts = np.cumsum(counts) - counts, np.cumsum(padded) - padded
+    spread = np.zeros((int(padded.sum()), codes.shape[1]), np.uint8)
+    spread[np.arange(len(codes)) + np.repeat(padded_starts - starts, counts)] = codes
+    blocks: Any = fastscan(pq(codebooks, spread))
+    code_bytes = blocks.M2 // 2
+    content = faiss.rev_swig_ptr(blocks.codes.get(), len(spread) * code_bytes)
+    invlists = faiss.downcast_InvertedLists(index.invlists)
+    for number, count, size, start, padded_start in zip(
+        numbers, counts.tolist(), padded.tolist(), starts.tolist(), padded_starts.tolist(), strict=True
+    ):
+        if count:
+            invlists.resize(number, count)
+            written = content[padded_start * code_bytes : (padded_start + size) * code_bytes]
+            faiss.rev_swig_ptr(invlists.get_codes(number), size * code_bytes)[:] = written
+            faiss.rev_swig_ptr(invlists.get_ids(number), count)[:] = rows[start : start + count]

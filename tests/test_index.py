@@ -28,6 +28,7 @@ from mecoq_faiss.index import (
     simd_level,
 )
 from mecoq_faiss.indexivf import coarse_centroids, default_nlist, default_nprobe
+from mecoq_faiss.indexpq import fastscan
 
 CASES = [  # kind, M, K, options
     ("pq", 2, 256, {}),
@@ -188,6 +189,14 @@ def test_stored_nprobe_finds_most_neighbours(kind, K):
     worst = -np.sort(-scores, axis=1)[:, 9:10]
     rounding = table_rounding(codebooks, xq) if kind == "ivfpqfs" else 1e-6
     assert (np.take_along_axis(scores, I, axis=1) >= worst - rounding).mean() >= 0.9
+
+
+@pytest.mark.parametrize(("n", "M", "nlist"), [(3001, 7, 1), (100, 5, 100), (5000, 8, 37), (150_000, 4, 300)])
+def test_fastscan_lists_are_those_that_faiss_makes(n, M, nlist):
+    codebooks, codes, _ = arrays(n, M, 16)
+    ours = build_index(codebooks, codes, "ivfpqfs", nlist=nlist)
+    faiss_own = fastscan(build_index(codebooks, codes, "ivfpq", nlist=nlist))
+    np.testing.assert_array_equal(faiss.serialize_index(ours), faiss.serialize_index(faiss_own))
 
 
 def test_codes_lie_in_the_list_of_their_nearest_centroid():
