@@ -66,7 +66,7 @@ def _sensitivities(content: Content) -> Figure:
         for bits in dict.fromkeys(row["bits"] for row in content["rows"]):
             mine = [row for row in content["rows"] if (row["parameter"], row["bits"]) == (parameter, bits)]
             axis.plot(range(len(mine)), [100 * row["map"] for row in mine], "o-", label=f"{bits} bits")
-            axis.set_xticks(range(len(mine)), [f"{row['value']:g}" for row in mine])
+            axis.set_xticks(range(len(mine)), [row["value"] for row in mine])
         axis.set(xlabel=parameter, ylabel=f"MAP@{content['k']} (%)")
         axis.legend()
     return figure

@@ -103,12 +103,13 @@ def figures(index: Any, xq: NDArray[Any], data: Data) -> dict[str, Any]:
 def run(data: Data, settings: Settings) -> dict[str, Any]:
     """Train, encode the database, search with all queries: the result of one cell."""
     started = time.monotonic()
-    model, epochs = fit(data.views, settings)
+    model, epochs = fit(data.views[:, : settings["cached_views"] or None], settings)
     seconds = time.monotonic() - started
     contender = learned_contender(model, data.xb)
     last = epochs[-1]
     return {
         **figures(contender.index, contender.queries(data.xq), data),
+        "held_out": held_out_map(model, data),
         "codewords": contender.codewords_used,
         "codeword_similarity": last["codeword_similarity"],
         "quantization_error": last["quantization_error"],

@@ -1,4 +1,4 @@
-"""Figures 2 to 9 of the paper: what is computed for each; `draw` makes the pictures from the JSON."""
+"""Figures 2, 3, 8 and 9 of the paper: what is computed for each; `draw` makes the pictures from the JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks import hashing
 from benchmarks.cells import Cells, Result
 from benchmarks.data import Data
-from benchmarks.experiment import Settings, default_settings, fit, held_out_map, paper_settings, run
+from benchmarks.experiment import Settings, default_settings, fit, held_out_map, paper_settings
 from mecoq_faiss.contenders import embed_features, learned_contender
 from mecoq_faiss.objective import Objective
 
@@ -25,13 +25,6 @@ CONDITIONS: dict[str, dict[str, Any]] = {  # Figure 2: what may bring the degene
     "codebooks' rate x 100": {"codebook_lr_scale": 100.0},
     "codebooks' rate x 1000": {"codebook_lr_scale": 1000.0},
     "codewords from data": {"codebook_init": "data"},
-}
-SENSITIVITY: dict[str, Sequence[float]] = {
-    "memory_size": (0, 128, 384, 896, 1792),
-    "alpha": (1.0, 5.0, 10.0, 20.0, 50.0),
-    "positive_prior": (0.0, 0.05, 0.1, 0.15, 0.25),
-    "memory_start_epoch": (1, 6, 15, 30),
-    "temperature": (0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
 }
 MAP_EVERY, DRIFT_IMAGES, TSNE_IMAGES, TOP = 5, 1000, 2000, 10
 
@@ -93,28 +86,6 @@ def _drift(data: Data, settings: Settings) -> Result:
         for i, name in enumerate(("original", "soft", "hard"))
     }
     return {"drift": drift, "quantization_error": errors}
-
-
-def fig4(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
-    """Sensitivities of the positive prior and the memory's size."""
-    _sensitivities("fig4", ("positive_prior", "memory_size"), data, cells, bits)
-
-
-def fig5(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
-    """All sensitivities."""
-    _sensitivities("fig5", tuple(SENSITIVITY), data, cells, bits)
-
-
-def _sensitivities(name: str, parameters: Sequence[str], data: Data, cells: Cells, bits: Sequence[int]) -> None:
-    rows = []
-    for size in bits:
-        base = default_settings(size)
-        for parameter in parameters:
-            for value in SENSITIVITY[parameter]:
-                s = base | {parameter: value}
-                result = cells.get(f"{parameter} {value} {size} bits", s, partial(run, data, s))
-                rows.append({"parameter": parameter, "value": value, "bits": size, "map": result["map"]})
-    cells.write(name, {"k": data.k, "rows": rows})
 
 
 def representations(data: Data, bits: int) -> dict[str, tuple[Any, Callable[[NDArray[Any]], NDArray[Any]]]]:

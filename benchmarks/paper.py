@@ -1,4 +1,4 @@
-"""The paper's experiments, each one command; a stopped one continues.
+"""The paper's experiments, and the search for the default recipe, each one command; a stopped one continues.
 
 python -m benchmarks.paper table1 --data cifar10-ii:ROOT --backbone timm:mobilenetv1_100 --weights FILE --out OUT
 """
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import figures, tables
+from benchmarks import figures, recipe, tables
 from benchmarks.cells import Cells
 from benchmarks.data import Data, load
 from benchmarks.draw import draw
@@ -41,12 +41,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "table3": tables.table3,
     "fig2": figures.fig2,
     "fig3": figures.fig3,
-    "fig4": figures.fig4,
-    "fig5": figures.fig5,
+    "fig4": recipe.fig4,
+    "fig5": recipe.fig5,
     "fig6": fig6,
     "fig7": fig7,
     "fig8": figures.fig8,
     "fig9": figures.fig9,
+    "recipe": recipe.recipe,
 }
 
 
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--backbone", default="timm:mobilenetv1_100", help="frozen feature extractor")
     parser.add_argument("--weights", default="default", help="its weights: default, none, or a file")
     parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--views", type=int, default=10, help="cached random views an image")
+    parser.add_argument("--views", type=int, default=40, help="cached random views an image")
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--queries", type=int, help="search with a seeded sample of so many")

@@ -23,7 +23,7 @@ from .options import data_option, device_option, json_option, show
 @click.option("--epochs", type=int, help="Passes over the images.")
 @click.option("--batch-size", type=int, help="Images a step.")
 @click.option("--lr", type=float, help="Learning rate.")
-@click.option("--views", "cached_views", type=int, help="Random views an image in the view cache.")
+@click.option("--views", "cached_views", type=int, help="Random views an image in the view cache; 0 chooses 10 to 40.")
 @click.option("--no-view-cache", is_flag=True, help="Draw fresh views every epoch instead.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--workers", type=int, help="Image decoding processes; -1 chooses.")

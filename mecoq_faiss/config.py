@@ -88,7 +88,8 @@ class TrainConfig:
         memory_size, memory_kind, memory_start_epoch: N_M slots (0 is off), soft | feature | hard, the first epoch
             that uses them.
         codebook_init: `random` unit vectors, or codewords drawn from the `data`'s first embeddings.
-        view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image.
+        view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image; 0
+            chooses 10 to 40, 200,000 in all where that lies between.
         crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `views.ViewSpec`.
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
@@ -120,7 +121,7 @@ class TrainConfig:
     memory_start_epoch: int = 6
     codebook_init: str = "random"
     view_cache: bool = True
-    cached_views: int = 10
+    cached_views: int = 0
     crop_scale: tuple[float, float] = (0.5, 1.0)
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
@@ -137,7 +138,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 1, "epochs", "memory_start_epoch")
-        _at_least(self, 2, "batch_size", "cached_views")
+        _at_least(self, 2, "batch_size")
+        if self.cached_views < 2 and self.cached_views != 0:
+            raise ValueError(f"cached_views={self.cached_views} must be at least 2; 0 chooses")
         _at_least(
             self,
             0,

@@ -69,6 +69,11 @@ def describe_data(source: ImageSource | FeatureSource) -> str:
     return json.dumps(description, indent=2) + "\n"
 
 
+def default_views(images: int) -> int:
+    """Cached views of each of so many images: the more the better, and their forward passes are most of the work."""
+    return min(40, max(10, 200_000 // images))
+
+
 def make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str) -> Pairs:
     """The batches of two views that the source, the backbone and the settings ask for."""
     if isinstance(source, FeatureSource):
@@ -81,8 +86,8 @@ def make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig
     )
     if c.view_cache and model.backbone.frozen:
         features, rows = cached_view_features(
-            source, model.backbone, size=size, spec=spec, num_views=c.cached_views, seed=c.seed, workers=c.workers,
-            device=device, bf16=c.precision == "bf16",
+            source, model.backbone, size=size, spec=spec, num_views=c.cached_views or default_views(len(source)),
+            seed=c.seed, workers=c.workers, device=device, bf16=c.precision == "bf16",
         )  # fmt: skip
         if len(rows) < len(source):
             logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))

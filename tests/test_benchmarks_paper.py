@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import figures, hashing, pages, paper, tables
+from benchmarks import figures, hashing, pages, paper, recipe, tables
 from benchmarks.cells import Cells
 from benchmarks.experiment import default_settings, fit
 from benchmarks.published import TABLE1, published
@@ -169,13 +169,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments of the real shape that take seconds."""
     quick = {"epochs": 2, "batch_size": 256}
     default, of_paper, of_hashing = tables.default_settings, tables.paper_settings, hashing.default_settings
+    for module in (tables, figures, recipe):
+        monkeypatch.setattr(module, "default_settings", lambda bits, nbits=8, **c: default(bits, nbits, **quick | c))
     for module in (tables, figures):
-        monkeypatch.setattr(module, "default_settings", lambda bits, nbits=8, **c: default(bits, nbits, **c) | quick)
         monkeypatch.setattr(module, "paper_settings", lambda data, bits, **c: of_paper(data, bits, **c) | quick)
     monkeypatch.setattr(hashing, "default_settings", lambda method: of_hashing(method) | {"epochs": 1})
     monkeypatch.setattr(figures, "MAP_EVERY", 1)
     monkeypatch.setattr(figures, "TSNE_IMAGES", 60)
-    monkeypatch.setattr(figures, "SENSITIVITY", {"alpha": (5.0, 10.0), "positive_prior": (0.1,), "memory_size": (0,)})
+    few = {"alpha": recipe.SENSITIVITY["alpha"][2:4], "positive_prior": recipe.SENSITIVITY["positive_prior"][:1]}
+    monkeypatch.setattr(recipe, "SENSITIVITY", few | {"memory_size": recipe.SENSITIVITY["memory_size"][:1]})
+    more = {name: recipe.CHANGES[name] for name in ("projection", "4-bit codes")}
+    monkeypatch.setattr(recipe, "CHANGES", few | more | {"cached_views": [("2", {"cached_views": 2})]})
     monkeypatch.setattr(
         tables, "grid", lambda num_bytes, dim: [Baseline("PQ", num_bytes), Baseline("ITQ", num_bytes), Baseline("Flat")]
     )
@@ -210,6 +214,12 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
     for system, value in systems.items():
         assert f"| {system} | {100 * value:.2f} |" in page
     assert "| TBH | CVPR'20 | DBH |" in page
+    rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
+    assert [row["value"] for row in rows if row["default"]] == ["5.0", "MLP 512", "2"]
+    default = {row["map"] for row in rows if row["default"]}
+    assert default == {systems["MeCoQ"]}, "one cell, also Table 1's"
+    for row in rows:
+        assert f"| {row['parameter']} | {row['value']} | {100 * row['held_out']:.2f} |" in page
     for name in ("run", "_fit", "_profile"):
         monkeypatch.setattr(tables, name, lambda *_: pytest.fail("computed a second time"))
     paper.main(["table1", "table2", "table3", *DIGITS, "--out", str(tmp_path)])
