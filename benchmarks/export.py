@@ -15,7 +15,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import faiss
 import h5py
 import numpy as np
 
-from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, plot, show, use_threads
+from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, peak_of, plot, show, use_threads
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
 from mecoq_faiss.codes import pack_codes
 from mecoq_faiss.encode import model_fingerprint
@@ -56,23 +55,6 @@ def make_codes(path: Path, run: Path, n: int) -> None:
             rows = min(BLOCK, n - start)
             codes[start : start + rows] = rng.integers(0, config.K, (rows, config.M), dtype=np.uint8)
             ids[start : start + rows] = np.arange(start, start + rows)
-
-
-def resident(name: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"no {name} in /proc/self/status: this benchmark needs Linux")
-
-
-def peak_of(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds, and the most bytes resident at once over those before."""
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-    before = resident("VmRSS")
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started, resident("VmHWM") - before
 
 
 def plain_write(path: Path, size: int) -> float:

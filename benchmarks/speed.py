@@ -56,6 +56,23 @@ def copy_rate(size: int = 1 << 27) -> float:
     return size / in_turn({"copy": lambda: np.copyto(target, source)}, 5)["copy"]
 
 
+def resident(name: str) -> int:
+    """VmRSS or VmHWM of this process in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"no {name} in /proc/self/status: this benchmark needs Linux")
+
+
+def peak_of(work: Callable[[], object]) -> tuple[float, int]:
+    """Seconds, and the most bytes resident at once over those before."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
+    before = resident("VmRSS")
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started, resident("VmHWM") - before
+
+
 def goal(what: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> Row:
     """A ratio beside what was asked of it."""
     met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)

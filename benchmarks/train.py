@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +23,19 @@ from torch import Tensor
 from benchmarks.encode import bare
 from benchmarks.madeup import jpegs
 from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
+from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.datasets import ImageSource, open_source
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.loading import ImageLoader
-from mecoq_faiss.objective import Objective
-from mecoq_faiss.pairs import CachedPairs, ImagePairs, Pair, Pairs
-from mecoq_faiss.trainer import StopSignal, Trainer
+from mecoq_faiss.pairs import CachedPairs, ImagePairs, Pair
+from mecoq_faiss.trainer import Trainer
 from mecoq_faiss.viewcache import FORWARD_IMAGES, cached_view_features
 from mecoq_faiss.views import ViewSpec
 
 PAPER_SLOTS, PAPER_BATCH = 896, 128
 PAPER_TIME, PAPER_BYTES = 0.066, 22e6
 FEATURES = 1024
-
-
-class SamePair(Pairs):
-    """One pair of views again and again."""
-
-    def __init__(self, pair: Pair, steps: int) -> None:
-        super().__init__(np.arange(len(pair.view1) * steps), len(pair.view1), 0, str(pair.view1.device))
-        self.pair = pair
-
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
-        return (self.pair for _ in range(self.steps_per_epoch))
-
-
-def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
-    """As `train` makes it, without files."""
-    objective = Objective(model, config).to(pairs.device).train()
-    return Trainer(
-        objective,
-        torch.optim.Adam(objective.parameter_groups()),
-        pairs,
-        epochs=1_000_000,
-        warmup_epochs=0,
-        final_lr_scale=1.0,
-        seed=0,
-        after_step=objective.after_step,
-        end_epoch=objective.end_epoch,
-        record=lambda values: None,
-        save=lambda epoch, step: None,
-    )
-
-
-def run(trainer: Trainer) -> None:
-    trainer.run_epoch(1, 0, StopSignal())
 
 
 def cpu_clock(a: argparse.Namespace) -> Callable[[], float]:
@@ -189,6 +156,8 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[128, 384, 896, 4096, 16384, 65536])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 128, 512, 2048])
     parser.add_argument("--steps", type=int, default=20, help="on features, a measurement")
+    parser.add_argument("--fine-tuning", nargs="*", choices=list(FINE_TUNING), default=list(FINE_TUNING))
+    parser.add_argument("--tuning-batch", type=int, default=64, help="where the backbone learns")
     parser.add_argument("--workers", type=int, default=-1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
@@ -202,6 +171,8 @@ def main() -> None:
     show(f"memory, batch {PAPER_BATCH}, a step that runs {a.backbone}", whole)
     batches = batch_costs(a, ready)
     show("a step on features, 384 slots", batches)
+    tuning = fine_tuning_costs(a)
+    show(f"a step that trains {a.backbone}, batch {a.tuning_batch}", tuning)
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(a.data or jpegs(Path(folder) / "jpegs", a.images, 2 * a.image_size), "train")
         if not isinstance(source, ImageSource):
@@ -228,7 +199,16 @@ def main() -> None:
     plot(a.out.with_suffix(".png"), {f"features, batch {PAPER_BATCH}": curve}, "slots N_M", "ms a step", "")
     curve = [r["batch"] for r in batches], [r["us an image"] for r in batches]
     plot(a.out.with_name(a.out.stem + "-batch.png"), {"features, 384 slots": curve}, "batch", "us an image")
-    finish(a.out, a, goals, memory_on_features=head, memory_with_backbone=whole, batches=batches, cache=cache)
+    finish(
+        a.out,
+        a,
+        goals,
+        memory_on_features=head,
+        memory_with_backbone=whole,
+        batches=batches,
+        fine_tuning=tuning,
+        cache=cache,
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 from benchmarks import madeup, speed
 from benchmarks.export import make_codes, make_run
 from benchmarks.search import Codes, hand_made
-from benchmarks.train import SamePair, filled, kept_bytes, make_trainer, memory_config
+from benchmarks.steps import SamePair, make_trainer
+from benchmarks.train import filled, kept_bytes, memory_config
 from mecoq_faiss import MeCoQ, ModelConfig, export_index
 from mecoq_faiss.index import build_index, read_codes
 from mecoq_faiss.pairs import Pair
@@ -23,7 +24,7 @@ from mecoq_faiss.pairs import Pair
 TINY = {
     "search": "--sizes 2000 3000 --bytes 2 --num-queries 9 --repeats 1 --cluster-size 50",
     "train": "--images 6 --image-size 16 --views 2 --slots 5 896 --batches 4 --steps 2 --repeats 1 --workers 0 "
-    "--backbone resnet18",
+    "--backbone resnet18 --fine-tuning float32 micro-batches --tuning-batch 4",
     "encode": "--images 5 --image-size 16 --jpeg-side 20 --repeats 1 --workers 0 --backbone resnet18",
     "export": "--sizes 1000 3000 --bytes 2",
     "evaluate": "--items 500 --num-queries 20 -k 30 --bytes 2 --repeats 1",
