@@ -17,16 +17,16 @@ def _values(name: str, *values: float | str) -> list[Change]:
 
 
 SENSITIVITY: dict[str, list[Change]] = {  # Figure 5
-    "memory_size": _values("memory_size", 0, 128, 384, 896, 1792),
-    "alpha": _values("alpha", 1.0, 3.0, 5.0, 10.0, 20.0),
-    "positive_prior": _values("positive_prior", 0.0, 0.05, 0.1, 0.15, 0.2),
-    "memory_start_epoch": _values("memory_start_epoch", 1, 6, 15, 30),
-    "temperature": _values("temperature", 0.2, 0.35, 0.5, 0.7, 1.0),
+    "memory_size": _values("memory_size", 0, 384, 896, 1792),
+    "alpha": _values("alpha", 3.0, 5.0, 10.0, 20.0),
+    "positive_prior": _values("positive_prior", 0.0, 0.1, 0.15, 0.2),
+    "memory_start_epoch": _values("memory_start_epoch", 1, 6, 30),
+    "temperature": _values("temperature", 0.2, 0.35, 0.5, 0.7),
 }
 CHANGES: dict[str, list[Change]] = SENSITIVITY | {
     "projection": [
         ("linear", {"projection": "linear"}),
-        *((f"MLP {hidden}", {"hidden": hidden}) for hidden in (256, 512, 1024)),
+        *((f"MLP {hidden}", {"hidden": hidden}) for hidden in (512, 1024, 2048)),
     ],
     "standardize": _values("standardize", False, True),
     "D": _values("D", 32, 64, 128),
@@ -35,10 +35,10 @@ CHANGES: dict[str, list[Change]] = SENSITIVITY | {
         ("SGD 0.1", {"optimizer": "sgd", "lr": 0.1}),
     ],
     "codebook_lr_scale": _values("codebook_lr_scale", 0.1, 1.0, 10.0),
-    "weight_decay": _values("weight_decay", 0.0, 1e-4, 1e-3),
-    "batch_size": _values("batch_size", 128, 256, 512),
+    "weight_decay": _values("weight_decay", 0.0, 1e-4),
+    "batch_size": _values("batch_size", 256, 512),
     "epochs": _values("epochs", 50, 100, 200),
-    "cached_views": _values("cached_views", 2, 5, 10, 20, 40),
+    "cached_views": _values("cached_views", 5, 10, 20, 40),
     "codebook_init": _values("codebook_init", "random", "data"),
     "4-bit codes": [("D 64", {"nbits": 4, "D": 64}), ("D 128", {"nbits": 4, "D": 128})],
 }

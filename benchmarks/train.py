@@ -26,6 +26,7 @@ from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, 
 from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.datasets import ImageSource, open_source
+from mecoq_faiss.devices import use_bf16
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.loading import ImageLoader
 from mecoq_faiss.pairs import CachedPairs, ImagePairs, Pair
@@ -116,17 +117,18 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
     encoder, spec = Encoder(model, a.device), ViewSpec()
     made: dict[str, np.ndarray] = {}
 
-    def create() -> None:
+    def create(bf16: bool = False) -> None:
         with tempfile.TemporaryDirectory() as folder:
             features, _ = cached_view_features(
                 source, model.backbone, size=a.image_size, spec=spec, num_views=a.views, seed=0, workers=a.workers,
-                device=a.device, folder=Path(folder),
+                device=a.device, folder=Path(folder), bf16=bf16,
             )  # fmt: skip
             made["features"] = np.array(features)
 
     views = len(source) * a.views
     sides = {"bare": lambda: bare(encoder, views, FORWARD_IMAGES), "create": create}
-    create_s = in_turn(sides, a.repeats)
+    rounded = {"bf16": lambda: create(bf16=True)} if use_bf16("auto", a.device, gradients=False) else {}
+    create_s = in_turn(sides | rounded, a.repeats)
     create_cpu = in_turn(sides, 1, time.process_time)  # without the workers': what cannot be overlapped
     batch = min(PAPER_BATCH, len(source))
     loader = ImageLoader(source, a.image_size, spec=spec, workers=a.workers)
@@ -140,6 +142,7 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
         "cache_views_per_s": views / create_s["create"],
         "creation / bare": create_s["bare"] / create_s["create"],
         "CPU time of this process": create_cpu["bare"] / create_cpu["create"],
+        "creation in bf16 / in float32": create_s["create"] / create_s["bf16"] if rounded else None,
         "epoch_from_images_s": epoch_s["images"],
         "epoch_from_cache_s": epoch_s["cache"],
         "images / cache": epoch_s["images"] / epoch_s["cache"],

@@ -39,7 +39,7 @@ class ModelConfig:
     feature_dim: int | None = None
     standardize: bool = True
     projection: str = "mlp"
-    hidden: int = 512
+    hidden: int = 1024
     D: int = 64
     M: int = 4
     nbits: int = 8
@@ -94,8 +94,8 @@ class TrainConfig:
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
         workers: processes that decode images; -1 chooses.
-        precision: of the network in training steps: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it.
-            The view cache is computed in bf16 only where that is asked for: its rounding costs accuracy.
+        precision: of the network in training: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, and
+            for the view cache on a CPU that has it. Encoding is always float32.
         compile: run the backbone through torch.compile, which needs a C++ compiler.
         micro_batch: images at a time through a backbone that learns, in half a dozen or so times less memory; their
             activations are computed a second time in the backward pass, and batch norm sees no more than these. 0 takes

@@ -176,7 +176,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "default_settings", lambda method: of_hashing(method) | {"epochs": 1})
     monkeypatch.setattr(figures, "MAP_EVERY", 1)
     monkeypatch.setattr(figures, "TSNE_IMAGES", 60)
-    few = {"alpha": recipe.SENSITIVITY["alpha"][2:4], "positive_prior": recipe.SENSITIVITY["positive_prior"][:1]}
+    few = {"alpha": recipe.SENSITIVITY["alpha"][1:3], "positive_prior": recipe.SENSITIVITY["positive_prior"][:1]}
     monkeypatch.setattr(recipe, "SENSITIVITY", few | {"memory_size": recipe.SENSITIVITY["memory_size"][:1]})
     more = {name: recipe.CHANGES[name] for name in ("projection", "4-bit codes")}
     monkeypatch.setattr(recipe, "CHANGES", few | more | {"cached_views": [("2", {"cached_views": 2})]})
@@ -215,7 +215,7 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
         assert f"| {system} | {100 * value:.2f} |" in page
     assert "| TBH | CVPR'20 | DBH |" in page
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
-    assert [row["value"] for row in rows if row["default"]] == ["5.0", "MLP 512", "2"]
+    assert [row["value"] for row in rows if row["default"]] == ["5.0", "MLP 1024", "2"]
     default = {row["map"] for row in rows if row["default"]}
     assert default == {systems["MeCoQ"]}, "one cell, also Table 1's"
     for row in rows:
