@@ -21,7 +21,7 @@ def use_bf16(precision: str, device: str, *, gradients: bool) -> bool:
     """Whether a network runs in bfloat16, as `TrainConfig.precision` says.
 
     `auto` takes it on a GPU that has it, and on a CPU that has it where no gradients are wanted: there it halves the
-    time of a forward pass, and slows the backward pass down.
+    time of a forward pass; with a backward pass the gain is small, or none.
     """
     if precision != "auto":
         return precision == "bf16"

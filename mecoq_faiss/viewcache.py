@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .backbone import Backbone
+from .backbone import CPU_PIXELS, Backbone
 from .datasets import ImageSource
 from .files import locked
 from .loading import ImageLoader
@@ -117,9 +118,7 @@ def _write(
         for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
             with torch.inference_mode():
                 images = batch.images.to(device, non_blocking=True).flatten(0, 1)
-                views = apply_colour(images, batch.colours.flatten(0, 1))
-                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=bf16):
-                    features = backbone(views)
+                features = _features(backbone, images, batch.colours.flatten(0, 1), bf16)
                 array = features.half().cpu().numpy().reshape(len(batch.rows), num_views, -1)[batch.readable]
             if not np.isfinite(array).all():
                 raise ValueError(
@@ -131,6 +130,18 @@ def _write(
     shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
     write_in_shards(path, compute, len(batches), shard, key, require="rows")
     logger.info("view cache written: %s", path)
+
+
+def _features(backbone: Backbone, images: Tensor, colours: Tensor, bf16: bool) -> Tensor:
+    """Cut views (b, 3, s, s) uint8 and their colours -> features (b, F); on a CPU in parts that stay in its caches."""
+    device = images.device.type
+    size = max(1, CPU_PIXELS // images[0, 0].numel()) if device == "cpu" else len(images)
+    features = []
+    for part, colour in zip(images.split(size), colours.split(size), strict=True):
+        views = apply_colour(part, colour)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            features.append(backbone(views))
+    return torch.cat(features)
 
 
 def _check_space(path: Path, size: int) -> None:

@@ -140,6 +140,6 @@ def _chroma_matrix(saturation: Tensor, hue: Tensor, grey: Tensor) -> Tensor:
 def _blur(x: Tensor, weight: Tensor) -> Tensor:
     """Separable 3 x 3 blur with kernel (w, 1 - 2w, w), w (b,)."""
     w = weight.view(-1, 1, 1, 1)
-    y = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
-    y = torch.addcmul((1 - 2 * w) * y[:, :, 1:-1], w, y[:, :, :-2] + y[:, :, 2:])
-    return torch.addcmul((1 - 2 * w) * y[..., 1:-1], w, y[..., :-2] + y[..., 2:])
+    x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    y = (x[:, :, :-2] + x[:, :, 2:]).mul_(w).addcmul_(1 - 2 * w, x[:, :, 1:-1])  # in place: passes over memory count
+    return (y[..., :-2] + y[..., 2:]).mul_(w).addcmul_(1 - 2 * w, y[..., 1:-1])
