@@ -78,7 +78,8 @@ def _table1(c: Content) -> str:
         rows.append([system, *cells, "; ".join(settings)])
     text = _table(["system", *(f"{size} bits" for size in bits), "setting chosen on held-out images"], rows)
     note = (
-        f"MAP@{c['k']} in %, {_seeds(c['seeds'])} (the hashing nets one). Flat is uncompressed: 4 bytes a dimension.\n"
+        f"MAP@{c['k']} in %, {_seeds(c['seeds'])}; without a deviation, one seed. "
+        "Flat is uncompressed: 4 bytes a dimension.\n"
     )
     return f"{note}\n{text}\n### The paper's 24 systems\n\n{_systems(c, groups)}"
 

@@ -102,7 +102,9 @@ def finish(out: Path, settings: argparse.Namespace, goals: Sequence[Row], **resu
     """Print the goals, write everything with the machine's description into `out`."""
     show("goals", goals)
     # where this machine keeps its files is nobody's business: names only
-    kept = {n: Path(v).name if isinstance(v, Path) else v for n, v in vars(settings).items() if n not in ("out", "folder")}
+    kept = {
+        n: Path(v).name if isinstance(v, Path) else v for n, v in vars(settings).items() if n not in ("out", "folder")
+    }
     content = {"machine": environment(), "settings": kept, "goals": list(goals), **results}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(content, indent=1) + "\n")
