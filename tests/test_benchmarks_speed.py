@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import madeup, speed
+from benchmarks import madeup, speed, speedpage
 from benchmarks.export import make_codes, make_run
 from benchmarks.search import Codes, hand_made
 from benchmarks.steps import SamePair, make_trainer
@@ -109,3 +109,8 @@ def test_goals_and_turns() -> None:
     calls: list[str] = []
     seconds = speed.in_turn({"x": lambda: calls.append("x"), "y": lambda: calls.append("y")}, 3)
     assert calls == ["x", "y", "y", "x", "x", "y"] and all(0 < s < 1 for s in seconds.values())
+
+
+def test_the_page_of_the_docs_is_that_of_the_results() -> None:
+    assert speedpage.PAGE.read_text(encoding="utf-8") == speedpage.page()
+    assert speedpage.page().count("## ") >= 6

@@ -1,0 +1,71 @@
+"""The Markdown page of the speed benchmarks: every figure in it comes from the JSON in `results`.
+
+python -m benchmarks.speedpage
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import RESULTS
+from mecoq_faiss.files import write_text
+
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+SECTIONS = {  # result files -> what they measure
+    "search-4-bytes": "Search, 4 bytes a code",
+    "search-8-bytes": "Search, 8 bytes a code",
+    "train": "Training: the memory's cost, the view cache, a learning backbone",
+    "train-resnet50": "Training with the default backbone",
+    "encode": "Encoding images, answering queries",
+    "export": "Export of stored codes",
+    "evaluate": "Evaluation",
+}
+TABLES = {"fine_tuning": "Steps in which the backbone learns", "cache": "View cache", "query": "One query"}
+
+
+def page() -> str:
+    parts = [
+        "# Speed\n",
+        "Both sides of each ratio are measured in one run; the machines are shared, so that a ratio moves by some "
+        "percent from run to run. Codes and vectors of the search and export benchmarks are made up.\n",
+    ]
+    for name, title in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts += [f"## {title}\n", _machine(content), _goals(content["goals"])]
+        parts += [f"{what}:\n\n{_rows(content[key])}" for key, what in TABLES.items() if key in content]
+        parts += [f"![{p.stem}](../benchmarks/results/{p.name})\n" for p in sorted(RESULTS.glob(f"{name}*.png"))]
+    return "\n".join(parts)
+
+
+def _machine(content: dict[str, Any]) -> str:
+    m, settings = content["machine"], content["settings"]
+    backbone = f"; {settings['backbone']} at {settings['image_size']} px" if "backbone" in settings else ""
+    threads = f"{m['torch_threads']} thread(s) of {m['cores']} cores"
+    return f"{threads}, FAISS {m['faiss']} ({m['simd']}), torch {m['torch']}{backbone}.\n"
+
+
+def _goals(goals: list[dict[str, Any]]) -> str:
+    lines = [
+        f"| {g['goal']} | {g['measured']:.4g} | {g['wanted']} | {'yes' if g['met'] else '**no**'} |" for g in goals
+    ]
+    return "\n".join(["| ratio | measured | wanted | met |", "| --- | --- | --- | --- |", *lines]) + "\n"
+
+
+def _rows(rows: list[dict[str, Any]] | dict[str, Any]) -> str:
+    rows = rows if isinstance(rows, list) else [rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_text, row.values())) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
+    print(PAGE)
