@@ -17,9 +17,9 @@ import numpy as np
 from .codes import BLOCK, code_blocks, decode_codes, pack_codes
 from .indexpq import disown, fastscan, pq, set_codebooks
 
-SAMPLE = 1 << 21  # rows of k-means at most: half a gigabyte of floats at D = 64
+SAMPLE_BYTES = 1 << 27  # of decoded codes for k-means, or as much as the index takes where that is more
 ITERATIONS = 10
-GROUPS = 16  # FastScan lists are made in about so many parts, each of which passes over all codes
+GROUPS = 64  # FastScan lists are made in about so many parts, each of which passes over all codes
 
 
 def default_nlist(n: int) -> int:
@@ -68,16 +68,27 @@ def zero_ivfpq(codebooks: np.ndarray, codes: np.ndarray, nlist: int) -> faiss.In
 
 def coarse_centroids(codebooks: np.ndarray, codes: np.ndarray, nlist: int, seed: int) -> np.ndarray:
     """Spherical k-means of decoded codes, (nlist, D) float32, each of norm 1."""
-    n, size = len(codes), min(len(codes), 256 * nlist, SAMPLE)
+    n, (M, K, d) = len(codes), codebooks.shape
+    index_bytes = n * (-(-M * (K.bit_length() - 1) // 8) + 8)  # codes and ids
+    size = min(n, 256 * nlist, max(SAMPLE_BYTES, index_bytes) // (4 * M * d))
     edges = np.arange(size + 1) * n // size  # one random row from each of `size` equal stretches
     rows = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
-    x = decode_codes(codebooks, codes[rows])
+    x = decode_codes(codebooks, _take_sorted(codes, rows))
     kmeans: Any = faiss.Kmeans(
         x.shape[1], nlist, niter=ITERATIONS, spherical=True, seed=seed,
         min_points_per_centroid=1, max_points_per_centroid=256,
     )  # fmt: skip
     kmeans.train(x)
     return kmeans.centroids
+
+
+def _take_sorted(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """codes[rows] of ascending rows, block after block: of a memory map no more than a few stay in memory."""
+    parts = []
+    for start, block in code_blocks(codes):
+        first, last = np.searchsorted(rows, (start, start + len(block)))
+        parts.append(block[rows[first:last] - start])
+    return np.concatenate(parts)
 
 
 def _empty_ivfpq(codebooks: np.ndarray, centroids: np.ndarray, *, by_residual: bool) -> faiss.IndexIVFPQ:
