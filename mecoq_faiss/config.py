@@ -97,9 +97,8 @@ class TrainConfig:
         precision: of the network in training: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, and
             for the view cache on a CPU that has it. Encoding is always float32.
         compile: run the backbone through torch.compile, which needs a C++ compiler.
-        micro_batch: images at a time through a backbone that learns, in half a dozen or so times less memory; their
-            activations are computed a second time in the backward pass, and batch norm sees no more than these. 0 takes
-            the whole batch.
+        micro_batch: images at a time through a backbone that learns, for want of memory: their activations are computed
+            a second time in the backward pass, and batch norm sees no more than these. 0 takes the whole batch.
     """
 
     epochs: int = 100
