@@ -14,7 +14,7 @@ from .ranking import search
 
 Array = NDArray[Any]
 Method = Literal["PQ", "OPQ", "ITQ", "LSH", "Flat"]
-Preprocess = Literal["raw", "centred", "normalised", "centred+normalised"]
+Preprocess = Literal["raw", "centred", "normalised", "centred+normalised", "standardised", "standardised+normalised"]
 Metric = Literal["L2", "IP"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -32,7 +32,8 @@ class Baseline:
         method: PQ and OPQ (asymmetric distances), ITQ and LSH (one bit a dimension, Hamming distances), or Flat.
         num_bytes: bytes a vector; 0 for Flat, which keeps float32.
         nbits: bits a sub-quantizer of PQ and OPQ, 8 or 4; M = 8 * num_bytes / nbits.
-        preprocess: what is done to features first; the mean is the training features', normalised means to norm 1.
+        preprocess: what is done to features first; mean and deviation are the training features', normalised means to
+            norm 1.
         metric: L2 or IP (inner product) of PQ, OPQ and Flat. Hashing has only the Hamming distance.
         opq_width: OPQ's output dimension, a multiple of M; None: the features' width. Where M does not divide the
             features' width, PQ pads it with zeros to the next multiple, which changes no distance, and so does None.
@@ -101,6 +102,8 @@ class Baseline:
         chain: list[Any] = []
         if "centred" in self.preprocess:
             chain.append(faiss.CenteringTransform(F))
+        if "standardised" in self.preprocess:
+            chain.append(_standardise(xt))
         if "normalised" in self.preprocess:
             chain.append(faiss.NormalizationTransform(F, 2.0))
         code: Any
@@ -170,6 +173,17 @@ def finite_features(x: Array) -> Array:
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"features {x.shape}: want (n, F), finite: look for NaN, infinite or missing rows")
     return x
+
+
+def _standardise(xt: Array) -> Any:
+    """Zero mean and unit variance of each feature, as the learned model standardises them."""
+    std = xt.std(axis=0)
+    scale = 1 / np.maximum(std, max(0.1 * std.mean(), 1e-6))
+    transform: Any = faiss.LinearTransform(xt.shape[1], xt.shape[1], True)
+    faiss.copy_array_to_vector(np.diag(scale).astype(np.float32).ravel(), transform.A)
+    faiss.copy_array_to_vector((-xt.mean(axis=0) * scale).astype(np.float32), transform.b)
+    transform.is_trained = True
+    return transform
 
 
 def _seed_kmeans(pq: Any, seed: int) -> None:

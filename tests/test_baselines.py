@@ -19,6 +19,7 @@ EVERY = [
     Baseline("OPQ", 4, nbits=4, opq_width=32, preprocess="centred", metric="IP"),
     Baseline("ITQ", 4),
     Baseline("ITQ", 4, preprocess="centred+normalised"),
+    Baseline("PQ", 4, nbits=4, preprocess="standardised", metric="IP"),
     Baseline("LSH", 4, preprocess="centred"),
     Baseline("LSH", 16, preprocess="centred"),  # more bits than dimensions
     Baseline("Flat"),
@@ -91,14 +92,17 @@ def test_opq_improves_on_its_first_rotation(digits):
     assert ours < 0.95 * theirs
 
 
-def test_flat_equals_numpy(digits):
+@pytest.mark.parametrize("preprocess", ["centred+normalised", "standardised+normalised"])
+def test_flat_equals_numpy(digits, preprocess):
     xt, xb, xq, *_ = digits
+    std = xt.std(0)
+    scale = np.maximum(std, 0.1 * std.mean()) if "standardised" in preprocess else 1  # some pixels are always white
 
     def prepare(x):
-        centred = x - xt.mean(0)
+        centred = (x - xt.mean(0)) / scale
         return centred / np.linalg.norm(centred, axis=1, keepdims=True)
 
-    fitted = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+    fitted = Baseline("Flat", preprocess=preprocess, metric="IP").fit(xt)
     D, _ = fitted.search(fitted.index(xb), xq, 25)
     want = np.sort(prepare(xq) @ prepare(xb).T, axis=1)[:, ::-1][:, :25]
     np.testing.assert_allclose(D, want, atol=1e-5)
