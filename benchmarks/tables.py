@@ -18,6 +18,7 @@ from benchmarks import hashing
 from benchmarks.cells import Cells, Result
 from benchmarks.data import Data
 from benchmarks.experiment import Settings, default_settings, figures, fit, paper_settings, run
+from benchmarks.recipe import changed
 from mecoq_faiss.baselines import Baseline, choose, grid
 from mecoq_faiss.contenders import baseline_contender, learned_contender
 from mecoq_faiss.evaluation import evaluate_search
@@ -133,11 +134,12 @@ def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     for seed in range(seeds):
         for size in bits:
             for recipe in ("paper's settings", "default recipe"):
-                base = paper_settings(data, size) if recipe == "paper's settings" else default_settings(size)
                 for variant, change in VARIANTS.items():
-                    s = base | change | {"seed": seed}
-                    name = f"{recipe} {variant} {size} bits seed {seed}"
-                    result = cells.get(name, s, partial(run, data, s))
+                    if recipe == "default recipe":
+                        result = changed(data, cells, size, seed, change)
+                    else:
+                        s = paper_settings(data, size, **change) | {"seed": seed}
+                        result = cells.get(f"{recipe} {variant} {size} bits seed {seed}", s, partial(run, data, s))
                     rows.append({"recipe": recipe, "variant": variant, "bits": size, "seed": seed})
                     rows[-1] |= _without_curves(result)
                 cells.write("table2", {"k": data.k, "bits": list(bits), "seeds": seed + 1, "rows": rows})
