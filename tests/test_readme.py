@@ -74,6 +74,16 @@ def test_the_results_are_those_of_the_benchmark() -> None:
             assert figure == f"{100 * np.mean(maps):.1f}", (name, bits)
 
 
+def test_the_deviation_is_no_more_than_said() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "table1.json").read_text())
+    said = re.search(r"mean of three\s+seeds \(deviation ([\d.]+) at most\)", README)
+    assert said and measured["seeds"] == 3
+    for system in SYSTEMS.values():
+        for bits in (16, 32, 64):
+            maps = [100 * r["map"] for r in measured["rows"] if (r["system"], r["bits"]) == (system, bits)]
+            assert len(maps) == 3 and np.std(maps, ddof=1) <= float(said[1]), (system, bits)
+
+
 def test_links_and_make_targets_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
