@@ -67,7 +67,7 @@ def load(
     )
     if source.partition(":")[0] == "digits":  # neither mirrored nor coloured
         spec = ViewSpec(crop_scale=c.crop_scale, flip=0, jitter_p=0, grey=0, blur=0)
-    views, rows_t = cached_view_features(  # in float32: the same figures on machines without bfloat16
+    views, rows_t = cached_view_features(
         train, net, size=image_size, spec=spec, num_views=num_views, seed=0, workers=workers, device=device
     )
     (xq, rows_q), (xb, rows_b) = (

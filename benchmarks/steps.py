@@ -52,7 +52,7 @@ def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
         end_epoch=objective.end_epoch,
         record=lambda values: None,
         save=lambda epoch, step: None,
-        autocast=use_bf16(config.precision, pairs.device, gradients=True),
+        autocast=use_bf16(config.precision, pairs.device),
     )
 
 

@@ -26,7 +26,6 @@ from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, 
 from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.datasets import ImageSource, open_source
-from mecoq_faiss.devices import use_bf16
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.loading import ImageLoader
 from mecoq_faiss.pairs import CachedPairs, ImagePairs, Pair
@@ -127,8 +126,7 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
 
     views = len(source) * a.views
     sides = {"bare": lambda: bare(encoder, views, FORWARD_IMAGES), "create": create}
-    rounded = {"bf16": lambda: create(bf16=True)} if use_bf16("auto", a.device, gradients=False) else {}
-    create_s = in_turn(sides | rounded, a.repeats)
+    create_s = in_turn(sides | {"bf16": lambda: create(bf16=True)}, a.repeats)
     create_cpu = in_turn(sides, 1, time.process_time)  # without the workers': what cannot be overlapped
     batch = min(PAPER_BATCH, len(source))
     loader = ImageLoader(source, a.image_size, spec=spec, workers=a.workers)
@@ -142,7 +140,7 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
         "cache_views_per_s": views / create_s["create"],
         "creation / bare": create_s["bare"] / create_s["create"],
         "CPU time of this process": create_cpu["bare"] / create_cpu["create"],
-        "creation in bf16 / in float32": create_s["create"] / create_s["bf16"] if rounded else None,
+        "creation in bf16 / in float32": create_s["create"] / create_s["bf16"],
         "epoch_from_images_s": epoch_s["images"],
         "epoch_from_cache_s": epoch_s["cache"],
         "images / cache": epoch_s["images"] / epoch_s["cache"],

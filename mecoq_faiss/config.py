@@ -94,8 +94,8 @@ class TrainConfig:
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
         workers: processes that decode images; -1 chooses.
-        precision: of the network in training: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it, and
-            for the view cache on a CPU that has it. Encoding is always float32.
+        precision: of the network in training steps: `float32`, `bf16` (autocast), or `auto`: bf16 on a GPU that has it.
+            The view cache is made in bf16 only where `bf16` is said: it costs some accuracy. Encoding is float32.
         compile: run the backbone through torch.compile, which needs a C++ compiler.
         micro_batch: images at a time through a backbone that learns, for want of memory: their activations are computed
             a second time in the backward pass, and batch norm sees no more than these. 0 takes the whole batch.

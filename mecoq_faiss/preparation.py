@@ -12,7 +12,6 @@ import torch
 
 from .config import ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource
-from .devices import use_bf16
 from .loading import ImageLoader
 from .model import MeCoQ, Standardize
 from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
@@ -88,7 +87,7 @@ def make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig
     if c.view_cache and model.backbone.frozen:
         features, rows = cached_view_features(
             source, model.backbone, size=size, spec=spec, num_views=c.cached_views or default_views(len(source)),
-            seed=c.seed, workers=c.workers, device=device, bf16=use_bf16(c.precision, device, gradients=False),
+            seed=c.seed, workers=c.workers, device=device, bf16=c.precision == "bf16",
         )  # fmt: skip
         if len(rows) < len(source):
             logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))

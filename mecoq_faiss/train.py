@@ -144,7 +144,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
         end_epoch=objective.end_epoch,
         record=record,
         save=save,
-        autocast=use_bf16(c.precision, device, gradients=True),
+        autocast=use_bf16(c.precision, device),
     )
     objective.train()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mecoq_faiss import devices
 from mecoq_faiss.devices import resolve_device, use_bf16
 
 
@@ -21,17 +20,11 @@ def test_a_device_that_is_not_there(device: str) -> None:
         resolve_device(device)
 
 
-@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("has", [False, True])
-def test_bfloat16(gradients: bool, has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: has)
+def test_bfloat16(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: has)
     for device in ("cpu", "cuda", "cuda:1"):
-        assert use_bf16("bf16", device, gradients=gradients)
-        assert not use_bf16("float32", device, gradients=gradients)
-    assert use_bf16("auto", "cpu", gradients=gradients) == (has and not gradients)
-    assert use_bf16("auto", "cuda:1", gradients=gradients) == has
-
-
-def test_a_cpu_says_what_it_has() -> None:
-    assert devices._cpu_has_bf16() in (False, True)
+        assert use_bf16("bf16", device)
+        assert not use_bf16("float32", device)
+    assert use_bf16("auto", "cuda:1") == has
+    assert not use_bf16("auto", "cpu")
