@@ -17,7 +17,6 @@ SECTIONS = {  # result files -> what they measure
     "search-4-bytes": "Search, 4 bytes a code",
     "search-8-bytes": "Search, 8 bytes a code",
     "train": "Training: the memory's cost, the view cache, a learning backbone",
-    "train-resnet50": "Training with the default backbone",
     "encode": "Encoding images, answering queries",
     "export": "Export of stored codes",
     "evaluate": "Evaluation",
