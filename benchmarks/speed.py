@@ -18,6 +18,7 @@ from mecoq_faiss.describe import environment
 from mecoq_faiss.files import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"
+SOURCES = ("data", "bundle", "queries")
 Row = dict[str, Any]
 
 
@@ -103,7 +104,7 @@ def finish(out: Path, settings: argparse.Namespace, goals: Sequence[Row], **resu
     show("goals", goals)
     # where this machine keeps its files is nobody's business: names only
     kept = {
-        n: Path(v).name if isinstance(v, Path) else v for n, v in vars(settings).items() if n not in ("out", "folder")
+        n: Path(v).name if n in SOURCES and v else v for n, v in vars(settings).items() if n not in ("out", "folder")
     }
     content = {"machine": environment(), "settings": kept, "goals": list(goals), **results}
     out.parent.mkdir(parents=True, exist_ok=True)
