@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -19,9 +16,11 @@ from benchmarks.cells import Cells, Result
 from benchmarks.data import Data
 from benchmarks.experiment import Settings, default_settings, figures, fit, paper_settings, run
 from benchmarks.recipe import changed
+from benchmarks.speed import peak_of
 from mecoq_faiss.baselines import Baseline, choose, grid
 from mecoq_faiss.contenders import baseline_contender, learned_contender
 from mecoq_faiss.evaluation import evaluate_search
+from mecoq_faiss.model import MeCoQ
 
 OWN = ("MeCoQ", "MeCoQ, 4-bit codes")  # these and FAISS's methods run with all seeds; the rest, far behind, with one
 HASHING_LR, RATE_BITS = (1e-3, 1e-4), 32  # the rates to choose from, and the bits at which
@@ -159,36 +158,25 @@ def table3(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
 def _profile(data: Data, settings: Settings) -> Result:
     threads = torch.get_num_threads()
     fit(data.views[: settings["batch_size"]], settings | {"epochs": 1})  # what libraries allocate once is not counted
-    before = _reset_peak()
-    times = [time.monotonic()]
-    model, _ = fit(data.views, settings, lambda epoch, objective: times.append(time.monotonic()))
-    peak = _peak_bytes()
-    contender = learned_contender(model, data.xb)
+    times: list[float] = []
+    models: list[MeCoQ] = []
+
+    def train() -> None:
+        models.append(fit(data.views, settings, lambda epoch, objective: times.append(time.monotonic()))[0])
+
+    try:
+        _, peak = peak_of(train)
+    except (OSError, AttributeError):  # not Linux: said before any work
+        train()
+        peak = None
+    contender = learned_contender(models[-1], data.xb)
     found = evaluate_search(contender.index, contender.queries(data.xq), data.yq, data.yb, data.k)
     return {
         "map": found["map"],
-        "seconds_an_epoch": float(np.median(np.diff(times[1:]))),
-        "peak_bytes": None if peak is None or before is None else peak - before,
+        "seconds_an_epoch": float(np.median(np.diff(times))),
+        "peak_bytes": peak,
         "threads": threads,
     }
-
-
-def _reset_peak() -> int | None:
-    """Give free memory back, forget the peak of the resident memory; bytes resident now. Linux only, else None."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, AttributeError):
-        return None
-
-
-def _peak_bytes() -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _without_curves(result: Result) -> Result:

@@ -67,8 +67,8 @@ class Backbone(nn.Module):
         features, count = self._features, len(images)
         if gradient and self.micro_batch:
             features, count = self._features_again, self.micro_batch
-        elif not gradient and not self.training and images.device.type == "cpu":
-            count = CPU_PIXELS // (images.shape[2] * images.shape[3])
+        elif not gradient and not self.training:
+            count = inference_part(images)
         with torch.set_grad_enabled(gradient):
             parts = [features(part) for part in images.tensor_split(max(1, -(-len(images) // max(1, count))))]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -86,6 +86,13 @@ class Backbone(nn.Module):
         if not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
             raise ValueError("compile=true needs a C++ compiler: install g++ or clang, or leave compile out")
         self.net.compile()
+
+
+def inference_part(images: Tensor) -> int:
+    """How many of the images (b, 3, h, w) one inference takes at once: on a CPU what stays in its caches, else all."""
+    if images.device.type != "cpu":
+        return len(images)
+    return max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
 
 
 class PixelBackbone(Backbone):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backbone import CPU_PIXELS, Backbone
+from .backbone import Backbone, inference_part
 from .datasets import ImageSource
 from .files import locked
 from .loading import ImageLoader
@@ -134,12 +134,10 @@ def _write(
 
 def _features(backbone: Backbone, images: Tensor, colours: Tensor, bf16: bool) -> Tensor:
     """Cut views (b, 3, s, s) uint8 and their colours -> features (b, F); on a CPU in parts that stay in its caches."""
-    device = images.device.type
-    size = max(1, CPU_PIXELS // images[0, 0].numel()) if device == "cpu" else len(images)
-    features = []
+    size, features = inference_part(images), []
     for part, colour in zip(images.split(size), colours.split(size), strict=True):
         views = apply_colour(part, colour)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
             features.append(backbone(views))
     return torch.cat(features)
 

@@ -339,3 +339,8 @@ def test_tensorboard(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     recorded = [r["loss"] for r in metrics(tmp_path / "run") if "step" in r]
     assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4]
     assert [e.value for e in found.Scalars("loss")] == pytest.approx(recorded)
+
+
+def test_unknown_device(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
+        train(features, tmp_path / "run", MODEL, device="cuda:99")
