@@ -62,10 +62,6 @@ def fit(
     pairs = CachedPairs(views, c.batch_size, c.seed, "cpu")
     objective = Objective(model, c)
     prepare(model, pairs, c.codebook_init)
-    groups = objective.parameter_groups()
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.Adam(groups) if c.optimizer == "adam" else torch.optim.SGD(groups, momentum=c.momentum)
-    )
     steps: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
 
@@ -78,9 +74,9 @@ def fit(
         steps.clear()
 
     trainer = Trainer(
-        objective, optimizer, pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs, final_lr_scale=c.final_lr_scale,
-        seed=c.seed, after_step=objective.after_step, end_epoch=objective.end_epoch, record=record,
-        save=lambda epoch, step: None,
+        objective, objective.optimizer(), pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs,
+        final_lr_scale=c.final_lr_scale, seed=c.seed, after_step=objective.after_step,
+        end_epoch=objective.end_epoch, record=record, save=lambda epoch, step: None,
     )  # fmt: skip
     objective.train()
     if on_epoch:

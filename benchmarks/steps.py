@@ -42,7 +42,7 @@ def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
     objective = Objective(model, config).to(pairs.device).train()
     return Trainer(
         objective,
-        torch.optim.Adam(objective.parameter_groups()),
+        objective.optimizer(),
         pairs,
         epochs=1_000_000,
         warmup_epochs=0,

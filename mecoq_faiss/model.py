@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .backbone import create_backbone
 from .config import ModelConfig
+from .linear import FastLinear
 from .quantizer import SoftProductQuantizer
 
 
@@ -87,4 +88,4 @@ class MeCoQ(nn.Module):
 def _projection(kind: str, features: int, hidden: int, D: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(features, D)
-    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, D))
+    return nn.Sequential(FastLinear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, D))

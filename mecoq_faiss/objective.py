@@ -94,6 +94,13 @@ class Objective(nn.Module):
                 groups.append({"name": name, "params": parameters, "lr": lr, "weight_decay": weight_decay})
         return groups
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of the parameter groups, as the configuration says."""
+        groups = self.parameter_groups()
+        if self.config.optimizer == "adam":
+            return torch.optim.Adam(groups, fused=True)  # one pass over the weights instead of five
+        return torch.optim.SGD(groups, momentum=self.config.momentum)
+
     def training_state(self) -> dict[str, Tensor]:
         """What a checkpoint needs: all but a frozen backbone."""
         frozen = self.model.backbone.frozen

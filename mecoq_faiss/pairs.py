@@ -62,7 +62,7 @@ class CachedPairs(Pairs):
             taken = self.features[rows, views]
         else:  # rows of a file: whole rows are read
             taken = self.features[rows][np.arange(len(rows)), views]
-        return torch.from_numpy(np.asarray(taken, dtype=np.float32)).to(self.device)
+        return torch.from_numpy(taken).to(self.device).float()
 
 
 class FeaturePairs(Pairs):

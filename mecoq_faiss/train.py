@@ -106,11 +106,7 @@ def _check_out(run: RunFolder, resume: bool) -> None:
 
 
 def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
-    groups = objective.parameter_groups()
-    if c.optimizer == "adam":
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(groups)
-    else:
-        optimizer = torch.optim.SGD(groups, momentum=c.momentum)
+    optimizer = objective.optimizer()
 
     def save(epoch: int, step: int) -> None:
         if epoch > c.epochs:
