@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.data import Data
+from mecoq_faiss.allocator import memory_kept
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.contenders import learned_contender
 from mecoq_faiss.evaluation import evaluate_search
@@ -44,6 +45,7 @@ def _complete(settings: Settings) -> Settings:
     return json.loads(json.dumps(asdict(model) | asdict(train)))
 
 
+@memory_kept()
 def fit(
     views: NDArray[Any],
     settings: Settings,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .allocator import memory_kept
 from .backbone import Backbone, inference_part
 from .datasets import ImageSource
 from .files import locked
@@ -104,6 +105,7 @@ def cached_view_features(
     return from_cache("views", key, write, folder)
 
 
+@memory_kept()
 def _write(
     path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str, bf16: bool
 ) -> None:
