@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mecoq_faiss.allocator import memory_kept
+from mecoq_faiss.linear import FastLinear
 from mecoq_faiss.model import Standardize
 from mecoq_faiss.pairs import CachedPairs
 
@@ -106,7 +108,7 @@ class HashingHead(nn.Module):
         self.method, self.settings = method, settings
         self.standardize = Standardize(feature_dim)
         if method == "CIBHash":
-            self.net: nn.Module = nn.Sequential(nn.Linear(feature_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
+            self.net: nn.Module = nn.Sequential(FastLinear(feature_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
         else:
             self.net = nn.Linear(feature_dim, bits)
 
@@ -116,7 +118,8 @@ class HashingHead(nn.Module):
     def loss(self, view1: Tensor, view2: Tensor) -> Tensor:
         s = self.settings
         if self.method == "CIBHash":
-            return cibhash_loss(self(view1), self(view2), s["temperature"], s["beta"])
+            logits1, logits2 = self(torch.cat([view1, view2])).chunk(2)
+            return cibhash_loss(logits1, logits2, s["temperature"], s["beta"])
         x = self.standardize(view1)
         u = self.net(x)
         if self.method == "Bi-half Net":
@@ -148,6 +151,7 @@ def default_settings(method: str) -> dict[str, Any]:
     return {"lr": 1e-3, "batch_size": 128, "epochs": 60, **own[method]}
 
 
+@memory_kept()
 def fit_hashing(
     method: str, views: NDArray[Any], bits: int, seed: int, settings: dict[str, Any] | None = None
 ) -> HashingHead:
@@ -156,7 +160,7 @@ def fit_hashing(
     torch.manual_seed(seed)
     head = HashingHead(method, views.shape[-1], bits, s)
     head.standardize.fit(torch.from_numpy(np.asarray(views[:, 0], dtype=np.float32)))
-    optimizer = torch.optim.Adam(head.parameters(), lr=s["lr"])
+    optimizer = torch.optim.Adam(head.parameters(), lr=s["lr"], fused=True)
     pairs = CachedPairs(views, s["batch_size"], seed, "cpu")
     for epoch in range(1, s["epochs"] + 1):
         for pair in pairs.batches(epoch):
