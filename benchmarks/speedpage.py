@@ -17,6 +17,7 @@ SECTIONS = {  # result files -> what they measure
     "search-4-bytes": "Search, 4 bytes a code",
     "search-8-bytes": "Search, 8 bytes a code",
     "train": "Training: the memory's cost, the view cache, a learning backbone",
+    "default-backbone": "Training with the default backbone",
     "encode": "Encoding images, answering queries",
     "export": "Export of stored codes",
     "evaluate": "Evaluation",
@@ -36,7 +37,7 @@ def page() -> str:
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
         parts += [f"## {title}\n", _machine(content), _goals(content["goals"])]
-        parts += [f"{what}:\n\n{_rows(content[key])}" for key, what in TABLES.items() if key in content]
+        parts += [f"{what}:\n\n{_rows(content[key])}" for key, what in TABLES.items() if content.get(key)]
         parts += [f"![{p.stem}](../benchmarks/results/{p.name})\n" for p in sorted(RESULTS.glob(f"{name}*.png"))]
     return "\n".join(parts)
 

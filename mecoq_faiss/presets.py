@@ -48,11 +48,6 @@ def preset(name: str) -> dict[str, Any]:
     return dict(PRESETS[name])
 
 
-def default_dim(bits: int) -> int:
-    """The default recipe's D for codes of `bits` bits: two dimensions a bit, d = 16 with 8-bit sub-quantizers."""
-    return 2 * bits
-
-
 def settings_for(
     preset_name: str = "default",
     toml: str | Path | None = None,
@@ -62,8 +57,7 @@ def settings_for(
     """Flat settings for `make_configs`: the preset's, under a TOML file's, under `options`, under NAME=VALUE `pairs`.
 
     TOML, options and pairs may also hold `bits`. They decide the code's shape together: M, where not given, is
-    bits / nbits; D, where not given, is `default_dim(bits)` for the default preset, and keeps the segments as wide
-    as they are (d = D / M) for the others.
+    bits / nbits; D, where not given, keeps the segments as wide as they are (d = D / M, 16 in the default preset).
 
     Raises:
         ValueError: unknown preset, bits that nbits does not divide, or that contradict M * nbits.
@@ -81,8 +75,7 @@ def settings_for(
         M = code_shape(start.bits if bits is None else bits, nbits)
     elif bits not in (None, M * nbits):
         raise ValueError(f"bits={bits} contradicts M={M} with nbits={nbits}, which make {M * nbits}: give one of them")
-    D = default_dim(M * nbits) if preset_name == "default" else M * (start.D // start.M)
-    return base | {"M": M, "nbits": nbits, "D": D} | given
+    return base | {"M": M, "nbits": nbits, "D": M * (start.D // start.M)} | given
 
 
 def _parse_pair(pair: str) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mecoq_faiss.config import ModelConfig, TrainConfig, code_shape, from_json, make_configs, read_toml, to_json
-from mecoq_faiss.presets import PRESETS, default_dim, preset, settings_for
+from mecoq_faiss.presets import PRESETS, preset, settings_for
 
 
 def refused(cls, text: str, settings: dict) -> None:
@@ -243,14 +243,14 @@ def shape(*args, **options) -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, (4, 8, default_dim(32))),
-        ({"bits": 64}, (8, 8, default_dim(64))),
-        ({"nbits": 4}, (8, 4, default_dim(32))),
-        ({"bits": 16, "nbits": 4}, (4, 4, default_dim(16))),
-        ({"M": 2}, (2, 8, default_dim(16))),
+        ({}, (4, 8, 64)),
+        ({"bits": 64}, (8, 8, 128)),
+        ({"nbits": 4}, (8, 4, 128)),
+        ({"bits": 16, "nbits": 4}, (4, 4, 64)),
+        ({"M": 2}, (2, 8, 32)),
         ({"D": 128}, (4, 8, 128)),
         ({"bits": 64, "D": 128}, (8, 8, 128)),
-        ({"bits": 64, "M": 8}, (8, 8, default_dim(64))),
+        ({"bits": 64, "M": 8}, (8, 8, 128)),
         ({"bits": 64, "M": 16, "nbits": 4, "D": 32}, (16, 4, 32)),
     ],
 )
