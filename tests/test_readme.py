@@ -74,6 +74,17 @@ def test_the_results_are_those_of_the_benchmark() -> None:
             assert figure == f"{100 * np.mean(maps):.1f}", (name, bits)
 
 
+def test_the_results_of_all_training_images_are_those_of_the_benchmark() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "cifar10-i" / "table1.json").read_text())
+    said = re.search(
+        r"CIFAR-10 \(I\), one\s+seed.*?: ([\d.]+) and ([\d.]+), PQ ([\d.]+)\s+and ([\d.]+)", README, re.DOTALL
+    )
+    assert said and measured["seeds"] == 1 and measured["train"] == 50_000
+    keys = [(system, bits) for system in ("MeCoQ", "PQ") for bits in (32, 64)]
+    for figure, key in zip(said.groups(), keys, strict=True):
+        assert [figure] == [f"{100 * r['map']:.1f}" for r in measured["rows"] if (r["system"], r["bits"]) == key], key
+
+
 def test_the_deviation_is_no_more_than_said() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "table1.json").read_text())
     said = re.search(r"mean of three\s+seeds \(deviation ([\d.]+) at most\)", README)
