@@ -77,7 +77,7 @@ def test_the_results_are_those_of_the_benchmark() -> None:
 def test_the_results_of_all_training_images_are_those_of_the_benchmark() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "cifar10-i" / "table1.json").read_text())
     said = re.search(
-        r"CIFAR-10 \(I\), one\s+seed.*?: ([\d.]+) and ([\d.]+), PQ ([\d.]+)\s+and ([\d.]+)", README, re.DOTALL
+        r"CIFAR-10 \(I\), one\s+seed.*?: (\d+\.\d) and (\d+\.\d), PQ (\d+\.\d)\s+and (\d+\.\d)", README, re.DOTALL
     )
     assert said and measured["seeds"] == 1 and measured["train"] == 50_000
     keys = [(system, bits) for system in ("MeCoQ", "PQ") for bits in (32, 64)]
