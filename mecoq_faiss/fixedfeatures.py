@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .allocator import memory_kept
 from .backbone import Backbone
 from .datasets import FeatureSource, ImageSource
 from .loading import ImageLoader
@@ -50,7 +49,6 @@ def fixed_features(
     return from_cache("fixed", key, write, folder)
 
 
-@memory_kept()
 def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:
     n = len(loader.source)
     items = [[(row, ()) for row in range(first, min(first + BATCH, n))] for first in range(0, n, BATCH)]

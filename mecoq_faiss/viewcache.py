@@ -58,7 +58,8 @@ def from_cache(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{prefix}-{name}.lock"):
             if read_key(path) != key:
-                write(path)
+                with memory_kept():
+                    write(path)
     return map_array(path, "features"), np.asarray(map_array(path, "rows"))
 
 
@@ -105,7 +106,6 @@ def cached_view_features(
     return from_cache("views", key, write, folder)
 
 
-@memory_kept()
 def _write(
     path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str, bf16: bool
 ) -> None:
