@@ -2,8 +2,8 @@
 
 python -m benchmarks.encode [--data SRC] [--backbone NAME] [--image-size N]
 
-The limit is the backbone itself, on tensors of the same batch size that are in memory already. Decoding runs on
-worker processes: with one thread for torch, on the cores that are left.
+The limit is the backbone as its library gives it, on tensors of the same batch size that are in memory already.
+Decoding runs on worker processes: with one thread for torch, on the cores that are left.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def query_parts(encoder: Encoder, path: Path, repeats: int) -> list[Row]:
     xq = encoder.encode([path])
     with torch.inference_mode():
         x = to_float(view.to(encoder.device))
-        features = encoder.model.backbone(x)
+        features = encoder.backbone(x)
         sides = {
             "decode": lambda: decode_image(path, draft=c.image_size),
             "resize": lambda: fixed_view(image, c.image_size),
-            "backbone": lambda: encoder.model.backbone(x).cpu(),
+            "backbone": lambda: encoder.backbone(x).cpu(),
             "head": lambda: encoder.model.quantizer.segments(encoder.model.embed(features)).cpu(),
             f"search of {ITEMS} codes": lambda: index.search(xq, 10),
             "encode + search": lambda: index.search(encoder.encode([path]), 10),

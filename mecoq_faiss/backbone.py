@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .folding import folded
 from .suggest import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,6 +82,17 @@ class Backbone(nn.Module):
     def _features_again(self, images: Tensor) -> Tensor:
         """The features; the backward pass computes them a second time instead of keeping every activation."""
         return checkpoint(self._features, images, use_reentrant=False)
+
+    def for_inference(self, image_size: int) -> Backbone:
+        """This backbone in eval mode, batch norms folded into convolutions; it shares all other weights."""
+        self.eval()
+        x = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(self.mean.device)
+        net = folded(self.net, (x - self.mean) / self.std)
+        if net is self.net:
+            return self
+        twin = copy.copy(self)
+        twin._modules = {"net": net}
+        return twin
 
     def compile_net(self) -> None:
         """Run the network through torch.compile from now on; ValueError where there is no C++ compiler."""

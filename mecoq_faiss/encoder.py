@@ -26,12 +26,14 @@ class Encoder:
 
     Attributes:
         model: the trained model, in eval mode on `device`.
+        backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
         d: the dimension D of the vectors.
     """
 
     def __init__(self, model: MeCoQ, device: str = "cpu") -> None:
         self.model = model.eval().to(device)
         self.device = device
+        self.backbone = self.model.backbone.for_inference(self.model.config.image_size)
         self.d = model.config.D
 
     @property
@@ -65,7 +67,7 @@ class Encoder:
     def encode_batch(self, batch: Tensor) -> np.ndarray:
         """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> (b, D) float32, segment-normalised."""
         x = batch.to(self.device, non_blocking=True)
-        z = self.model.embed(x if self.takes_features else to_float(x))
+        z = self.model.embed(x if self.takes_features else self.backbone(to_float(x)))
         return self.model.quantizer.segments(z.float()).flatten(1).cpu().numpy()
 
     @torch.inference_mode()

@@ -44,7 +44,8 @@ def fixed_features(
     key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
 
     def write(path: Path) -> None:
-        _write(path, key, ImageLoader(source, size, workers=workers), backbone.eval().to(device), device)
+        loader = ImageLoader(source, size, workers=workers)
+        _write(path, key, loader, backbone.to(device).for_inference(size), device)
 
     return from_cache("fixed", key, write, folder)
 

@@ -101,7 +101,7 @@ def cached_view_features(
 
     def write(path: Path) -> None:
         loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
-        _write(path, key, loader, backbone.eval().to(device), num_views, device, bf16)
+        _write(path, key, loader, backbone.to(device).for_inference(size), num_views, device, bf16)
 
     return from_cache("views", key, write, folder)
 

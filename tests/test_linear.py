@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the products that ran in oneDNN."""
+    """The shapes of the products that ran in oneDNN, as on an AMD processor."""
+    monkeypatch.setattr(linear, "mkl_lags", lambda: True)
     shapes: list[tuple[int, ...]] = []
     product: Callable[..., Tensor] = linear._product
 
@@ -84,3 +85,18 @@ def frozen(layer: FastLinear) -> None:
 def test_elsewhere_it_is_a_linear_layer(use: Callable[[FastLinear], Any], products: list[tuple[int, ...]]) -> None:
     use(FastLinear(SMALLEST, SMALLEST))
     assert not products
+
+
+def test_where_mkl_is_fast_it_is_a_linear_layer(
+    products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "mkl_lags", lambda: False)
+    FastLinear(SMALLEST, SMALLEST)(torch.randn(SMALLEST, SMALLEST))
+    assert not products
+
+
+@pytest.mark.parametrize("vendor, lags", [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_the_processor_decides(vendor: str, lags: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear.Path, "read_text", lambda *a, **k: f"vendor_id\t: {vendor}\n")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert linear.mkl_lags.__wrapped__() == lags
