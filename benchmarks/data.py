@@ -29,7 +29,8 @@ class Data:
         xt: (nt, F) their fixed views; xq (nq, F), xb (n, F) those of queries and database.
         yq, yb: labels, which only judge.
         held: rows of the database that were not trained on: settings are chosen there.
-        queries, database: the images.
+        train, queries, database: the images.
+        net: the backbone, as `ModelConfig` names it.
         k: the cut-off of MAP.
     """
 
@@ -41,8 +42,10 @@ class Data:
     xb: NDArray[Any]
     yb: NDArray[Any]
     held: NDArray[np.int64]
+    train: ImageSource
     queries: ImageSource
     database: ImageSource
+    net: dict[str, Any]
     k: int
 
 
@@ -88,7 +91,8 @@ def load(
     name = source.partition(":")[0]
     k = min(CUTS.get(name, 1000), len(database))
     xb = np.asarray(xb)
+    model = {"backbone": backbone, "weights": weights, "image_size": image_size}
     return Data(
-        name, np.asarray(views), xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, queries,
-        database, k,
+        name, np.asarray(views), xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, train, queries,
+        database, model, k,
     )  # fmt: skip

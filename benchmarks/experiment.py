@@ -16,11 +16,12 @@ from benchmarks.data import Data
 from mecoq_faiss.allocator import memory_kept
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.contenders import learned_contender
+from mecoq_faiss.datasets import ImageSource
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.objective import Objective
-from mecoq_faiss.pairs import CachedPairs
-from mecoq_faiss.preparation import prepare
+from mecoq_faiss.pairs import CachedPairs, Pairs
+from mecoq_faiss.preparation import make_pairs, prepare
 from mecoq_faiss.presets import PRESETS, settings_for
 from mecoq_faiss.trainer import StopSignal, Trainer
 
@@ -47,21 +48,26 @@ def _complete(settings: Settings) -> Settings:
 
 @memory_kept()
 def fit(
-    views: NDArray[Any],
+    data: NDArray[Any] | ImageSource,
     settings: Settings,
     on_epoch: Callable[[int, Objective], None] | None = None,
 ) -> tuple[MeCoQ, list[dict[str, Any]]]:
-    """Train on views (n, V, F).
+    """Train on views (n, V, F), or on images with the settings' backbone.
 
     `on_epoch(epoch, objective)` is called before the first epoch (with 0) and after each, in training mode.
 
     Returns:
         The model in eval mode, and a record an epoch: the means of its steps' terms, and the codebooks' figures.
     """
-    model_config, c = make_configs(**settings | {"feature_dim": views.shape[-1]})
+    width = None if isinstance(data, ImageSource) else data.shape[-1]
+    model_config, c = make_configs(**settings | {"feature_dim": width})
     torch.manual_seed(c.seed)
     model = MeCoQ(model_config)
-    pairs = CachedPairs(views, c.batch_size, c.seed, "cpu")
+    pairs: Pairs
+    if isinstance(data, ImageSource):
+        pairs = make_pairs(data, model, c, "cpu")
+    else:
+        pairs = CachedPairs(data, c.batch_size, c.seed, "cpu")
     objective = Objective(model, c)
     prepare(model, pairs, c.codebook_init)
     steps: list[dict[str, Any]] = []

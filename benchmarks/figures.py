@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from benchmarks.cells import Cells, Result
 from benchmarks.data import Data
 from benchmarks.experiment import Settings, default_settings, fit, held_out_map, paper_settings
 from mecoq_faiss.contenders import embed_features, learned_contender
+from mecoq_faiss.fixedfeatures import fixed_features
 from mecoq_faiss.objective import Objective
 
 PLAIN = {"positive_prior": 0.0, "memory_size": 0}  # Figures 2 and 3: contrastive learning and nothing else
@@ -25,7 +29,13 @@ CONDITIONS: dict[str, dict[str, Any]] = {  # Figure 2: what may bring the degene
     "codebooks' rate x 100": {"codebook_lr_scale": 100.0},
     "codebooks' rate x 1000": {"codebook_lr_scale": 1000.0},
     "codewords from data": {"codebook_init": "data"},
-}
+    "ten times the steps": {"epochs": 500},
+    "four layers learn, 20 epochs": {"trainable_layers": 4, "epochs": 20},
+    "four layers learn, 20 epochs, codebooks' rate x 100": {
+        "trainable_layers": 4, "epochs": 20, "codebook_lr_scale": 100.0
+    },
+}  # fmt: skip
+HELD_IMAGES = 5000  # of the held-out ones, where the backbone learns and each epoch's features are new
 MAP_EVERY, DRIFT_IMAGES, TSNE_IMAGES, TOP = 5, 1000, 2000, 10
 
 
@@ -33,8 +43,13 @@ def fig2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     """Degeneration: MAP on held-out images, loss and similarity of codewords by epoch, with and without Omega."""
     rows = []
     for condition, change in CONDITIONS.items():
+        learning = change.get("trainable_layers", 0)
+        if learning and data.net["backbone"] == "pixels":  # which has no layers
+            continue
         for weight in (0.0, 0.5):
             s = paper_settings(data, 32, **PLAIN | change, diversity_weight=weight)
+            if learning:
+                s |= data.net | {"trainable_layers": learning}
             result = cells.get(f"degeneration {condition} gamma {weight}", s, partial(_degeneration, data, s))
             rows.append({"condition": condition, "diversity_weight": weight, **result})
     cells.write("fig2", {"rows": rows})
@@ -42,14 +57,27 @@ def fig2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
 
 def _degeneration(data: Data, settings: Settings) -> Result:
     maps: list[tuple[int, float]] = []
+    learns = settings["trainable_layers"] > 0
+    every = max(MAP_EVERY, settings["epochs"] // 10)
 
     def watch(epoch: int, objective: Objective) -> None:
-        if epoch % MAP_EVERY == 0:
-            maps.append((epoch, held_out_map(objective.model, data)))
+        if epoch % every == 0:
+            maps.append((epoch, held_out_map(objective.model, _as_seen(objective, data) if learns else data)))
 
-    _, epochs = fit(data.views, settings, watch)
+    _, epochs = fit(data.train if learns else data.views, settings, watch)
     names = ("contrastive", "codeword_similarity", "codeword_usage", "quantization_error")
     return {"map": maps[-1][1], "maps": maps} | {name: [record[name] for record in epochs] for name in names}
+
+
+def _as_seen(objective: Objective, data: Data) -> Data:
+    """A seeded part of the held-out images, with the features that the backbone gives them now."""
+    rows = np.sort(np.random.default_rng(0).permutation(data.held)[:HELD_IMAGES])
+    backbone, size = objective.model.backbone, objective.model.config.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        x = np.array(fixed_features(data.database.subset(rows), backbone, size=size, folder=Path(folder))[0])
+    objective.train()
+    k = round(data.k * len(rows) / len(data.xb))
+    return replace(data, xb=x, yb=data.yb[rows], held=np.arange(len(rows)), k=k)
 
 
 def fig3(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:

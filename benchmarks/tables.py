@@ -131,8 +131,8 @@ def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     """The six variants, of the paper's settings and of the default recipe; written whenever a recipe is through."""
     rows: list[Result] = []
     for seed in range(seeds):
-        for size in bits:
-            for recipe in ("paper's settings", "default recipe"):
+        for recipe in ("paper's settings", "default recipe"):
+            for size in bits:
                 for variant, change in VARIANTS.items():
                     if recipe == "default recipe":
                         result = changed(data, cells, size, seed, change)

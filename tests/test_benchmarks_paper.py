@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "paper_settings", lambda data, bits, **c: of_paper(data, bits, **c) | quick)
     monkeypatch.setattr(hashing, "default_settings", lambda method: of_hashing(method) | {"epochs": 1})
     monkeypatch.setattr(figures, "MAP_EVERY", 1)
+    monkeypatch.setattr(figures, "HELD_IMAGES", 100)
     monkeypatch.setattr(figures, "TSNE_IMAGES", 60)
     few = {"alpha": recipe.SENSITIVITY["alpha"][1:3], "positive_prior": recipe.SENSITIVITY["positive_prior"][:1]}
     monkeypatch.setattr(recipe, "SENSITIVITY", few | {"memory_size": recipe.SENSITIVITY["memory_size"][:1]})
@@ -224,3 +226,35 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
         monkeypatch.setattr(tables, name, lambda *_: pytest.fail("computed a second time"))
     paper.main(["table1", "table2", "table3", *DIGITS, "--out", str(tmp_path)])
     assert json.loads((tmp_path / "table1.json").read_text())["rows"] == table["rows"]
+
+
+def test_degeneration_where_layers_learn(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {name: change for name, change in figures.CONDITIONS.items() if "trainable_layers" in change}
+    monkeypatch.setattr(figures, "CONDITIONS", dict(list(layers.items())[:1]))
+    net = ["--backbone", "timm:resnet10t", "--weights", "none", "--image-size", "32"]
+    paper.main(["fig2", *DIGITS, *net, "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "fig2.json").read_text())["rows"]
+    assert [row["diversity_weight"] for row in rows] == [0.0, 0.5]
+    assert all([epoch for epoch, _ in row["maps"]] == [0, 1, 2] for row in rows)
+    assert all(len({value for _, value in row["maps"]}) == 3 for row in rows), "judged with the features of their epoch"
+
+
+def test_further_seeds_judge_what_came_close(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held = {"5.0": 0.60, "10.0": 0.598, "20.0": 0.59}
+    monkeypatch.setattr(recipe, "CHANGES", {"alpha": recipe._values("alpha", 5.0, 10.0, 20.0)})
+    monkeypatch.setattr(recipe, "differences", lambda data, bits, change: {k: v for k, v in change.items() if v != 5.0})
+
+    def changed(data: Any, cells: Any, bits: int, seed: int, change: Any) -> dict[str, float]:
+        value = held[str(change.get("alpha", 5.0))]
+        return {"map": value, "held_out": value + 0.02 * seed}
+
+    monkeypatch.setattr(recipe, "changed", changed)
+    cells = Cells(tmp_path, {"environment": {}})
+    recipe.recipe(types.SimpleNamespace(k=10), cells, [32], 2)  # type: ignore[arg-type]
+    rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
+    assert [(row["value"], row["seed"]) for row in rows] == [
+        ("5.0", 0), ("10.0", 0), ("20.0", 0), ("5.0", 1), ("10.0", 1)
+    ]  # fmt: skip
+    text = pages._recipe(json.loads((tmp_path / "recipe.json").read_text()))
+    assert "| alpha | 10.0 | 60.80 ± 1.41 | -0.20 ± 0.00 |" in text
+    assert "| alpha | 20.0 | 59.00 | -1.00 |" in text
