@@ -49,7 +49,9 @@ class CodeMemory(nn.Module):
     @torch.no_grad()
     def push(self, z: Tensor, p: Tensor) -> None:
         """Enqueue a batch over the oldest slots: embeddings z (b, D) and their soft codes p (b, M, K)."""
-        items = {"soft": p, "feature": z, "hard": p.argmax(dim=-1)}[self.kind][-self.size :]
+        items = (z if self.kind == "feature" else p)[-self.size :]
+        if self.kind == "hard":
+            items = items.argmax(dim=-1)
         start = int(self.pushed) + len(z) - len(items)
         rows = (start + torch.arange(len(items), device=self.slots.device)) % self.size
         self.slots[rows] = items.to(self.slots.dtype)

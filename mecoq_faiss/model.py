@@ -44,7 +44,7 @@ class Standardize(nn.Module):
         self.scale.copy_(std.clamp_min(0.1 * std.mean()).clamp_min(1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.scale
+        return (features - self.mean).div_(self.scale)
 
 
 class MeCoQ(nn.Module):

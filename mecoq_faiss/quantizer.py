@@ -57,7 +57,8 @@ class SoftProductQuantizer(nn.Module):
 
     def soft_codes(self, z: Tensor) -> Tensor:
         """alpha-softmax attention (Eq. 3, 4): z (b, D) -> p (b, M, K)."""
-        return torch.softmax(self.alpha * self.similarities(z), dim=-1)
+        by_codebook = self.similarities(z).transpose(0, 1)  # (M, b, K), as they lie in memory: nothing is copied
+        return torch.softmax(self.alpha * by_codebook, dim=-1).transpose(0, 1)
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Trainer:
         self._flush(pending)
         if not images and start_step < self.pairs.steps_per_epoch:
             raise ValueError(NO_IMAGE)
-        if not all(p.isfinite().all() for p in self._parameters):
+        if not all(torch.stack(p.aminmax()).isfinite().all() for p in self._parameters):
             raise TrainingError(f"a weight became infinite or NaN in epoch {epoch}: {MEND}")
         self.record(
             {"epoch": epoch, **self.end_epoch(), "images_per_second": images / max(1e-9, time.monotonic() - started)}
