@@ -34,6 +34,9 @@ CONDITIONS: dict[str, dict[str, Any]] = {  # Figure 2: what may bring the degene
     "four layers learn, 20 epochs, codebooks' rate x 100": {
         "trainable_layers": 4, "epochs": 20, "codebook_lr_scale": 100.0
     },
+    "four layers learn, 20 epochs, with the memory": {
+        "trainable_layers": 4, "epochs": 20, "memory_size": 384, "memory_start_epoch": 6
+    },
 }  # fmt: skip
 HELD_IMAGES = 5000  # of the held-out ones, where the backbone learns and each epoch's features are new
 MAP_EVERY, DRIFT_IMAGES, TSNE_IMAGES, TOP = 5, 1000, 2000, 10
