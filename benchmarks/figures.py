@@ -49,7 +49,7 @@ def fig2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
         learning = change.get("trainable_layers", 0)
         if learning and data.net["backbone"] == "pixels":  # which has no layers
             continue
-        for weight in (0.0, 0.5):
+        for weight in (0.5,) if change.get("memory_size") else (0.0, 0.5):
             s = paper_settings(data, 32, **PLAIN | change, diversity_weight=weight)
             if learning:
                 s |= data.net | {"trainable_layers": learning}
