@@ -29,9 +29,9 @@ def page() -> str:
     parts = [
         "# Speed\n",
         "Both sides of each ratio are measured in one run; the machines are shared, so that a ratio moves by some "
-        "percent from run to run. Codes and vectors of the search and export benchmarks are made up. The bare backbone is "
-        "the network as its library gives it; encoding and the view cache fold its batch norms into its convolutions, "
-        "which is how they come to be faster.\n",
+        "percent from run to run. Codes and vectors of the search and export benchmarks are made up. The bare backbone "
+        "is the network as its library gives it; encoding and the view cache fold its batch norms into its "
+        "convolutions, which is how they come to be faster.\n",
     ]
     for name, title in SECTIONS.items():
         path = RESULTS / f"{name}.json"
