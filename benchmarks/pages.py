@@ -77,10 +77,7 @@ def _table1(c: Content) -> str:
         settings = list(dict.fromkeys(row["setting"] for row in mine if isinstance(row["setting"], str)))
         rows.append([system, *cells, "; ".join(settings)])
     text = _table(["system", *(f"{size} bits" for size in bits), "setting chosen on held-out images"], rows)
-    note = (
-        f"MAP@{c['k']} in %, {_seeds(c['seeds'])}; without a deviation, one seed. "
-        "Flat is uncompressed: 4 bytes a dimension.\n"
-    )
+    note = f"MAP@{c['k']} in %, {_seeds(c['seeds'])}. Flat is uncompressed: 4 bytes a dimension.\n"
     return f"{note}\n{text}\n### The paper's 24 systems\n\n{_systems(c, groups)}"
 
 
@@ -146,7 +143,9 @@ def _fig2(c: Content) -> str:
         ]
         for row in c["rows"]
     ]
-    return _table(["condition", "gamma", "best MAP", "last MAP", "similarity of codewords", "codewords used"], rows)
+    note = "MAP in %, of held-out images; where layers learn, of a part of them: compare those rows among themselves.\n"
+    head = ["condition", "gamma", "best MAP", "last MAP", "similarity of codewords", "codewords used"]
+    return f"{note}\n{_table(head, rows)}"
 
 
 def _fig3(c: Content) -> str:
@@ -216,7 +215,7 @@ def _maps(rows: Iterable[Content], bits: int) -> list[float]:
 
 
 def _seeds(count: int) -> str:
-    return f"mean ± deviation over {count} seeds" if count > 1 else "one seed"
+    return f"mean ± deviation over {count} seeds; without a deviation, one seed" if count > 1 else "one seed"
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
