@@ -185,9 +185,7 @@ def _recipe(c: Content) -> str:
                 gain = "default" if same[0]["default"] else _mean(gains, "+")
                 lines.append([parameter, value, _mean(held), gain, _mean(_maps(same, bits))])
         head = ["setting", "value", "MAP, held-out images", "against the default", f"MAP@{c['k']}, queries"]
-        parts.append(
-            f"{bits} bits, in %, {_seeds(c['seeds'])}; without a deviation, one seed:\n\n{_table(head, lines)}"
-        )
+        parts.append(f"{bits} bits, in %, {_seeds(c['seeds'])}:\n\n{_table(head, lines)}")
     return "\n".join(parts)
 
 
