@@ -23,7 +23,7 @@ def folded(net: nn.Module, images: Tensor) -> nn.Module:
         return net
     twin = copy.deepcopy(net, {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())})
     with torch.backends.cudnn.flags(allow_tf32=False):
-        pairs = _convolutions_and_norms(twin, images)
+        before, pairs = _convolutions_and_norms(twin, images)
         replaced: dict[nn.Module, nn.Module] = {}
         for convolution, norm in pairs:
             replaced[convolution] = fuse_conv_bn_eval(convolution, norm)
@@ -32,13 +32,13 @@ def folded(net: nn.Module, images: Tensor) -> nn.Module:
             for name, child in list(parent.named_children()):
                 if child in replaced:
                     setattr(parent, name, replaced[child])
-        before, after = net(images), twin(images)
+        after = twin(images)
     same = bool((after - before).abs().max() <= TOLERANCE * before.abs().max())
-    return twin.eval().requires_grad_(False) if pairs and same else net
+    return twin.eval() if pairs and same else net
 
 
-def _convolutions_and_norms(net: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """The pairs in which a norm takes a convolution's output, each of them called once."""
+def _convolutions_and_norms(net: nn.Module, images: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
+    """The features, and the pairs in which a norm takes a convolution's output, each of them called once."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept: an id is theirs as long as they live
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
@@ -51,10 +51,10 @@ def _convolutions_and_norms(net: nn.Module, images: Tensor) -> list[tuple[nn.Con
             pairs.append((made[id(inputs[0])][0], module))
 
     hooks = [m.register_forward_hook(hook) for m in net.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    net(images)
+    features = net(images)
     for handle in hooks:
         handle.remove()
-    return [(convolution, norm) for convolution, norm in pairs if calls[convolution] == calls[norm] == 1]
+    return features, [(convolution, norm) for convolution, norm in pairs if calls[convolution] == calls[norm] == 1]
 
 
 def _foldable(norm: nn.BatchNorm2d) -> bool:

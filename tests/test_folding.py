@@ -59,6 +59,7 @@ def test_what_is_not_folded_is_shared() -> None:
     assert isinstance(twin, nn.Sequential) and isinstance(net, nn.Sequential)
     assert twin[3].weight.data_ptr() == net[3].weight.data_ptr()
     assert twin[0].weight.data_ptr() != net[0].weight.data_ptr()
+    assert all(parameter.requires_grad for parameter in net.parameters()), "what learns still learns"
 
 
 class Branch(nn.Module):
