@@ -43,7 +43,7 @@ setup(
         'faiss-cpu>=1.9; sys_platform != "linux" or platform_machine != "x86_64"',
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["mecoq-faiss=mecoq_faiss_cli.main:main"]},
+    entry_points={"console_scripts": ["mecoq-faiss=mecoq_faiss_cli.main:run"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Recognition",

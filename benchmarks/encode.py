@@ -19,7 +19,6 @@ import torch
 from benchmarks.madeup import jpegs
 from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, encode
-from mecoq_faiss.allocator import memory_kept
 from mecoq_faiss.datasets import ImageSource, decode_image, open_source
 from mecoq_faiss.encoder import BATCH, Encoder
 from mecoq_faiss.index import build_index
@@ -29,7 +28,6 @@ ITEMS = 50_000  # in the index that a query searches
 BATCHES = (1, 4, 16, 64, 256)
 
 
-@memory_kept()
 @torch.inference_mode()
 def bare(encoder: Encoder, images: int, batch: int = BATCH) -> None:
     """The backbone alone on `images` float images that are there already."""

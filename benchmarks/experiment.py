@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.data import Data
-from mecoq_faiss.allocator import memory_kept
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.contenders import learned_contender
 from mecoq_faiss.datasets import ImageSource
@@ -27,6 +26,7 @@ from mecoq_faiss.trainer import StopSignal, Trainer
 
 Settings = dict[str, Any]
 CURVE_POINTS = 60
+PRECISION_AT = (1, 10, 100)
 
 
 def default_settings(bits: int, nbits: int = 8, **changes: Any) -> Settings:
@@ -46,7 +46,6 @@ def _complete(settings: Settings) -> Settings:
     return json.loads(json.dumps(asdict(model) | asdict(train)))
 
 
-@memory_kept()
 def fit(
     data: NDArray[Any] | ImageSource,
     settings: Settings,
@@ -97,11 +96,12 @@ def fit(
 
 
 def figures(index: Any, xq: NDArray[Any], data: Data) -> dict[str, Any]:
-    """MAP and the curves of a filled index, thinned out evenly in the logarithm of the rank."""
+    """MAP, precision at PRECISION_AT, and the curves of a filled index, thinned out evenly in the rank's logarithm."""
     found = evaluate_search(index, xq, data.yq, data.yb, data.k)
     ranks = np.unique(np.geomspace(1, len(found["precision"]), CURVE_POINTS).astype(int))
     curves = {name: np.round(found[name][ranks - 1], 6).tolist() for name in ("precision", "recall")}
-    return {"map": found["map"], "map_all": found["map_all"], "ranks": ranks.tolist(), **curves}
+    at = {str(n): float(found["precision"][n - 1]) for n in PRECISION_AT if n <= len(found["precision"])}
+    return {"map": found["map"], "map_all": found["map_all"], "precision_at": at, "ranks": ranks.tolist(), **curves}
 
 
 def run(data: Data, settings: Settings) -> dict[str, Any]:

@@ -4,8 +4,8 @@ python -m benchmarks.export [--sizes 10000000 100000000] [--bytes 4] [--folder /
 
 The limit is memory traffic: building the index is shown beside FAISS taking the packed codes in one call (which copies
 them into fresh memory) and beside memcpy, writing it beside a plain write of as many bytes. Memory is the peak of the
-whole export, proof included, over what the process held before, and is compared with the index file. Memory maps of
-files count as they do in RSS.
+whole export, proof included, over what the process held before, and is compared with the index file. Pages of mapped
+files do not count: the system drops them when it wants memory.
 """
 
 from __future__ import annotations

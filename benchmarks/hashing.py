@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mecoq_faiss.allocator import memory_kept
-from mecoq_faiss.linear import FastLinear
 from mecoq_faiss.model import Standardize
 from mecoq_faiss.pairs import CachedPairs
 
@@ -108,7 +106,7 @@ class HashingHead(nn.Module):
         self.method, self.settings = method, settings
         self.standardize = Standardize(feature_dim)
         if method == "CIBHash":
-            self.net: nn.Module = nn.Sequential(FastLinear(feature_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
+            self.net: nn.Module = nn.Sequential(nn.Linear(feature_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
         else:
             self.net = nn.Linear(feature_dim, bits)
 
@@ -151,7 +149,6 @@ def default_settings(method: str) -> dict[str, Any]:
     return {"lr": 1e-3, "batch_size": 128, "epochs": 60, **own[method]}
 
 
-@memory_kept()
 def fit_hashing(
     method: str, views: NDArray[Any], bits: int, seed: int, settings: dict[str, Any] | None = None
 ) -> HashingHead:

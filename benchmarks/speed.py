@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from mecoq_faiss.files import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = ("data", "bundle", "queries")
+SAMPLE_SECONDS = 0.005
 Row = dict[str, Any]
 
 
@@ -60,7 +62,7 @@ def copy_rate(size: int = 1 << 27) -> float:
 
 
 def resident(name: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
+    """A line of this process's status, such as RssAnon, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return 1024 * int(line.split()[1])
@@ -68,13 +70,29 @@ def resident(name: str) -> int:
 
 
 def peak_of(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds, and the most bytes resident at once over those before. Linux."""
+    """Seconds, and the most anonymous memory at once over that before, sampled. Linux.
+
+    Mapped files are left out: the system lets go of their pages when it wants memory.
+    """
     ctypes.CDLL(None).malloc_trim(0)  # free memory goes back, so that its use shows
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-    before = resident("VmRSS")
+    before = peak = resident("RssAnon")
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(SAMPLE_SECONDS):
+            peak = max(peak, resident("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started, resident("VmHWM") - before
+    try:
+        work()
+        seconds = time.perf_counter() - started
+    finally:
+        done.set()
+        watcher.join()
+    return seconds, max(peak, resident("RssAnon")) - before
 
 
 def goal(what: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> Row:

@@ -25,7 +25,6 @@ from benchmarks.madeup import jpegs
 from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.allocator import memory_kept
 from mecoq_faiss.datasets import ImageSource, open_source
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.loading import ImageLoader
@@ -148,7 +147,6 @@ def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageS
     }
 
 
-@memory_kept()
 def main() -> None:
     parser = arguments(__doc__, "train")
     parser.add_argument("--data", help="a folder or tar of images (default: made-up JPEGs)")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from .memory import keep_freed_memory
+
 COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
     "export-index": "Encode images and write a FAISS index with its encoder.",
@@ -62,3 +64,13 @@ def main(debug: bool) -> None:
     logger = logging.getLogger("mecoq_faiss")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+
+
+def run() -> None:
+    """The console script: `main` in a process of its own."""
+    keep_freed_memory()
+    main()
+
+
+if __name__ == "__main__":
+    run()

@@ -19,8 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 ALL_LAYERS = -1
 COMPILERS = ("c++", "g++", "clang++", "cl")
-# A CPU takes large inferences in parts of about so many pixels, whose activations stay in its caches (32 images of
-# 96 x 96); without `memory_kept`, larger ones are also mapped anew by the system, which costs more than the arithmetic.
+# A CPU takes large inferences in parts of about so many pixels, whose activations stay in its caches (32 of 96 px).
 CPU_PIXELS = 300_000
 
 

@@ -5,14 +5,12 @@ Everywhere: codebooks (M, K, d) float32, every codeword of norm 1; codes (n, M) 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
 
 NORM_TOLERANCE = 1e-4
 BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
-MAPPED_BLOCKS = 8  # blocks of a memory map that stay in memory
 
 
 def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
@@ -45,36 +43,9 @@ def check_codes(codes: np.ndarray, M: int, K: int) -> int:
 
 
 def code_blocks(codes: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows of codes, `size` at a time: (number of the first, block).
-
-    Pages of a read-only memory map are let go once they are seen, so that passing over it takes no memory.
-    """
-    for i, start in enumerate(range(0, len(codes), size)):
+    """Rows of codes, `size` at a time: (number of the first, block)."""
+    for start in range(0, len(codes), size):
         yield start, codes[start : start + size]
-        if i % MAPPED_BLOCKS == MAPPED_BLOCKS - 1 or start + size >= len(codes):
-            _let_go(codes)
-
-
-def take_codes(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """codes[rows] for rows of any shape; of a read-only memory map only the pages around one row are in memory."""
-    if not _let_go(codes):
-        return codes[rows]
-    taken = np.empty((rows.size, codes.shape[1]), codes.dtype)
-    for i, row in enumerate(rows.flat):  # the system may map two megabytes around each
-        taken[i] = codes[row]
-        _let_go(codes)
-    return taken.reshape(*rows.shape, -1)
-
-
-def _let_go(array: np.ndarray) -> bool:
-    """Let go of the pages of a read-only memory map (they are read again when needed); False for other arrays."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if array.flags.writeable or not isinstance(base, mmap.mmap) or not hasattr(base, "madvise"):
-        return False
-    base.madvise(mmap.MADV_DONTNEED)
-    return True
 
 
 def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:

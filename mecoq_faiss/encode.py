@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .allocator import memory_kept
 from .datasets import FeatureSource, ImageSource, open_source
 from .encoder import BATCH, Encoder, load_encoder
 from .files import check_writable_parent
@@ -24,7 +23,6 @@ SHARD_ROWS = 8192
 FORMAT = 1
 
 
-@memory_kept()
 def encode(
     model: str | Path | Encoder,
     data: str | Path | ImageSource | FeatureSource,
@@ -85,7 +83,6 @@ def encode(
     return n
 
 
-@memory_kept()
 def embed_source(
     encoder: Encoder, source: ImageSource | FeatureSource, *, workers: int = -1
 ) -> tuple[np.ndarray, np.ndarray]:

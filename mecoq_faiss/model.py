@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from .backbone import create_backbone
 from .config import ModelConfig
-from .linear import FastLinear
 from .quantizer import SoftProductQuantizer
 
 
@@ -88,4 +87,4 @@ class MeCoQ(nn.Module):
 def _projection(kind: str, features: int, hidden: int, D: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(features, D)
-    return nn.Sequential(FastLinear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, D))
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, D))

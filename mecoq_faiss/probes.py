@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import torch
 
-from .codes import decode_codes, take_codes
+from .codes import decode_codes
 from .datasets import FeatureSource, ImageSource, UnreadableImage
 from .encode import BATCH
 from .encoder import Encoder
@@ -21,7 +21,7 @@ def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
     M, _, d = codebooks.shape
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(codes), QUERIES)
-    x = decode_codes(codebooks, take_codes(codes, rows)).reshape(-1, M, d)
+    x = decode_codes(codebooks, codes[rows]).reshape(-1, M, d)
     x = x + rng.normal(0, NOISE / np.sqrt(d), x.shape)
     return (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32).reshape(-1, M * d)
 

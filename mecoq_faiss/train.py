@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from .allocator import memory_kept
 from .checkpoint import RunFolder, load_model, save_model
 from .config import ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource, open_source
@@ -24,7 +23,6 @@ from .trainer import Interrupted, StopSignal, Trainer
 logger = logging.getLogger("mecoq_faiss")
 
 
-@memory_kept()
 def train(
     data: str | Path | ImageSource | FeatureSource,
     out: str | Path,

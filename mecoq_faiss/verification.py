@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .codes import code_blocks, take_codes
+from .codes import code_blocks
 from .index import describe_index, read_ids, set_search_effort, without_ids
 from .quantizer import SoftProductQuantizer
 
@@ -115,11 +115,11 @@ def verify(
     D, I = inner.search(xq, k)
     if said["nlist"]:
         set_search_effort(index, nprobe=said["nprobe"])
-    truth = scores_of(quantizer, xq, take_codes(codes, np.maximum(I, 0)))
+    truth = scores_of(quantizer, xq, codes[np.maximum(I, 0)])
     found = I >= 0
     difference = np.where(found, np.abs(D - truth), 0)
     I10 = inner.search(xq, k10)[1]
-    truth10 = scores_of(quantizer, xq, take_codes(codes, np.maximum(I10, 0)))
+    truth10 = scores_of(quantizer, xq, codes[np.maximum(I10, 0)])
     figures: dict[str, Any] = {
         "queries": len(xq),
         "k": k,
@@ -139,7 +139,7 @@ def verify(
     ]
     if re_encoded is not None:
         rows, again = re_encoded
-        figures["equal_codes"] = float((take_codes(codes, rows) == again).mean())
+        figures["equal_codes"] = float((codes[rows] == again).mean())
         if figures["equal_codes"] < 0.99:
             problems.append(f"only {figures['equal_codes']:.3f} of the codes are the same when encoded again")
     if (difference > score_tolerance).any():

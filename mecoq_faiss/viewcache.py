@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .allocator import memory_kept
 from .backbone import Backbone, inference_part
 from .datasets import ImageSource
 from .files import locked
@@ -58,8 +57,7 @@ def from_cache(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{prefix}-{name}.lock"):
             if read_key(path) != key:
-                with memory_kept():
-                    write(path)
+                write(path)
     return map_array(path, "features"), np.asarray(map_array(path, "rows"))
 
 
