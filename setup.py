@@ -38,6 +38,7 @@ setup(
         "safetensors>=0.4",
         "pillow>=10.1",
         "tqdm>=4.66",
+        "filelock>=3.20",
         # Meta's faiss-gpu wheel also runs where there is no GPU.
         'faiss-gpu>=1.15; sys_platform == "linux" and platform_machine == "x86_64"',
         'faiss-cpu>=1.9; sys_platform != "linux" or platform_machine != "x86_64"',

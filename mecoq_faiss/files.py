@@ -1,13 +1,23 @@
-"""Files written whole or not at all: to a temporary name beside the target, fsynced, renamed."""
+"""Files written whole or not at all (to a temporary name beside the target, fsynced, renamed), and locks on them."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger("mecoq_faiss")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+
+
+class InUseError(OSError):
+    """Another process is at work on the same files."""
 
 
 @contextmanager
@@ -28,12 +38,43 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Other processes wait here while one is inside; a killed one lets go."""
-    with open(path, "w") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """One process at a time is inside; a process that dies lets go, whatever of its children lives on.
+
+    Args:
+        path: the lock's file, which stays; it holds the pid of the one inside.
+        wait: wait for one's turn, and say for whom; else the second is refused.
+
+    Raises:
+        InUseError: another process is inside, and `wait` is False.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if not wait:
+            raise InUseError(
+                f"{Path(path).parent} is in use by process {_holder(path)}: wait for it or stop it"
+            ) from None
+        logger.info("waiting for process %s, which is making %s", _holder(path), path)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logger.warning("%s: no locks on this file system: run one command at a time", path)
+    try:
+        with suppress(OSError):  # Windows lets nobody write into a locked file
+            Path(path).write_text(str(os.getpid()), encoding="utf-8")
         yield
+    finally:
+        lock.release()
+
+
+def _holder(path: str | Path) -> str:
+    """The pid in a lock's file, or what to say without one."""
+    with suppress(OSError, ValueError):
+        return str(int(Path(path).read_text(encoding="utf-8")))
+    return "(unknown)"
 
 
 def write_text(path: str | Path, text: str) -> None:

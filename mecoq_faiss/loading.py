@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +25,7 @@ from .views import ViewSpec, crop, draw_view, fixed_view
 logger = logging.getLogger("mecoq_faiss")
 MAX_WORKERS = 8
 FEW_IMAGES = 512  # below this, starting processes costs more than it saves
+OWNER_SECONDS = 0.5  # how often a worker looks whether the process that it works for lives
 
 
 class LoadedBatch(NamedTuple):
@@ -101,11 +107,13 @@ class ImageLoader:
             batch_sampler=batches_of_items,  # type: ignore[arg-type]
             num_workers=self.workers,
             collate_fn=_collate,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=partial(_begin, os.getpid()),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
-        for batch in loader:
+        with _interrupts_held():
+            loaded = iter(loader)
+        for batch in loaded:
             for row, error in zip(batch.rows.tolist(), batch.errors, strict=True):
                 if error and row not in self.unreadable:
                     self.unreadable[row] = error
@@ -119,8 +127,40 @@ def _collate(items: list[_Item]) -> _Batch:
     return _Batch(np.stack(images), np.stack(colours), np.array(rows, dtype=np.int64), list(errors))
 
 
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+def _begin(owner: int, worker: int) -> None:
+    """The start of a worker process: Ctrl-C reaches the whole process group and the parent decides; a worker ends with
+    its owner however that dies, also while it waits to hand over a batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":  # elsewhere torch's own watch serves
+        threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+
+
+def _end_with(owner: int) -> None:
+    parent = os.getppid()  # the owner, or a server that forks for it
+    with suppress(ProcessLookupError):
+        while os.getppid() == parent:
+            os.kill(owner, 0)  # asks whether it is there
+            time.sleep(OWNER_SECONDS)
+    os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """SIGINT is kept until the end of the block: while processes start, Python would drop its exception.
+
+    Hooks that run at a fork, and finalizers, print exceptions instead of raising them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+    if received:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _choose_workers(images: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from mecoq_faiss import progress as progress_module
-from mecoq_faiss.files import check_writable_parent, locked, replacing, sha256, write_text
+from mecoq_faiss.files import InUseError, check_writable_parent, locked, replacing, sha256, write_text
 from mecoq_faiss.progress import progress
 
 needs_no_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -128,6 +128,21 @@ def test_a_killed_process_lets_go_of_the_lock(tmp_path):
     holder.wait()
     with locked(tmp_path / "lock"):
         pass
+
+
+def test_the_second_is_told_whom_it_waits_for_or_who_is_there(tmp_path, caplog):
+    lock = str(tmp_path / "lock")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, lock], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    try:
+        with pytest.raises(InUseError, match=f"is in use by process {holder.pid}"), locked(lock, wait=False):
+            pass
+        threading.Timer(0.3, holder.kill).start()
+        with caplog.at_level(logging.INFO, "mecoq_faiss"), locked(lock):
+            assert f"waiting for process {holder.pid}" in caplog.text
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 # Progress

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from mecoq_faiss.datasets import open_source
+from mecoq_faiss.files import locked
 from mecoq_faiss.loading import ImageLoader, _Batch
 from mecoq_faiss.views import ViewSpec, crop, draw_view, fixed_view
 
@@ -179,3 +180,65 @@ def test_ctrl_c_stops_the_parent_and_no_worker_prints_a_traceback(folder):
             return
         time.sleep(0.1)
     pytest.fail("a worker is still running")
+
+
+KILLED = """
+import sys, time
+from mecoq_faiss.datasets import open_source
+from mecoq_faiss.files import locked
+from mecoq_faiss.loading import ImageLoader
+from mecoq_faiss.views import ViewSpec
+
+if __name__ == "__main__":
+    loader = ImageLoader(open_source(sys.argv[1], "train"), 64, spec=ViewSpec(), workers=2)
+    with locked(sys.argv[2]):
+        for number, batch in enumerate(loader.batches([[(0, tuple(range(40)))] * 3] * 10**6)):
+            if number == 2:
+                print("running", flush=True)
+                time.sleep(600)  # the workers wait to hand over their next batches
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_killed_parent_and_hold_no_lock(folder, tmp_path, number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "lock")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.wait()
+    for _ in range(50):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("a worker is still running after five seconds")
+    with locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_an_interrupt_while_workers_start_is_not_lost(source, monkeypatch):
+    class Starting:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __iter__(self):
+            class Finalized:
+                def __del__(self):  # Python prints an exception here, as in its hooks at a fork, and goes on
+                    signal.raise_signal(signal.SIGINT)
+                    int("1")  # handlers run between instructions
+
+            Finalized()
+            return iter(())
+
+    monkeypatch.setattr("mecoq_faiss.loading.DataLoader", Starting)
+    with pytest.raises(KeyboardInterrupt):
+        list(ImageLoader(source, SIZE, workers=1).batches([[(0, ())]]))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
