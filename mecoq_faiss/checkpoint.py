@@ -7,26 +7,29 @@ import dataclasses
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from .config import ModelConfig, TrainConfig, from_json, to_json
-from .files import replacing, write_text
+from .files import locked, replacing, write_text
 from .model import MeCoQ
 from .tensors import checksum
 
 FORMAT = 1
+LOCK = ".lock"
 
 
 def save_model(model: MeCoQ, path: Path) -> None:
     """All tensors of a model into a .safetensors file, with their checksum."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"sha256": checksum(state)})
+    with replacing(path) as temporary:  # written by Python, whose error names a full disk
+        temporary.write_bytes(save(state, metadata={"sha256": checksum(state)}))
 
 
 def load_model(config: ModelConfig, path: Path) -> MeCoQ:
@@ -53,7 +56,8 @@ def load_model(config: ModelConfig, path: Path) -> MeCoQ:
 class RunFolder:
     """Reads and writes a run.
 
-    `model.safetensors` is whole from the start (the initial model), so a run needs nothing outside its folder;
+    `config.json` is written first and marks the folder as ours; `model.safetensors`, written last of a start, is whole
+    from then on (the initial model), so that a run needs nothing outside its folder;
     `last.pt` adds what has been learned since, after each epoch. The trained model replaces the initial one before
     `last.pt` says that the run is finished.
     """
@@ -66,18 +70,65 @@ class RunFolder:
         self.state_file = self.path / "last.pt"
         self.split_file = self.path / "split.json"
 
-    def files(self) -> list[Path]:
-        """The files here that training wrote, with the temporary ones of a killed run."""
-        own = (self.config_file, self.model_file, self.metrics_file, self.state_file, self.split_file)
-        return [path for path in own if path.exists()] + list(self.path.glob(".*.tmp"))
+    @property
+    def is_ours(self) -> bool:
+        """Whether training made this folder: its config.json, which is written first, says so."""
+        try:
+            self.read_config()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is something to continue, and not only what a start left that was killed."""
+        return self.config_file.exists() and (self.model_file.exists() or self.state_file.exists())
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within, the folder is there and this process's; afterwards it is gone if it is empty.
+
+        Raises:
+            files.InUseError: another process trains there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / LOCK
+        with locked(lock, wait=False):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def foreign(self) -> list[Path]:
+        """What is in the folder although training did not make it; without a run, files of its names as well."""
+        if not self.path.is_dir():
+            return []
+        own = {LOCK, *(path.name for path in self._temporary())}
+        if self.is_ours:
+            own |= {path.name for path in self._files()} | {"tensorboard"}
+        return [path for path in self.path.iterdir() if path.name not in own]
+
+    def remove_temporary(self) -> None:
+        """Remove what a killed run had begun to write."""
+        for left in self._temporary():
+            left.unlink()
+
+    def _temporary(self) -> list[Path]:
+        return [left for file in self._files() for left in self.path.glob(f".{file.name}.[0-9]*.tmp")]
 
     def remove(self) -> None:
-        """Remove what training wrote, and the folder if nothing else is in it."""
-        for path in self.files():
-            path.unlink()
+        """Remove what training wrote, if training made the folder. The folder goes when it is closed."""
+        if not self.is_ours:
+            return
+        self.remove_temporary()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        for path in reversed(self._files()):  # config.json, the proof, goes last
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> tuple[Path, ...]:
+        return self.config_file, self.model_file, self.metrics_file, self.state_file, self.split_file
 
     def read_config(self) -> tuple[ModelConfig, TrainConfig]:
         """The settings that the run was started with."""
@@ -95,8 +146,10 @@ class RunFolder:
         write_text(self.config_file, to_json(model, train, format=FORMAT, **more))
 
     def save_state(self, state: dict[str, Any]) -> None:
+        content = BytesIO()  # a file's own name would stand in its bytes
+        torch.save({"format": FORMAT, "settings": to_json(*self.read_config()), **state}, content)
         with replacing(self.state_file) as temporary:
-            torch.save({"format": FORMAT, "settings": to_json(*self.read_config()), **state}, temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def load_state(self) -> dict[str, Any]:
         """The training state; ValueError where it is damaged, or config.json is no longer the one it was saved with."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import shutil
+import json
+import logging
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ import faiss
 import h5py
 import numpy as np
 
-from .bundle import INDEX, ITEMS, read_manifest, write_manifest
+from .bundle import INDEX, ITEMS, is_bundle, read_manifest, verify_files, write_manifest
 from .checkpoint import save_model
 from .config import to_json
 from .datasets import FeatureSource, ImageSource, open_source
@@ -23,13 +23,18 @@ from .encode import check_fits, encode, model_fingerprint
 from .encoder import Encoder, load_encoder
 from .faisscheck import simd_level
 from .files import check_writable_parent, replacing, write_text
+from .hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
 from .index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from .indexfile import load_index, save_index
 from .probes import encode_again, queries_like_codes, queries_like_images
-from .shards import map_array, read_key
+from .shards import map_array, read_key, shards_written
 from .verification import verify
+from .workfolder import WorkFolder
 
+logger = logging.getLogger("mecoq_faiss")
+FORMAT = 1  # of unfinished exports
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
+PARTIAL_NAMES = r"encoded\.h5(\.parts)?|index\.faiss|items\.h5|encoder|manifest\.json"
 SPARE = ("embeddings",)  # what an encoded file may hold and a bundle does not
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
@@ -48,15 +53,15 @@ def export_index(
 ) -> dict[str, Any]:
     """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
 
-    Everything is made in `OUT.partial`, which a killed export continues, and renamed when it is proved. Memory
-    hardly grows beyond the index. A `pq` bundle of any size opens at once with
-    `faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)`.
+    Everything is made in `OUT.partial`, and renamed when it is proved; whatever ended an export before that, the next
+    one continues with what was encoded. Memory hardly grows beyond the index. A `pq` bundle of any size opens at once
+    with `faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)`.
 
     Args:
         run: a finished run folder, or a bundle.
         data: a source or its name; of a built-in protocol, the database. None with `codes`.
         out: the new bundle's folder; refused where it exists.
-        codes: a file that `encode` wrote with this model (or a bundle's items.h5): no image is read.
+        codes: a file that `encode` wrote with this model, or a bundle or its items.h5: no image is read.
         kind: the FAISS index, see `index.KINDS`; `options` (nlist, nprobe, refine, k_factor, seed) go to
             `index.build_index`.
         ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
@@ -73,6 +78,8 @@ def export_index(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out")
+    if codes is not None and is_bundle(codes):
+        codes = Path(codes) / ITEMS
     if (data is None) == (codes is None):
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
@@ -86,23 +93,27 @@ def export_index(
     if ids is not None:
         ids = ids if isinstance(ids, np.ndarray) else _read_ids(Path(ids))
         check_ids(ids, n)
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    _clean(partial)
-    try:
-        encoded = Path(codes) if codes is not None else _encode(encoder, source, partial / ENCODED, workers)
-        manifest = _finish(partial, encoder, source, encoded, ids, kind, options)
-    except (KeyboardInterrupt, SystemExit, OSError):
-        raise  # what is encoded is continued by the next run
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    os.replace(partial, out)
+    key = {"format": FORMAT, "model": model_fingerprint(encoder), "data": source.fingerprint if source else None}
+    work = WorkFolder(out.with_name(out.name + ".partial"), key, PARTIAL_NAMES)
+    encoded = work.path / ENCODED
+    with work.opened():
+        work.clear(keep=(encoded.name, encoded.name + ".parts"))
+        try:
+            if source is not None:
+                _encode(encoder, source, encoded, workers)
+            manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options)
+        except BaseException:
+            if encoded.exists() or shards_written(encoded):
+                logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
+            else:
+                work.remove()
+            raise
+        work.become(out, without=(encoded.name,))
     return manifest
 
 
 def _count_codes(codes: Path, encoder: Encoder) -> int:
-    """Rows of an encoded file, which must be this model's."""
+    """Rows of an encoded file, which must be this model's and whole."""
     if not codes.is_file():
         raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")
     key = read_key(codes)
@@ -112,6 +123,10 @@ def _count_codes(codes: Path, encoder: Encoder) -> int:
         raise ValueError(
             f"{codes} was encoded with another model: give the run that made it, or encode the images anew"
         )
+    if codes.name == ITEMS and is_bundle(codes.parent):
+        verify_files(codes.parent, (ITEMS,))
+    if name := damaged_dataset(codes):
+        raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
     with h5py.File(codes) as file:
         return len(file["codes"])
 
@@ -127,20 +142,18 @@ def _read_ids(path: Path) -> np.ndarray:
         ) from error
 
 
-def _clean(partial: Path) -> None:
-    """Remove what a killed export left, but for what it had encoded."""
-    for path in partial.iterdir():
-        if path.name not in (ENCODED, ENCODED + ".parts"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _encode(encoder: Encoder, source: Any, encoded: Path, workers: int) -> Path:
+def _encode(encoder: Encoder, source: ImageSource | FeatureSource, encoded: Path, workers: int) -> None:
     """Encode the source, unless a killed export has done so."""
-    key = read_key(encoded) or {}
-    if (key.get("model"), key.get("data")) != (model_fingerprint(encoder), source.fingerprint):
-        encoded.unlink(missing_ok=True)
-        encode(encoder, source, encoded, embeddings=None, workers=workers)
-    return encoded
+    try:
+        if encoded.exists() and damaged_dataset(encoded) is None:
+            return
+        reason = "does not match its checksums"
+    except OSError as error:
+        reason = str(error)
+    if encoded.exists():
+        logger.warning("%s is damaged (%s): it is made again", encoded, reason)
+        encoded.unlink()
+    encode(encoder, source, encoded, embeddings=None, workers=workers)
 
 
 def _finish(
@@ -198,24 +211,22 @@ def _finish(
         | {"faiss": faiss.__version__, "simd": simd_level()},
         "verification": figures,
     }
-    (partial / ENCODED).unlink(missing_ok=True)
     write_manifest(partial, content)
     return read_manifest(partial)
 
 
 def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
     """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
-    with (
-        replacing(items) as path,
-        h5py.File(encoded) as source,
-        h5py.File(path, "w", libver=("v108", "latest")) as file,
-    ):
+    with replacing(items) as path, h5py.File(encoded) as source, create_hdf5(path) as file:
         file.attrs.update(source.attrs)
         for name in source:
             if name not in SPARE:
                 source.copy(name, file)
+        sums = read_checksums(source)
         if ids is not None:
             file["ids"][...] = ids
+            sums.pop("ids", None)
+        file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name not in SPARE})
 
 
 def _version(name: str) -> str:

@@ -12,9 +12,15 @@ from .files import replacing
 
 
 def save_index(index: faiss.Index, path: str | Path) -> None:
-    """Write `index` where plain `faiss.read_index` finds it: to a temporary name beside `path`, fsynced, renamed."""
+    """Write `index` where plain `faiss.read_index` finds it: to a temporary name beside `path`, fsynced, renamed.
+
+    Raises OSError where it cannot be written whole.
+    """
     with replacing(path) as temporary:
-        faiss.write_index(index, str(temporary))
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:
+            raise OSError(f"{path} could not be written whole: is there room for it? ({_last_line(error)})") from error
 
 
 def load_index(path: str | Path, *, mmap: bool = False) -> faiss.Index:
@@ -40,6 +46,10 @@ def load_index(path: str | Path, *, mmap: bool = False) -> faiss.Index:
             return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         raise ValueError(f"{path} is cut short or no FAISS index: copy it again, or export the index again") from error
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 @contextmanager

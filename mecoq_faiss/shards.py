@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .files import replacing, write_text
+from .files import replacing, sha256
+from .hdf5 import SHA256, DatasetHash, create_hdf5
+from .workfolder import WorkFolder
 
+logger = logging.getLogger("mecoq_faiss")
+WHOLE = "whole.h5"
+PART_NAMES = r"\d{6}(-[0-9a-f]{64})?\.h5|whole\.h5"
 Arrays = dict[str, np.ndarray]
 
 
@@ -44,37 +49,36 @@ def write_in_shards(
     """
     if num_batches < 1:
         raise ValueError(f"nothing to write into {out}: the source is empty")
-    parts = _folder(out)
-    key_text = json.dumps(key, sort_keys=True)
-    key_file = parts / "key.json"
-    if parts.exists() and not (key_file.exists() and key_file.read_text() == key_text):
-        shutil.rmtree(parts)
-    if not parts.exists():
-        parts.mkdir(parents=True)
-        write_text(key_file, key_text)
-    for left in parts.glob(".*.tmp"):  # of a killed run
-        left.unlink()
-    num_shards = -(-num_batches // batches_per_shard)
-    done = next((i for i in range(num_shards) if not _part(parts, i).exists()), num_shards)
-    if done < num_shards:
-        remaining = iter(batches(done * batches_per_shard))
-        for i in range(done, num_shards):
+    parts = WorkFolder(_folder(out), key, PART_NAMES)
+    with parts.opened():
+        num_shards = -(-num_batches // batches_per_shard)
+        done = _whole_shards(parts.path)
+        position = -1
+        for i in sorted(set(range(num_shards)) - done.keys()):
+            if i != position:
+                remaining = iter(batches(i * batches_per_shard))
             count = min(batches_per_shard, num_batches - i * batches_per_shard)
-            _write_part(_part(parts, i), [next(remaining) for _ in range(count)])
-    written = [_part(parts, i) for i in range(num_shards)]
-    if require is not None and not sum(len(part[require]) for part in _open_each(written)):
-        shutil.rmtree(parts)
-        raise ValueError("no readable image in the source: see the names skipped above")
-    whole = parts / "whole.h5"  # in there, so that a killed merge leaves nothing else behind
-    _merge(written, whole, {"key": key_text, **(attributes or {})})
-    os.replace(whole, out)
-    shutil.rmtree(parts)
+            done[i] = _write_part(parts.path, i, [next(remaining) for _ in range(count)])
+            position = i + 1
+        written = [done[i] for i in range(num_shards)]
+        if require is not None and not sum(len(part[require]) for part in _open_each(written)):
+            parts.remove()
+            raise ValueError("no readable image in the source: see the names skipped above")
+        whole = parts.path / WHOLE  # in there, so that a killed merge leaves nothing else behind
+        _merge(written, whole, {"key": json.dumps(key, sort_keys=True), **(attributes or {})})
+        os.replace(whole, out)
+        parts.remove()
 
 
 def bytes_written(out: Path) -> int:
     """How much of an unfinished `out` is on the disk."""
     parts = _folder(out)
     return sum(file.stat().st_size for file in parts.iterdir()) if parts.exists() else 0
+
+
+def shards_written(out: Path) -> int:
+    """How many shards of an unfinished `out` there are."""
+    return len(list(_folder(out).glob("??????-*.h5")))
 
 
 def read_key(path: Path) -> dict[str, Any] | None:
@@ -101,24 +105,40 @@ def _folder(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
-def _part(parts: Path, i: int) -> Path:
-    return parts / f"{i:06d}.h5"
+def _whole_shards(parts: Path) -> dict[int, Path]:
+    """The shards that are there and whole, by number; the others are removed, and so made again.
+
+    A shard's name holds the SHA-256 of its file.
+    """
+    done: dict[int, Path] = {}
+    for path in sorted(parts.glob("*.h5")):
+        number, _, digest = path.stem.partition("-")
+        if digest and path.is_file() and sha256(path) == digest:
+            done[int(number)] = path
+            continue
+        if digest:
+            logger.warning("%s is damaged: it is made again", path)
+        path.unlink()
+    return done
 
 
-def _write_part(path: Path, batches: list[Arrays]) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        for name in batches[0]:
-            array = np.concatenate([batch[name] for batch in batches])
-            if array.dtype == object:  # file names need not be UTF-8
-                texts = [text.encode("utf-8", "backslashreplace") for text in array]
-                file.create_dataset(name, shape=array.shape, data=texts or None, dtype=h5py.string_dtype())
-            else:
-                file.create_dataset(name, data=array)
+def _write_part(parts: Path, i: int, batches: list[Arrays]) -> Path:
+    written = parts / f"{i:06d}.h5"
+    with replacing(written) as temporary:
+        with create_hdf5(temporary) as file:
+            for name in batches[0]:
+                array = np.concatenate([batch[name] for batch in batches])
+                if array.dtype == object:  # file names need not be UTF-8
+                    texts = [text.encode("utf-8", "backslashreplace") for text in array]
+                    file.create_dataset(name, shape=array.shape, data=texts or None, dtype=h5py.string_dtype())
+                else:
+                    file.create_dataset(name, data=array)
+        digest = sha256(temporary)
+    return written.rename(parts / f"{i:06d}-{digest}.h5")
 
 
 def _merge(parts: list[Path], out: Path, attributes: dict[str, Any]) -> None:
-    # of HDF5 1.8 and later, whose attributes may be larger than 64 KB: thousands of class names
-    with replacing(out) as temporary, h5py.File(temporary, "w", libver=("v108", "latest")) as file:
+    with replacing(out) as temporary, create_hdf5(temporary) as file:
         file.attrs.update(attributes)
         with h5py.File(parts[0]) as first:
             names = {name: (dataset.shape[1:], dataset.dtype) for name, dataset in first.items()}
@@ -129,11 +149,14 @@ def _merge(parts: list[Path], out: Path, attributes: dict[str, Any]) -> None:
         for name, (shape, dtype) in names.items():
             file.create_dataset(name, shape=(totals[name], *shape), dtype=dtype)
         starts = dict.fromkeys(names, 0)
+        sums = {name: DatasetHash() for name in names}
         for part in _open_each(parts):
             for name in names:
-                rows = len(part[name])
-                file[name][starts[name] : starts[name] + rows] = part[name][:]
-                starts[name] += rows
+                rows = part[name][:]
+                file[name][starts[name] : starts[name] + len(rows)] = rows
+                sums[name].update(rows)
+                starts[name] += len(rows)
+        file.attrs[SHA256] = json.dumps({name: digest.hexdigest() for name, digest in sums.items()})
 
 
 def _open_each(parts: list[Path]) -> Iterator[h5py.File]:

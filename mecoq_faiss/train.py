@@ -53,8 +53,20 @@ def train(
     """
     run = RunFolder(out)
     _check_out(run, resume)
-    resume = resume and run.config_file.exists()
     check_writable_parent(run.path)
+    with run.opened():
+        return _train(run, data, model_config, train_config, resume and run.is_started, device, tensorboard)
+
+
+def _train(
+    run: RunFolder,
+    data: str | Path | ImageSource | FeatureSource,
+    model_config: ModelConfig | None,
+    train_config: TrainConfig | None,
+    resume: bool,
+    device: str,
+    tensorboard: bool,
+) -> MeCoQ:
     device = resolve_device(device)
     source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
     if resume:
@@ -64,8 +76,7 @@ def train(
             logger.info("%s is finished already", run.path)
             return run.load_trained()
         model = load_model(model_config, run.model_file)
-        for leftover in run.path.glob(".*.tmp"):
-            leftover.unlink()
+        run.remove_temporary()
     else:
         model_config = fit_to_source(model_config or ModelConfig(), source)
         train_config = train_config or TrainConfig()
@@ -82,10 +93,9 @@ def train(
         if not resume:
             prepare(model, pairs, train_config.codebook_init)
             run.remove()  # what a killed start left
-            run.path.mkdir(parents=True, exist_ok=True)
-            save_model(model, run.model_file)
-            write_text(run.split_file, describe_data(source))
             run.write_config(model_config, train_config)
+            write_text(run.split_file, describe_data(source))
+            save_model(model, run.model_file)
         _fit(run, objective, pairs, train_config, device, tensorboard)
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
@@ -99,9 +109,11 @@ def _check_out(run: RunFolder, resume: bool) -> None:
     if not run.path.is_dir():
         if run.path.exists():
             raise FileExistsError(f"{run.path} is a file: choose another --out")
-    elif not resume and any(run.path.iterdir()):
+    elif not resume and (run.is_ours or run.foreign()):
         raise FileExistsError(f"{run.path} exists: choose another --out, or continue it with --resume")
-    elif resume and not run.config_file.exists() and set(run.path.iterdir()) - set(run.files()):
+    elif resume and run.config_file.exists():
+        run.read_config()  # says what is wrong with it
+    elif resume and run.foreign():
         raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
 
 

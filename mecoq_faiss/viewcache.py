@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from .backbone import Backbone, inference_part
 from .datasets import ImageSource
 from .files import locked
+from .hdf5 import damaged_dataset
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, bytes_written, map_array, read_key, write_in_shards
@@ -48,17 +50,28 @@ def from_cache(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The arrays `features` (memory-mapped) and `rows` of the cache file of this key; `write` makes it where it is not.
 
-    Where several processes ask for the same file, one makes it and the others wait.
+    Where several processes ask for the same file, one makes it and the others wait. A file that does not match its
+    checksums is made again.
     """
     folder = folder or cache_folder()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / f"{prefix}-{name}.h5"
-    if read_key(path) != key:
+    if not _is_whole(path, key):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{prefix}-{name}.lock"):
-            if read_key(path) != key:
+            if not _is_whole(path, key):
                 write(path)
     return map_array(path, "features"), np.asarray(map_array(path, "rows"))
+
+
+def _is_whole(path: Path, key: dict[str, Any]) -> bool:
+    if read_key(path) != key:
+        return False
+    with suppress(OSError):
+        if damaged_dataset(path) is None:
+            return True
+    logger.warning("%s is damaged: it is made again", path)
+    return False
 
 
 def cached_view_features(

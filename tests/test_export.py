@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import faiss
@@ -16,6 +17,7 @@ from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index
 from mecoq_faiss.bundle import read_manifest, verify_files
 from mecoq_faiss.codes import code_blocks
 from mecoq_faiss.datasets import open_source
+from mecoq_faiss.files import InUseError
 from mecoq_faiss.index import build_index, load_index, read_codes, read_ids, search_exact
 from mecoq_faiss.quantizer import SoftProductQuantizer
 from mecoq_faiss.search import search
@@ -202,15 +204,91 @@ def test_foreign_codes_are_refused(work: Path, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_what_a_killed_export_of_another_run_left_is_not_used(work: Path, tmp_path: Path) -> None:
-    partial = tmp_path / "bundle.partial"
-    partial.mkdir()
-    (partial / "encoded.h5").write_bytes((work / "codes4.h5").read_bytes())
-    (partial / ".index.faiss.1.tmp").write_text("half")
+def killed(run: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """An export that `error` ends once everything is encoded."""
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr("mecoq_faiss.export.build_index", lambda *a, **k: (_ for _ in ()).throw(error))
+        export_index(run, data, out)
+
+
+def test_what_a_killed_export_of_another_run_left_is_not_used(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(work / "run4", work / "x.npy", tmp_path / "bundle", monkeypatch, KeyboardInterrupt())
+    (tmp_path / "bundle.partial" / ".index.faiss.1.tmp").write_text("half")
     export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
     index = load_index(tmp_path / "bundle" / "index.faiss")
     with h5py.File(work / "codes8.h5") as file:
         np.testing.assert_array_equal(read_codes(index), file["codes"][:])
+    assert {p.name for p in (tmp_path / "bundle").iterdir()} == {"index.faiss", "items.h5", "encoder", "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory"), VerificationError("no"), OSError("full"), SystemExit()]
+)
+def test_whatever_ends_an_export_its_encoding_is_kept(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    killed(work / "run8", work / "x.npy", tmp_path / "bundle", monkeypatch, error)
+    monkeypatch.setattr("mecoq_faiss.export.encode", lambda *a, **k: pytest.fail("all is encoded"))
+    assert export_index(work / "run8", work / "x.npy", tmp_path / "bundle")["counts"]["items"] == N
+    assert not (tmp_path / "bundle.partial").exists()
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut"])
+def test_a_damaged_encoding_of_a_killed_export_is_made_again(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    killed(work / "run8", work / "x.npy", tmp_path / "bundle", monkeypatch, KeyboardInterrupt())
+    encoded = tmp_path / "bundle.partial" / "encoded.h5"
+    if harm == "flipped":
+        with h5py.File(encoded, "r+") as file:
+            file["codes"][3, 0] ^= 1
+    else:
+        encoded.write_bytes(encoded.read_bytes()[:3000])
+    export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    index = load_index(tmp_path / "bundle" / "index.faiss")
+    with h5py.File(work / "codes8.h5") as file:
+        np.testing.assert_array_equal(read_codes(index), file["codes"][:])
+
+
+def test_a_flipped_bit_in_codes_is_refused(work: Path, tmp_path: Path) -> None:
+    codes = tmp_path / "codes.h5"
+    codes.write_bytes((work / "codes8.h5").read_bytes())
+    export_index(work / "run8", None, tmp_path / "bundle", codes=codes)
+    for given, damaged, says in (
+        (codes, codes, "its codes do not match their checksum"),
+        (tmp_path / "bundle", tmp_path / "bundle" / "items.h5", r"items\.h5 differs from the manifest"),
+    ):
+        with h5py.File(damaged, "r+") as file:
+            file["codes"][3, 0] ^= 1
+        with pytest.raises(ValueError, match=says):
+            export_index(work / "run8", None, tmp_path / "other", codes=given)
+    assert not list(tmp_path.glob("other*"))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_of_the_users_in_the_way_is_left_alone(work: Path, tmp_path: Path, linked: bool) -> None:
+    mine = tmp_path / ("precious" if linked else "b.partial")
+    mine.mkdir()
+    (mine / "index.faiss").write_text("mine")
+    if linked:
+        (tmp_path / "b.partial").symlink_to(mine)
+    with pytest.raises(FileExistsError, match=r"b\.partial is in the way"):
+        export_index(work / "run8", work / "x.npy", tmp_path / "b")
+    assert [p.name for p in mine.iterdir()] == ["index.faiss"] and not (tmp_path / "b").exists()
+
+
+def test_two_exports_to_one_place(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(*args: object, **options: object) -> None:
+        with pytest.raises(InUseError, match=f"in use by process {os.getpid()}"):
+            export_index(work / "run8", work / "x.npy", tmp_path / "b")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mecoq_faiss.export.encode", second)
+    with pytest.raises(KeyboardInterrupt):
+        export_index(work / "run8", work / "x.npy", tmp_path / "b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_takes_codes_ids_and_refine(work: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from mecoq_faiss import shards
+from mecoq_faiss.files import InUseError
+from mecoq_faiss.hdf5 import damaged_dataset
 from mecoq_faiss.shards import bytes_written, map_array, read_key, write_in_shards
 
 SIZES = (3, 0, 4, 2, 5, 0, 1)  # rows of each batch
@@ -117,16 +119,19 @@ write_in_shards(Path(sys.argv[2]), slow, len(SIZES), 2, KEY)
 def test_kill_9(tmp_path):
     out = tmp_path / "out.h5"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(out)])
-    second = tmp_path / "out.h5.parts" / "000001.h5"
+
+    def second() -> list[Path]:
+        return list((tmp_path / "out.h5.parts").glob("000001-*.h5"))
+
     try:
         for _ in range(600):
-            if second.exists() or process.poll() is not None:
+            if second() or process.poll() is not None:
                 break
             time.sleep(0.1)
     finally:
         process.kill()
         process.wait()
-    assert second.exists() and not out.exists()
+    assert second() and not out.exists()
     started = []
     write_in_shards(out, lambda start: started.append(start) or batches(start), len(SIZES), 2, KEY)
     assert started == [4]
@@ -143,6 +148,127 @@ def test_shards_of_another_key_are_thrown_away(tmp_path):
         write_in_shards(out, stops, len(SIZES), 1, KEY | {"views": 3})
     write_in_shards(out, batches, len(SIZES), 1, KEY)
     assert_whole(out)
+
+
+def stopped(out: Path) -> list[Path]:
+    """An unfinished run with its first three shards of one batch each."""
+
+    def stops(start: int):
+        yield from (batch(i) for i in range(3))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_in_shards(out, stops, len(SIZES), 1, KEY)
+    parts = sorted(out.with_name(out.name + ".parts").glob("??????-*.h5"))
+    assert len(parts) == 3
+    return parts
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "text"])
+def test_a_damaged_shard_is_made_again_and_no_other(tmp_path, harm, caplog):
+    out = tmp_path / "out.h5"
+    second = stopped(out)[1]
+    data = bytearray(second.read_bytes())
+    data[-1] ^= 1
+    second.write_bytes({"cut": data[:900], "flipped": data, "emptied": b"", "text": b"no HDF5"}[harm])
+    started = []
+    write_in_shards(out, lambda start: started.append(start) or batches(start), len(SIZES), 1, KEY)
+    assert started == [1, 3] and str(second) in caplog.text
+    assert_whole(out)
+
+
+def test_a_key_with_a_bad_byte_is_made_again(tmp_path):
+    out = tmp_path / "out.h5"
+    stopped(out)
+    (tmp_path / "out.h5.parts" / "key.json").write_bytes(b"{\xff")
+    write_in_shards(out, batches, len(SIZES), 1, KEY)
+    assert_whole(out)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["notes.txt"], ["key.json", "notes.txt"], ["000000.h5"], ["key.json"]],
+)
+def test_a_folder_of_the_users_is_left_alone(tmp_path, files):
+    parts = tmp_path / "out.h5.parts"
+    parts.mkdir()
+    for name in files:
+        (parts / name).write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match=r"out\.h5\.parts is in the way"):
+        write_in_shards(tmp_path / "out.h5", batches, len(SIZES), 1, KEY)
+    assert sorted(os.listdir(parts)) == sorted(files) and (parts / files[0]).read_text() == '{"mine": 1}'
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "out.h5.parts").symlink_to(tmp_path / "precious")
+    with pytest.raises(FileExistsError, match="is in the way"):
+        write_in_shards(tmp_path / "out.h5", batches, len(SIZES), 1, KEY)
+
+
+def test_two_on_one_file(tmp_path):
+    out = tmp_path / "out.h5"
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(out)])
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("out.h5.parts/000001-*.h5")):
+                break
+            time.sleep(0.1)
+        with pytest.raises(InUseError, match=f"is in use by process {process.pid}"):
+            write_in_shards(out, batches, len(SIZES), 2, KEY)
+    finally:
+        process.kill()
+        process.wait()
+    write_in_shards(out, batches, len(SIZES), 2, KEY)
+    assert_whole(out)
+
+
+def test_every_dataset_has_a_checksum(tmp_path):
+    out = tmp_path / "out.h5"
+    write_in_shards(out, batches, len(SIZES), 2, KEY)
+    assert damaged_dataset(out) is None
+    for name in ("x", "labels", "paths"):
+        with h5py.File(out) as file:
+            value = file[name][:]
+        value[0] = value[0] + (b"?" if name == "paths" else 1)
+        with h5py.File(out, "r+") as file:
+            before = file[name][:]
+            file[name][...] = value
+        assert damaged_dataset(out) == name
+        with h5py.File(out, "r+") as file:
+            file[name][...] = before
+    assert damaged_dataset(out) is None
+
+
+LIMITED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import numpy as np
+from mecoq_faiss.shards import write_in_shards
+from test_shards import KEY
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+names = np.array([str(i) for i in range(50)], object)
+rows = [{"x": np.full((50, 100), i, np.float32), "paths": names} for i in range(4)]
+try:
+    write_in_shards(Path(sys.argv[2]), lambda start: iter(rows[start:]), 4, 1, KEY)
+except OSError as error:
+    sys.exit(f"caught: {error}")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
+@pytest.mark.parametrize("room", [0, 100, 900, 4000, 8000, 20_000, 32_000, 60_000, 90_000])
+def test_a_full_disk_is_one_error_and_what_is_done_is_kept(tmp_path, room):
+    out = tmp_path / "out.h5"
+    arguments = [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(out)]
+    done = subprocess.run([*arguments, str(room)], capture_output=True, text=True)
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert "File too large" in done.stderr and "caught" in done.stderr
+    assert (len(list(tmp_path.glob("out.h5.parts/0*-*.h5"))) == 4) == (room >= 32_000)
+    again = subprocess.run([*arguments, str(1 << 30)], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert damaged_dataset(out) is None and len(content(out)["x"]) == 200 and os.listdir(tmp_path) == ["out.h5"]
 
 
 def test_no_rows_at_all(tmp_path):

@@ -207,13 +207,53 @@ def test_resume_starts_where_there_is_nothing_or_a_killed_start(features: Path, 
     config = TrainConfig(epochs=1, batch_size=16)
     train(features, tmp_path / "a", MODEL, config, resume=True)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "b" / ".config.json.123.tmp").write_bytes(b"{")
+    for name in ("config.json", "split.json"):  # written before the model
+        (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
+    (tmp_path / "b" / ".model.safetensors.123.tmp").write_bytes(b"half")
     with pytest.raises(FileExistsError, match="continue it with --resume"):
         train(features, tmp_path / "b", MODEL, config)
     train(features, tmp_path / "b", MODEL, config, resume=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
     assert {p.name for p in (tmp_path / "a").iterdir()} == {p.name for p in (tmp_path / "b").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["split.json", "metrics.jsonl", ".notes.1.tmp", "last.pt", "config.json"])
+def test_files_of_the_users_are_left_alone(name: str, features: Path, tmp_path: Path) -> None:
+    """A name of ours proves nothing: only a config.json that training wrote does."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text('{"mine": 1}')
+    for resume in (True, False):
+        with pytest.raises((FileExistsError, ValueError), match=r"holds other files|exists: choose|config.json is dam"):
+            train(features, tmp_path / "run", MODEL, resume=resume)
+    assert [(p.name, p.read_text()) for p in (tmp_path / "run").iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_a_file_of_the_users_in_a_run_survives_its_resume(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(features, tmp_path / "run", MODEL, TrainConfig(batch_size=16, epochs=1))
+    (tmp_path / "run" / ".notes.1.tmp").write_text("mine")
+    (tmp_path / "run" / ".last.pt.1.tmp").write_text("half")
+    train(features, tmp_path / "run", resume=True)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json", "model.safetensors", "metrics.jsonl", "last.pt", "split.json", ".notes.1.tmp"
+    }  # fmt: skip
+
+
+def test_two_on_one_run_folder(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(*args: Any) -> None:
+        for resume in (True, False):
+            with pytest.raises(OSError, match=rf"in use by process {os.getpid()}|exists: choose another"):
+                train(features, tmp_path / "run", MODEL, resume=resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["mecoq_faiss.train"], "_fit", second)
+    with pytest.raises(KeyboardInterrupt):
+        train(features, tmp_path / "run", MODEL, TrainConfig(batch_size=16))
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_with_other_data(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

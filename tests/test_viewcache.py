@@ -8,6 +8,7 @@ import threading
 from collections import namedtuple
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -217,3 +218,19 @@ def test_cache_folder(monkeypatch):
     assert cache_folder() == Path("/x/mecoq-faiss")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "mecoq-faiss"
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut"])
+def test_a_damaged_cache_is_made_again(folder, tmp_path, harm, caplog):
+    backbone = Counting()
+    expected = np.array(features_of(folder, backbone)[0])
+    path = tmp_path / "cache" / files(tmp_path)[0]
+    if harm == "flipped":
+        with h5py.File(path, "r+") as file:
+            file["features"][1, 0, 0] += 1
+    else:
+        path.write_bytes(path.read_bytes()[:-100])
+    seen = backbone.seen
+    np.testing.assert_array_equal(features_of(folder, backbone)[0], expected)
+    assert backbone.seen == 2 * seen
+    assert harm == "cut" or "is damaged: it is made again" in caplog.text

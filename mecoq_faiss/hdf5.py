@@ -1,0 +1,121 @@
+"""HDF5 files written without HDF5's crash on a full disk, and a checksum of every dataset in them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+SHA256 = "sha256"  # attribute of a file: JSON, hex SHA-256 by dataset
+BLOCK_BYTES = 1 << 24
+
+
+@contextmanager
+def create_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file to write into.
+
+    HDF5 ends the process when it cannot write its last bytes. Here a failed write is kept until the file is closed,
+    which needs no more room, and raised then.
+
+    Raises:
+        OSError: the disk is full, a size limit is reached, or it cannot be written.
+    """
+    with _Target(path) as target:
+        try:
+            # of HDF5 1.8 and later, whose attributes may be larger than 64 KB: thousands of class names
+            with h5py.File(target, "w", libver=("v108", "latest")) as file:
+                yield file
+        except Exception as error:
+            if target.error is None:
+                raise
+            raise target.failure() from error
+        if target.error is not None:
+            raise target.failure()
+
+
+class _Target(io.FileIO):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.path, self.error = path, None
+
+    path: Path
+    error: OSError | None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def failure(self) -> OSError:
+        assert self.error is not None
+        code = self.error.errno or errno.EIO
+        return OSError(code, f"{self.error.strerror} while writing: make room and run the same again", str(self.path))
+
+
+class DatasetHash:
+    """SHA-256 of a dataset, whatever the pieces in which its rows come."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, rows: np.ndarray) -> None:
+        """Add rows; strings are bytes in an array of dtype object."""
+        if rows.dtype == object:
+            for text in rows.flat:
+                text = text.encode() if isinstance(text, str) else text
+                self._digest.update(b"%d:%s" % (len(text), text))
+        else:
+            self._digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def damaged_dataset(path: Path) -> str | None:
+    """The name of a dataset that does not match its checksum; None where all do, or the file has no checksums.
+
+    Raises OSError where HDF5 cannot read the file.
+    """
+    with h5py.File(path) as file:
+        sums = read_checksums(file)
+        for name, expected in sums.items():
+            if name not in file or _hash(file[name]) != expected:
+                return name
+    return None
+
+
+def read_checksums(file: h5py.File) -> dict[str, str]:
+    """The checksums that a file holds, by dataset; empty for a file without."""
+    try:
+        return dict(json.loads(file.attrs[SHA256]))
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _hash(dataset: h5py.Dataset) -> str:
+    digest = DatasetHash()
+    row_bytes = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])))
+    step = max(1, BLOCK_BYTES // row_bytes)
+    for start in range(0, len(dataset), step):
+        digest.update(dataset[start : start + step])
+    return digest.hexdigest()
