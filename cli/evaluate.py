@@ -14,7 +14,7 @@ from .options import data_option, device_option, json_option, show, workers_opti
 @device_option
 @json_option
 def command(path: str, queries: str, database: str | None, k: int, workers: int, device: str, as_json: bool) -> None:
-    """MAP@k of a run or a bundle, by labels (folder names)."""
+    """MAP@k and precision@1, @10, @100 of a run or a bundle, by labels (folder names)."""
     from mecoq_faiss.devices import resolve_device
     from mecoq_faiss.evaluate import evaluate
 

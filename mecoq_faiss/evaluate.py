@@ -1,4 +1,4 @@
-"""The whole evaluation job: a run or a bundle, queries and a database -> MAP@k by FAISS search."""
+"""The whole evaluation job: a run or a bundle, queries and a database -> MAP@k and precision by FAISS search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .bundle import INDEX, ITEMS, is_bundle, read_items, verify_files
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source, encode
 from .encoder import load_encoder
-from .evaluation import evaluate_search
+from .evaluation import FIRST, evaluate_search
 from .index import build_index, without_ids
 from .indexfile import load_index
 from .relevance import same_classes
@@ -34,8 +34,9 @@ def evaluate(
         k: the cut-off.
 
     Returns:
-        `map` (a share, 0 to 1), `map_all` (Eq. 18 divided by all relevant items), `k`, `queries`, `items`,
-        `skipped_queries`.
+        `map` (a share, 0 to 1), `map_all` (Eq. 18 divided by all relevant items), `precision_at_1`, `precision_at_10`
+        and `precision_at_100` (the relevant share of the first n; left out where n exceeds k), `k`, `queries`,
+        `items`, `skipped_queries`.
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
@@ -64,6 +65,7 @@ def evaluate(
     return {
         "map": found["map"],
         "map_all": found["map_all"],
+        **{name: float(found[name].mean()) for n in FIRST if (name := f"precision_at_{n}") in found},
         "k": k,
         "queries": len(rows),
         "items": len(items["codes"]),

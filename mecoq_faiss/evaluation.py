@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .ranking import rank_all
+from .ranking import Ranks, depends_on_k, rank_all
 from .relevance import LabelMatch
 from .ties import (
     Floats,
     Ints,
     Tied,
+    TieGroups,
     expected_average_precision,
     expected_precision_sum,
     expected_relevance,
     tie_groups,
 )
+
+FIRST = (1, 10, 100)
+"""Numbers of first results whose precision `evaluate_search` tells beside MAP."""
 
 
 def average_precision(
@@ -141,7 +145,10 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
 
     Returns:
         `map` MAP@k over the relevant items found, `map_all` MAP@k over all relevant items (Eq. 18), `ap` (nq,) the
-        terms of `map`, `precision` and `recall` (k,) at each rank; float64, expected values over ties.
+        terms of `map`, `precision` and `recall` (k,) at each rank, `precision_at_1`, `precision_at_10` and
+        `precision_at_100` (nq,) each query's relevant share of the first n (those n that are at most k and the
+        index's size); float64, expected values over ties. Where an index's results depend on k (see `ranking`), these
+        precisions are those of searches for n results, all else of one for k.
     """
     nq = len(xq)
     match = LabelMatch(labels_q, labels_db)
@@ -152,11 +159,18 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
     total = match.counts()
     ap, sums = np.empty(nq), np.empty(nq)
     curves = np.zeros((2, min(k, index.ntotal)))
+    first = {n: np.empty(nq) for n in FIRST if n <= min(k, index.ntotal)}
     for ranks in rank_all(index, xq, k, match):
-        groups = tie_groups(ranks.relevance, k, ranks.scores, (ranks.members, ranks.relevant))
+        groups = _groups(ranks)
         ap[ranks.queries] = expected_average_precision(groups)
         sums[ranks.queries] = expected_precision_sum(groups)
-        curves += np.stack(_curve(expected_relevance(groups), total[ranks.queries])) * (len(ranks.queries) / nq)
+        expected = expected_relevance(groups)
+        curves += np.stack(_curve(expected, total[ranks.queries])) * (len(ranks.queries) / nq)
+        for n, precision in first.items():
+            precision[ranks.queries] = expected[:, :n].mean(1)
+    for n, precision in first.items() if depends_on_k(index) else ():
+        for ranks in rank_all(index, xq, n, match):
+            precision[ranks.queries] = expected_relevance(_groups(ranks)).mean(1)
     every = sums / np.maximum(total, 1)
     return {
         "map": float(ap.mean()),
@@ -164,22 +178,36 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
         "ap": ap,
         "precision": curves[0],
         "recall": curves[1],
+        **{f"precision_at_{n}": precision for n, precision in first.items()},
     }
+
+
+def neighbour_recall(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> Floats:
+    """Share of each query's exact neighbours among the first k results, its expected value over ties, float64 (nq,).
+
+    Args:
+        index, xq, k: as in `evaluate_search`.
+        I_exact: (nq, >= k) ids of each query's nearest items by an exhaustive search, -1 for none; or fewer columns,
+            of what is sought. A query without any has recall 0.
+    """
+    exact = np.asarray(I_exact)[:, :k]
+    found = np.empty(len(xq))
+    for ranks in rank_all(index, xq, k, lambda q, I: (I[:, :, None] == exact[q, None, :]).any(2) & (I >= 0)):
+        found[ranks.queries] = expected_relevance(_groups(ranks)).sum(1)
+    return found / np.maximum((exact >= 0).sum(1), 1)
 
 
 def evaluate_neighbours(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> float:
     """Recall@k without labels: `recall_at_k` of the index's results, its expected value over ties.
 
-    Args:
-        index, xq, k: as in `evaluate_search`.
-        I_exact: (nq, >= k) ids of each query's nearest items by an exhaustive search, -1 for none.
+    It is the mean of `neighbour_recall`, which documents the arguments, over the queries' exact neighbours.
     """
-    exact = np.asarray(I_exact)[:, :k]
-    found = 0.0
-    for ranks in rank_all(index, xq, k, lambda q, I: (I[:, :, None] == exact[q, None, :]).any(2) & (I >= 0)):
-        groups = tie_groups(ranks.relevance, k, ranks.scores, (ranks.members, ranks.relevant))
-        found += expected_relevance(groups).sum()
-    return float(found / max((exact >= 0).sum(), 1))
+    count = (np.asarray(I_exact)[:, :k] >= 0).sum(1)
+    return float(neighbour_recall(index, xq, I_exact, k) @ count / max(count.sum(), 1))
+
+
+def _groups(ranks: Ranks) -> TieGroups:
+    return tie_groups(ranks.relevance, ranks.relevance.shape[1], ranks.scores, (ranks.members, ranks.relevant))
 
 
 def _curve(expected: Floats, num_relevant: Ints) -> tuple[Floats, Floats]:

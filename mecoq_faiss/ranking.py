@@ -4,6 +4,11 @@ A search returns k of the items that tie at rank k by their position. Here each 
 and again deeper for those queries whose tie group is not yet seen to its end, so that a ranking knows how large the
 group at its cut-off is and how many of it are relevant: all that the metrics need to be free of the database's order.
 It is exact for every index that gives equal codes equal scores: PQ, FastScan, IVF and binary indexes do.
+
+IndexRefine scores the best k_factor * k of its base index anew, so that its first k results depend on k: a deeper
+search would be a better one than the user's. What is judged is its own answer at k, and the tie group at the cut-off is
+what that answer shows of it. Of the indexes that this package builds no other depends on k; graph indexes (HNSW, NSG),
+whose search widens with k, do, and are not for these functions.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +30,7 @@ class Ranks(NamedTuple):
     queries: NDArray[np.int64]  # (b,)
     relevance: NDArray[np.bool_]  # (b, k)
     scores: NDArray[Any]  # (b, k) larger is better
-    members: NDArray[np.int64]  # (b,) size of the tie group at rank k in the whole database
+    members: NDArray[np.int64]  # (b,) size of the tie group at rank k in the whole database (see above for IndexRefine)
     relevant: NDArray[np.int64]  # (b,) relevant items in it
 
 
@@ -41,9 +46,22 @@ def rank_all(index: Any, xq: NDArray[Any], k: int, relevant: Relevant) -> Iterat
     if index.ntotal == 0 or k < 1:
         raise ValueError(f"k={k} of an index of {index.ntotal} items: want k >= 1 and an index that is not empty")
     k = min(k, index.ntotal)
-    depth = min(k + max(32, k // 16), index.ntotal)
+    depth = k if depends_on_k(index) else min(k + max(32, k // 16), index.ntotal)
     for queries in _parts(np.arange(len(xq)), CELLS // depth):
         yield _rank(index, xq, queries, k, depth, relevant)
+
+
+def depends_on_k(index: Any) -> bool:
+    """Whether the first results of a search depend on how many are asked for: an IndexRefine, within id maps and
+    transforms too."""
+    import faiss
+
+    while isinstance(index, faiss.Index):
+        index = faiss.downcast_index(index)
+        if isinstance(index, faiss.IndexRefine):
+            return True
+        index = getattr(index, "index", None)
+    return False
 
 
 def search(index: Any, xq: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -61,6 +79,8 @@ def _rank(index: Any, xq: NDArray[Any], queries: NDArray[np.int64], k: int, dept
     relevance = relevant(queries, I)
     tied = D[:, k - 1 : k] == D
     ranks = Ranks(queries, relevance[:, :k], D[:, :k], tied.sum(1), (tied & relevance).sum(1))
+    if depth == k:  # the whole index, or all that its answer shows
+        return ranks
     unseen = np.flatnonzero(tied[:, -1] & (I[:, -1] >= 0) & (depth < index.ntotal))
     if isinstance(index, faiss.IndexBinaryFlat | faiss.IndexBinaryIVF):
         for part in _parts(unseen, 32 * CELLS // index.ntotal):

@@ -15,10 +15,12 @@ from mecoq_faiss.evaluation import (
     evaluate_search,
     is_relevant,
     mean_average_precision,
+    neighbour_recall,
     precision_at,
     precision_recall_curve,
     recall_at_k,
 )
+from mecoq_faiss.index import build_index
 
 
 def ap_loop(relevance, k, num_relevant=None):
@@ -235,6 +237,78 @@ def test_recall_of_neighbours():
     found = coarse.search(xq, 700)
     want = precision_at((found[1][:, :, None] == exact[:, None, :10]).any(2), [10], scores=-found[0])[0]
     assert evaluate_neighbours(coarse, xq, exact, 10) == pytest.approx(want, abs=1e-12)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def transformed(index):
+    return faiss.IndexPreTransform(faiss.RemapDimensionsTransform(index.d, index.d, False), index)
+
+
+WRAPPED = {
+    "bare": lambda index: index,
+    "ids": lambda index: build_index(*refined_codes()[:2], "pqfs", refine=True, k_factor=1.0, ids=np.arange(3000)),
+    "transform": transformed,
+}
+
+
+def refined_codes():
+    """Codebooks (8, 16, 2), codes (3000, 8), queries (50, 16): one codebook is wide, so that FastScan's 255 steps are
+    coarse for the others, and some of the first come late."""
+    rng = np.random.default_rng(0)
+    books = unit(np.array([1.0, 0.0]) + 0.1 * rng.standard_normal((8, 16, 2)))
+    books[0] = unit(rng.standard_normal((16, 2)))
+    codes = rng.integers(0, 16, (3000, 8)).astype(np.uint8)
+    return books.astype(np.float32), codes, unit(rng.standard_normal((50, 8, 2))).astype(np.float32).reshape(50, 16)
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_refined_index_is_judged_by_its_own_answer_at_k(wrapped):
+    books, codes, xq = refined_codes()
+    index = WRAPPED[wrapped](build_index(books, codes, "pqfs", refine=True, k_factor=1.0))
+    exact = build_index(books, codes).search(xq, 10)[1]
+    D, I = index.search(xq, 10)
+    share = [len(set(found) & set(true)) / 10 for found, true in zip(I, exact, strict=True)]
+    assert 0.5 < np.mean(share) < 0.99, "it does miss some, or nothing is tested"
+    np.testing.assert_allclose(neighbour_recall(index, xq, exact, 10), share, atol=1e-12)
+    assert evaluate_neighbours(index, xq, exact, 10) == pytest.approx(recall_at_k(I, exact, 10), abs=1e-12)
+
+    labels, labels_q = np.arange(3000) % 3, np.arange(50) % 3
+    found = evaluate_search(index, xq, labels_q, labels, 10)
+    relevance = is_relevant(labels_q, labels, I)
+    np.testing.assert_allclose(found["ap"], average_precision(relevance, 10, scores=D), atol=1e-12)
+    np.testing.assert_allclose(found["precision_at_10"], relevance.mean(1), atol=1e-12)
+    # also of a search for more, the precision among the first n is that of a search for n
+    longer = evaluate_search(index, xq, labels_q, labels, 700)
+    for n in (1, 10, 100):
+        own = is_relevant(labels_q, labels, index.search(xq, n)[1]).mean(1)
+        np.testing.assert_allclose(longer[f"precision_at_{n}"], own, atol=1e-12)
+
+
+def test_precision_among_the_first_of_each_query():
+    xb, xq, labels, labels_q, index = collection("pq, L2", n=300)
+    index.add(xb)
+    D, I = index.search(xq, 300)
+    relevance = is_relevant(labels_q, labels, I)
+    found = evaluate_search(index, xq, labels_q, labels, 300)
+    for n in (1, 10, 100):
+        want = [precision_at(row[None], [n], scores=-d[None])[0] for row, d in zip(relevance, D, strict=True)]
+        np.testing.assert_allclose(found[f"precision_at_{n}"], want, atol=1e-12)
+        assert found[f"precision_at_{n}"].mean() == pytest.approx(found["precision"][n - 1], abs=1e-12)
+    few = evaluate_search(index, xq, labels_q, labels, 50)
+    assert [key for key in few if key.startswith("precision_at_")] == ["precision_at_1", "precision_at_10"]
+
+
+def test_recall_of_each_query_by_hand():
+    index = faiss.IndexFlatL2(1)
+    index.add(np.arange(6, dtype=np.float32)[:, None])
+    xq = np.array([[0.1], [4.9], [2.2]], np.float32)
+    exact = [[0, 1], [5, -1], [-1, -1]]
+    np.testing.assert_allclose(neighbour_recall(index, xq, exact, 2), [1, 1, 0])
+    np.testing.assert_allclose(neighbour_recall(index, xq, [[0, 5], [1, -1], [2, 3]], 2), [0.5, 0, 1])
+    assert evaluate_neighbours(index, xq, exact, 2) == 1, "a query without neighbours weighs nothing"
 
 
 @pytest.mark.parametrize(
