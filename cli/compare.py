@@ -25,6 +25,7 @@ def command(
 
     from mecoq_faiss.compare import compare
     from mecoq_faiss.devices import resolve_device
+    from mecoq_faiss.report import beside
 
     report = compare(
         run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=resolve_device(device)
@@ -32,10 +33,15 @@ def command(
     if as_json:
         click.echo(json.dumps(report))
         return
-    click.echo(f"{'':<6} {report['measure'].split(' ')[0]:>9} {'bytes':>6} {'ms/query':>9} {'file MB':>8}  setting")
+    names = [report["measure"].split(" ")[0], *beside(report["methods"][0])]
+    widths = [max(9, len(name)) for name in names]
+    head = " ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    click.echo(f"{'':<6} {head} {'bytes':>6} {'ms/query':>9} {'file MB':>8}  setting")
     for m in report["methods"]:
+        values = [m["score"], *beside(m).values()]
+        figures = " ".join(f"{value:>{width}.4f}" for value, width in zip(values, widths, strict=True))
         click.echo(
-            f"{m['label']:<6} {m['score']:>9.4f} {m['num_bytes']:>6} {m['search_ms']:>9.3f} "
+            f"{m['label']:<6} {figures} {m['num_bytes']:>6} {m['search_ms']:>9.3f} "
             f"{m['file_bytes'] / 1e6:>8.2f}  {m['setting']}"
         )
     click.echo(f"\n{report['verdict']}\n{out}/report.html")

@@ -11,26 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .baselines import Baseline, choose, grid
 from .bundle import is_bundle
 from .checkpoint import RunFolder
-from .comparedata import CompareData, load_data
-from .config import TrainConfig
+from .comparedata import CompareData, load_data, of_model
+from .config import ModelConfig, TrainConfig
 from .contenders import LEARNED, Contender, baseline_contender, learned_contender
 from .datasets import FeatureSource, ImageSource
 from .describe import environment
 from .encoder import load_encoder
 from .files import check_writable_parent, write_text
-from .measure import Task, difference, file_bytes, quality, search_milliseconds
+from .measure import Task, file_bytes, quality, search_milliseconds
 from .model import MeCoQ
 from .train import train
+from .verdict import verdict
 
 logger = logging.getLogger("mecoq_faiss")
-FORMAT = 1
+FORMAT = 2
 CURVE_POINTS = 60
 
 Source = str | Path | ImageSource | FeatureSource
+Measured = tuple[Contender, dict[str, Any]]  # with its `quality`
 
 
 def compare(
@@ -51,7 +54,8 @@ def compare(
 
     Each baseline's setting is chosen on a held-out part of the database, never on the queries. Labels, where both
     sources have them, only judge; without them the figures are the recall of images whose altered copies are the
-    queries, and of exact neighbours.
+    queries (what the learned codes are trained to find), and of exact neighbours; where the two contradict each other
+    there is no winner. See `verdict.verdict`.
 
     Args:
         run: a finished run, or a bundle.
@@ -59,7 +63,8 @@ def compare(
         out: the folder to be made; refused where it exists.
         k: the cut-off of MAP (at most the database's size).
         seeds: fits of every baseline, and trainings of the model's settings (the run is the first; the others need
-            the run's training data).
+            the run's training data and its weights file). Each model is judged on the features of its own backbone,
+            the baselines on those of the run's.
         items: a larger database is cut to a seeded sample of so many.
         settings: baselines to choose from; by default `baselines.grid`.
         workers, device: as in `encode`.
@@ -79,9 +84,11 @@ def compare(
         raise ValueError(f"seeds={seeds}, k={k}: give at least 1")
     check_writable_parent(out)
     model = load_encoder(run, device).model
-    train_config = None if is_bundle(run) else RunFolder(run).read_config()[1]
+    model_config, train_config = (model.config, None) if is_bundle(run) else RunFolder(run).read_config()
+    if seeds > 1:
+        _check_trainable(model_config, train_config, seeds)
     data = load_data(run, model, train_config, queries, database, k, items=items, workers=workers, device=device)
-    if seeds > 1 and (data.train_source is None or train_config is None):
+    if seeds > 1 and data.train_source is None:
         raise ValueError(f"--seeds {seeds} trains again, and the training data is not at hand: {data.train_note}")
 
     temporary = out.with_name(f".{out.name}.tmp")
@@ -98,28 +105,31 @@ def compare(
 
         methods, shown = [], []
         logger.info("measuring %s", LEARNED)
-        models = _models(model, train_config, data, seeds, temporary, workers, device)
-        contenders = [learned_contender(m.cpu(), data.xb) for m in models]
-        methods.append(_figures(contenders, data.task))
-        shown.append(contenders[0])
+        measured = [_measure_learned(model, train_config, data, workers, device)]
+        shown.append(measured[0][0])
+        for extra in range(1, seeds):
+            again = _train_again(model_config, train_config, data, extra, temporary, workers, device)
+            measured.append(_measure_learned(again, train_config, data, workers, device))
+        methods.append(_figures(measured, data.task))
         for setting in sorted(best.values(), key=lambda s: s.method == "Flat"):  # the ceiling comes last
             logger.info("measuring %s", setting.name)
             contenders = [baseline_contender(setting.fit(data.xt, seed), data.xb) for seed in range(seeds)]
-            methods.append(_figures(contenders, data.task))
+            methods.append(_figures([(c, quality(c, data.task)) for c in contenders], data.task))
             shown.append(contenders[0])
+        judged = verdict(methods, data.task, num_bytes)
+        for method in methods:
+            del method["per_query"]
         report = {
             "format": FORMAT,
-            **_verdict(methods, data.task, num_bytes),
+            **judged,
             "methods": methods,
             "data": data.description | {"k": k, "seeds": seeds, "held_out": len(held), "k_held_out": k_held},
             "choice": table,
-            "model": asdict(model.config),
+            "model": asdict(model_config),
             "train": None if train_config is None else asdict(train_config),
             "environment": environment(),
         }
         report = json.loads(json.dumps(report, default=np.ndarray.tolist))
-        for method in report["methods"]:
-            method["quality"].pop("ap", None)
         write_text(temporary / "report.json", json.dumps(report, indent=1) + "\n")
         write_report(temporary / "report.html", report, data, shown)
         temporary.rename(out)
@@ -129,32 +139,52 @@ def compare(
     return report
 
 
-def _models(
-    model: MeCoQ,
-    config: TrainConfig | None,
+def _check_trainable(model_config: ModelConfig, train_config: TrainConfig | None, seeds: int) -> None:
+    """One line where a further seed cannot be trained, before any work."""
+    if train_config is None:
+        raise ValueError(f"--seeds {seeds} trains again, and a bundle has no training settings: give its run folder")
+    weights = model_config.weights
+    if weights not in ("default", "none") and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"--seeds {seeds} trains again, and the run's weights file {weights} is gone: put it back, or use one seed"
+        )
+
+
+def _train_again(
+    model_config: ModelConfig,
+    train_config: TrainConfig | None,
     data: CompareData,
-    seeds: int,
+    extra: int,
     folder: Path,
     workers: int,
     device: str,
-) -> list[MeCoQ]:
-    """The run's model, and its settings trained with the following seeds."""
-    models = [model]
-    for extra in range(1, seeds):
-        assert config is not None and data.train_source is not None
-        again = replace(config, seed=config.seed + extra, workers=workers)
-        logger.info("training %s with seed %d", LEARNED, again.seed)
-        models.append(train(data.train_source, folder / "run", model.config, again, device=device))
-        shutil.rmtree(folder / "run")
-    return models
+) -> MeCoQ:
+    """The run's settings trained with a further seed, from the weights that the run started with."""
+    assert train_config is not None and data.train_source is not None
+    again = replace(train_config, seed=train_config.seed + extra, workers=workers)
+    logger.info("training %s with seed %d", LEARNED, again.seed)
+    model = train(data.train_source, folder / "run", model_config, again, device=device)
+    shutil.rmtree(folder / "run")
+    return model
 
 
-def _figures(contenders: Sequence[Contender], task: Task) -> dict[str, Any]:
-    """A method's entry in the report: all figures of the first seed, and the deciding one of every seed."""
-    key, _ = task.measure
-    qualities = [quality(contender, task) for contender in contenders]
-    first, figures = contenders[0], qualities[0]
-    values = [q[key] for q in qualities]
+def _measure_learned(
+    model: MeCoQ, config: TrainConfig | None, data: CompareData, workers: int, device: str
+) -> Measured:
+    xb, task = of_model(data, model, config, workers=workers, device=device)
+    contender = learned_contender(model.cpu(), xb)
+    return contender, quality(contender, task)
+
+
+def _figures(seeds: Sequence[Measured], task: Task) -> dict[str, Any]:
+    """A method's entry in the report: all figures of the first seed, and the deciding one of every seed; `per_query`
+    (for the verdict) every seed's terms of each measure."""
+    key, *_ = task.measures
+    per_query: dict[str, list[NDArray[np.float64]]] = {
+        name: [found["per_query"][name] for _, found in seeds] for name in task.measures
+    }
+    first, figures = seeds[0][0], {name: value for name, value in seeds[0][1].items() if name != "per_query"}
+    values = [float(found.mean()) for found in per_query[key]]
     if "precision" in figures:
         ranks = np.unique(np.geomspace(1, len(figures["precision"]), CURVE_POINTS).astype(int))
         figures |= {name: figures[name][ranks - 1] for name in ("precision", "recall")} | {"ranks": ranks}
@@ -169,31 +199,5 @@ def _figures(contenders: Sequence[Contender], task: Task) -> dict[str, Any]:
         "search_ms": search_milliseconds(first, task.xq),
         "file_bytes": file_bytes(first),
         "codewords": first.codewords_used,
+        "per_query": per_query,
     }
-
-
-def _verdict(methods: list[dict[str, Any]], task: Task, num_bytes: int) -> dict[str, Any]:
-    """Which one to use, in a sentence; a difference within its 95 % interval over the queries decides nothing."""
-    key, name = task.measure
-    learned = methods[0]
-    others = [m for m in methods[1:] if m["num_bytes"] == num_bytes]
-    gap: dict[str, Any] = {"measure": name, "key": key, "winner": LEARNED}
-    if not others:
-        return gap | {"verdict": "Nothing of the same size was compared."}
-    rival = max(others, key=lambda m: m["score"])
-    gap |= {"rival": rival["setting"], "gain": learned["score"] - rival["score"], "interval": None}
-    if "ap" in learned["quality"]:
-        _, gap["interval"] = difference(learned["quality"]["ap"], rival["quality"]["ap"])
-    if learned["deviation"] is not None:  # of a difference of means over the seeds
-        spread = 1.96 * np.hypot(learned["deviation"], rival["deviation"]) / np.sqrt(len(learned["scores"]))
-        gap["interval"] = float(np.hypot(gap["interval"] or 0.0, spread))
-    scores = (
-        f"{name} is {learned['score']:.3f} for the learned codes and {rival['score']:.3f} for the best of the others, "
-        f"{rival['setting']}, both at {num_bytes} bytes a vector"
-    )
-    margin = f" (difference {gap['gain']:+.3f} ± {gap['interval']:.3f})" if gap["interval"] is not None else ""
-    if abs(gap["gain"]) <= (gap["interval"] or 0.0):
-        return gap | {"winner": None, "verdict": f"No clear winner, keep what you have: {scores}{margin}."}
-    if gap["gain"] > 0:
-        return gap | {"verdict": f"Use the learned codes: {scores}{margin}."}
-    return gap | {"winner": rival["label"], "verdict": f"Use {rival['setting']}, without learning: {scores}{margin}."}

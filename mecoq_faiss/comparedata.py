@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .checkpoint import RunFolder
 from .config import TrainConfig
+from .copies import FEWEST, choose_rows, copy_features
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import check_fits
 from .encoder import Encoder
 from .fitting import Baseline
 from .fixedfeatures import fixed_features
-from .loading import ImageLoader
 from .measure import NEIGHBOURS, Task
 from .model import MeCoQ
 from .relevance import same_classes
-from .views import ViewSpec, apply_colour
+from .viewcache import fingerprint
 
 Array = NDArray[Any]
 Source = ImageSource | FeatureSource
 
 SEED = 0
-FEWEST = 100  # images of a database worth comparing on
 HELD_OUT = 11_000  # images: a thousand of them play the queries
 TRAIN_ROWS = 20_000  # k-means and rotations gain nothing from more
-NUM_VIEWS = 500
-NEW_VIEWS = 1 << 20  # view numbers that training never draws
 
 
 @dataclass(frozen=True)
 class CompareData:
-    """Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`."""
+    """Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`, xt's
+    those of `training`. The features are those of the backbone with this fingerprint; see `of_model`."""
 
     queries: Source
     database: Source
@@ -49,6 +46,8 @@ class CompareData:
     train_source: Source | None
     train_note: str
     description: dict[str, Any]
+    training: Source
+    backbone: str
 
 
 def load_data(
@@ -92,28 +91,73 @@ def load_data(
         pool = np.arange(n)
     held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
     if train_source is not None and in_database is None:
-        xt = xt_choice = _sample(features(train_source)[0], rng)
+        x, readable = features(train_source)
+        rows = np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))
+        xt = xt_choice = np.asarray(x[rows])
+        training = train_source.subset(readable[rows])
     else:
         rows = np.setdiff1d(np.arange(n), held) if in_database is None else in_database
         rows = np.sort(rng.choice(rows, min(TRAIN_ROWS, len(rows)), replace=False))
         xt, xt_choice = np.asarray(xb[rows]), np.asarray(xb[np.setdiff1d(rows, held)])
+        training = db.subset(rows)
 
-    labels_q = labels_db = neighbours = views = view_rows = None
+    view_note = None
     if q.labels is not None and db.labels is not None:
-        labels_q, labels_db = same_classes(q.labels, q.class_names, db.labels, db.class_names)
+        labels = same_classes(q.labels, q.class_names, db.labels, db.class_names)
+        task = Task(np.asarray(xq), *labels, None, None, None, k)
     else:
-        exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
-        _, neighbours = exact.search(exact.index(xb), xq, NEIGHBOURS)
+        view_rows = None
         if isinstance(db, ImageSource):
-            view_rows = np.sort(rng.choice(n, min(NUM_VIEWS, n), replace=False))
-            views = _view_features(db.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
-    task = Task(np.asarray(xq), labels_q, labels_db, neighbours, views, view_rows, k)
+            view_rows, view_note = choose_rows(n, None if train_source is None else seen, rng)
+        task = _without_labels(model, config, db, xq, xb, xt, view_rows, k, workers)
     description = {
         "queries": q.name, "database": db.name, "num_queries": len(q), "num_items": n, "feature_width": xb.shape[1],
         "training_rows": len(xt), "training_rows_for_the_choice": len(xt_choice), "training_data": note,
-        "labels": labels_q is not None,
+        "labels": task.labels_q is not None, **({"views": view_note} if view_note else {}),
     }  # fmt: skip
-    return CompareData(q, db, xb, xt, xt_choice, held, task, train_source, note, description)
+    return CompareData(
+        q, db, xb, xt, xt_choice, held, task, train_source, note, description, training, fingerprint(model.backbone)
+    )
+
+
+def of_model(
+    data: CompareData, model: MeCoQ, config: TrainConfig | None, *, workers: int, device: str
+) -> tuple[Array, Task]:
+    """Features (n, F) of the database and the task for a model with perhaps another backbone than `data`'s, by its own
+    backbone: features of queries, views and database, and the neighbours by these."""
+    if fingerprint(model.backbone) == data.backbone:
+        return data.xb, data.task
+
+    def features(source: Source) -> Array:
+        size = model.config.image_size
+        return fixed_features(source, model.backbone, size=size, workers=workers, device=device)[0]
+
+    xq, xb = features(data.queries), features(data.database)
+    if data.task.labels_q is not None:
+        return xb, replace(data.task, xq=np.asarray(xq))
+    xt, rows = features(data.training), data.task.view_rows
+    return xb, _without_labels(model, config, data.database, xq, xb, xt, rows, data.task.k, workers)
+
+
+def _without_labels(
+    model: MeCoQ,
+    config: TrainConfig | None,
+    database: Source,
+    xq: Array,
+    xb: Array,
+    xt: Array,
+    view_rows: NDArray[np.int64] | None,
+    k: int,
+    workers: int,
+) -> Task:
+    """Exact neighbours of the queries, and where there are `view_rows` a view of each."""
+    exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+    _, neighbours = exact.search(exact.index(xb), xq, NEIGHBOURS)
+    views = None
+    if view_rows is not None:
+        assert isinstance(database, ImageSource)
+        views = copy_features(database.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
+    return Task(np.asarray(xq), None, None, neighbours, views, view_rows, k)
 
 
 def recorded_training(run: Path) -> tuple[Source | None, str]:
@@ -132,27 +176,17 @@ def recorded_training(run: Path) -> tuple[Source | None, str]:
 
 def _rows_in(train: Source, database: Source) -> NDArray[np.int64] | None:
     """Rows of the database that were trained on; None where the two are different collections."""
-    if train.name.partition("#")[0] != database.name.partition("#")[0]:
+    if _collection(train) != _collection(database):
         return None
     place = {path: row for row, path in enumerate(database.paths)}
     found = [place[path] for path in train.paths if path in place]
     return np.array(sorted(found), dtype=np.int64) if found else None
 
 
-def _sample(x: Array, rng: np.random.Generator) -> Array:
-    return np.asarray(x[np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))])
-
-
-@torch.inference_mode()
-def _view_features(source: ImageSource, model: MeCoQ, c: TrainConfig, workers: int) -> Array:
-    """Features of one new random view of every image, drawn as in training."""
-    spec = ViewSpec(
-        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
-    )
-    loader = ImageLoader(source, model.config.image_size, spec=spec, seed=SEED, workers=workers)
-    items = [[(row, (NEW_VIEWS,)) for row in range(i, min(i + 64, len(source)))] for i in range(0, len(source), 64)]
-    parts = []
-    for batch in loader.batches(items):
-        images = apply_colour(batch.images.flatten(0, 1), batch.colours.flatten(0, 1))
-        parts.append(model.features(images).float().numpy())
-    return np.concatenate(parts)
+def _collection(source: Source) -> Path:
+    """The file or folder of a source, however its name was written; of a protocol the root, whatever the split."""
+    name = source.name
+    if source.protocol:
+        protocol, _, root = name.partition("#")[0].partition(":")
+        name = root or protocol
+    return Path(name).expanduser().resolve()

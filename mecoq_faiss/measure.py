@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from .contenders import Contender
-from .evaluation import evaluate_neighbours, evaluate_search
+from .evaluation import FIRST, evaluate_search, neighbour_recall
 
 NEIGHBOURS = 10
 RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
@@ -42,31 +42,41 @@ class Task:
     k: int
 
     @property
-    def measure(self) -> tuple[str, str]:
-        """The deciding figure: its key in `quality` and its name."""
+    def measures(self) -> dict[str, str]:
+        """The figures that a verdict looks at, by their key in `quality`, with their names; the deciding one first."""
         if self.labels_q is not None:
-            return "map", f"MAP@{self.k}"
-        if self.views is not None:
-            return "same_image", "recall@10 of the image whose altered copy is the query"
-        return "neighbours", f"recall@{NEIGHBOURS} of the nearest {NEIGHBOURS} by uncompressed features"
+            precision = {f"precision_at_{n}": f"precision@{n}" for n in FIRST if n <= self.k}
+            return {"map": f"MAP@{self.k}"} | precision
+        neighbours = {"neighbours": f"recall@{NEIGHBOURS} of the nearest {NEIGHBOURS} by uncompressed features"}
+        if self.views is None:
+            return neighbours
+        return {"same_image": "recall@10 of the image whose altered copy is the query"} | neighbours
 
 
 def quality(contender: Contender, task: Task) -> dict[str, Any]:
-    """With labels `map`, `map_all`, `ap` (nq,), `precision` and `recall` (k,); without `neighbours`, and where there
-    are views `same_image` (recall@10) and `same_image_at` (recall at each of RECALL_AT)."""
+    """All figures of a contender, those of `task.measures` under their keys: with labels `map`, `map_all`,
+    `precision_at_1` and so on, `precision` and `recall` (k,); without `neighbours`, and where there are views
+    `same_image` and `same_image_at` (recall at each of RECALL_AT). `per_query` holds for each of `task.measures` the
+    terms (queries,) whose mean it is.
+    """
     index, xq = contender.index, contender.queries(task.xq)
+    figures: dict[str, Any] = {}
+    per_query: dict[str, NDArray[np.float64]] = {}
     if task.labels_q is not None:
         assert task.labels_db is not None
-        return evaluate_search(index, xq, task.labels_q, task.labels_db, task.k)
-    figures: dict[str, Any] = {}
+        figures = evaluate_search(index, xq, task.labels_q, task.labels_db, task.k)
+        per_query["map"] = figures.pop("ap")
+        per_query |= {key: figures[key] for key in task.measures if key != "map"}
     if task.neighbours is not None:
-        figures["neighbours"] = evaluate_neighbours(index, xq, task.neighbours, NEIGHBOURS)
+        per_query["neighbours"] = neighbour_recall(index, xq, task.neighbours, NEIGHBOURS)
     if task.views is not None:
         assert task.view_rows is not None
         views, own = contender.queries(task.views), task.view_rows[:, None]
-        at = {str(k): evaluate_neighbours(index, views, own, k) for k in RECALL_AT if k <= index.ntotal}
-        figures |= {"same_image": at["10"], "same_image_at": at}
-    return figures
+        at = {k: neighbour_recall(index, views, own, k) for k in RECALL_AT if k <= index.ntotal}
+        per_query["same_image"] = at[10]
+        figures["same_image_at"] = {str(k): float(found.mean()) for k, found in at.items()}
+    means = {key: float(values.mean()) for key, values in per_query.items()}
+    return figures | means | {"per_query": per_query}
 
 
 def search_milliseconds(contender: Contender, xq: NDArray[Any]) -> float:
@@ -97,9 +107,3 @@ def file_bytes(contender: Contender) -> int:
         binary = isinstance(contender.index, faiss.IndexBinary)
         (faiss.write_index_binary if binary else faiss.write_index)(contender.index, str(path))
         return path.stat().st_size
-
-
-def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean of a - b over the same queries, and the half width of its 95 % interval."""
-    d = a - b
-    return float(d.mean()), float(1.96 * d.std(ddof=1) / np.sqrt(len(d))) if len(d) > 1 else float("inf")

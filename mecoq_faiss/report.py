@@ -17,6 +17,7 @@ from PIL import Image
 from .comparedata import CompareData
 from .contenders import Contender
 from .datasets import ImageSource
+from .evaluation import FIRST
 from .files import write_text
 from .plots import bars, lines
 
@@ -61,12 +62,8 @@ def _methods(report: dict[str, Any]) -> str:
     """The main table; on a narrow screen every row becomes a card, hence the repeated names."""
     key, rows = report["key"], []
     for m in report["methods"]:
-        quality = m["quality"]
         cells = [(report["measure"] if key == "map" else "score", _score(m))]
-        if key == "map":
-            cells.append(("all relevant", f"{quality['map_all']:.4f}"))
-        if key == "same_image":
-            cells.append(("neighbours", f"{quality['neighbours']:.4f}"))
+        cells += [(name, f"{value:.4f}") for name, value in beside(m).items()]
         cells += [
             ("bytes", f"{m['num_bytes']:,}"),
             ("ms a query", f"{m['search_ms']:.3f}"),
@@ -80,6 +77,14 @@ def _methods(report: dict[str, Any]) -> str:
     return f'<table class="cards"><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
+def beside(method: dict[str, Any]) -> dict[str, float]:
+    """What stands beside the score of a method of report.json, by its name in a table."""
+    names = {"map_all": "all relevant", **{f"precision_at_{n}": f"P@{n}" for n in FIRST}}
+    if "same_image" in method["quality"]:
+        names["neighbours"] = "neighbours"
+    return {name: method["quality"][key] for key, name in names.items() if key in method["quality"]}
+
+
 def _score(method: dict[str, Any]) -> str:
     deviation = "" if method["deviation"] is None else f" ± {method['deviation']:.4f}"
     return f"{method['score']:.4f}{deviation}"
@@ -89,17 +94,30 @@ def _note(report: dict[str, Any]) -> str:
     d = report["data"]
     parts = {
         "map": f"Score: MAP@{d['k']}, divided by the relevant items found; “all relevant” divides by all there are "
-        "(Eq. 18). Relevant means: shares a label. Labels judge, and nothing else.",
+        "(Eq. 18); P@n: the relevant share of the first n. Relevant means: shares a label. Labels judge, and nothing "
+        "else.",
         "same_image": "No labels. Score: how often an image is among the ten best when an altered copy of it "
-        "(crop, flip, colour, blur) is the query; “neighbours”: recall@10 of the ten nearest by uncompressed features.",
+        "(crop, flip, colour, blur) is the query. To find these is the very objective of the learned codes; "
+        "“neighbours” is not: recall@10 of the ten nearest by uncompressed features. Which of the two counts depends "
+        f"on what similar means in the application. Queries: {d.get('views')}.",
         "neighbours": "No labels and no images. Score: recall@10 of the ten nearest by uncompressed features.",
     }
-    seeds = f" Means and deviations are over {d['seeds']} seeds." if d["seeds"] > 1 else ""
+    seeds = (
+        f" Means and deviations are over {d['seeds']} seeds, all else is the first one's; each seed's model is judged "
+        "on the features of its own backbone, the others on those of the first."
+        if d["seeds"] > 1
+        else ""
+    )
+    intervals = (
+        " Intervals are 95 % bootstrap intervals of the difference over the queries"
+        f"{', with the deviation over the seeds' if d['seeds'] > 1 else ''}; a difference whose interval holds 0 "
+        "decides nothing."
+    )
     return (
         f"{parts[report['key']]} Every baseline's setting was chosen among {len(report['choice'])} on "
         f"{d['held_out']:,} held-out images of the database, never on the queries; training data of the baselines: "
-        f"{d['training_data']}.{seeds} Time: from a query's features to ten results, on one thread, in batches; "
-        "the backbone, which is the same for all, is left out. Flat is uncompressed: larger, for orientation."
+        f"{d['training_data']}.{seeds}{intervals} Time: from a query's features to ten results, on one thread, in "
+        "batches; the backbone, which is the same for all, is left out. Flat is uncompressed: larger, for orientation."
     )
 
 

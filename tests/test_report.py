@@ -98,6 +98,8 @@ def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], 
     words = " ".join(page.text)
     for method in report["methods"]:
         assert f"{method['score']:.4f}" in words and method["setting"] in words
+        for n in (1, 10, 100):
+            assert f'<td data-label="P@{n}">{method["quality"][f"precision_at_{n}"]:.4f}</td>' in text
     for row in report["choice"]:
         assert row["name"] in words
     for name, value in (*report["train"].items(), *report["environment"].items()):
