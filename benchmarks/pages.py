@@ -23,6 +23,7 @@ HERE = {  # the paper's name -> the system run here; what differs from the paper
     "CIBHash": "CIBHash",
     "MeCoQ (Ours)": "MeCoQ",
 }
+FIRST = ("1", "10", "100")  # results whose precision stands beside MAP
 TITLES = {
     "table1": "Table 1: systems at equal bytes",
     "table2": "Table 2: variants",
@@ -73,11 +74,13 @@ def _table1(c: Content) -> str:
     groups = _group(c["rows"], "system")
     rows = []
     for system, mine in groups.items():
-        cells = [_mean(_maps(mine, size)) for size in bits]
+        cells = [_mean(_maps(mine, size)) + _at_the_top(mine, size) for size in bits]
         settings = list(dict.fromkeys(row["setting"] for row in mine if isinstance(row["setting"], str)))
         rows.append([system, *cells, "; ".join(settings)])
     text = _table(["system", *(f"{size} bits" for size in bits), "setting chosen on held-out images"], rows)
     note = f"MAP@{c['k']} in %, {_seeds(c['seeds'])}. Flat is uncompressed: 4 bytes a dimension.\n"
+    if any("precision_at" in row for row in c["rows"]):
+        note += f"In brackets: precision@{', @'.join(FIRST)} in %, means over the seeds; where it was measured.\n"
     return f"{note}\n{text}\n### The paper's 24 systems\n\n{_systems(c, groups)}"
 
 
@@ -210,6 +213,15 @@ def _group(rows: Iterable[Content], key: str) -> dict[str, list[Content]]:
 
 def _maps(rows: Iterable[Content], bits: int) -> list[float]:
     return [100 * row["map"] for row in rows if row["bits"] == bits]
+
+
+def _at_the_top(rows: Iterable[Content], bits: int) -> str:
+    """Precision among the first results in %, beside MAP, of rows that have it."""
+    measured = [row["precision_at"] for row in rows if row["bits"] == bits and "precision_at" in row]
+    if not measured:
+        return ""
+    means = [100 * np.mean([row[n] for row in measured]) for n in FIRST]
+    return f" ({', '.join(f'{mean:.1f}' for mean in means)})"
 
 
 def _seeds(count: int) -> str:

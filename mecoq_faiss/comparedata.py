@@ -86,12 +86,14 @@ def load_data(
     seen = np.zeros(n, dtype=bool)
     if in_database is not None:
         seen[in_database] = True
+    elif train_source is not None:
+        x, readable = features(train_source)
+        seen = _same_rows(xb, x)
     pool = np.flatnonzero(~seen)
     if len(pool) < n // 4:  # trained on (nearly) the whole database
         pool = np.arange(n)
     held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
     if train_source is not None and in_database is None:
-        x, readable = features(train_source)
         rows = np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))
         xt = xt_choice = np.asarray(x[rows])
         training = train_source.subset(readable[rows])
@@ -181,6 +183,12 @@ def _rows_in(train: Source, database: Source) -> NDArray[np.int64] | None:
     place = {path: row for row, path in enumerate(database.paths)}
     found = [place[path] for path in train.paths if path in place]
     return np.array(sorted(found), dtype=np.int64) if found else None
+
+
+def _same_rows(xb: Array, x: Array) -> NDArray[np.bool_]:
+    """Which rows of xb (n, F) are also rows of x (m, F): the same images in another place."""
+    known = {hash(row.tobytes()) for row in x}
+    return np.array([hash(row.tobytes()) in known for row in xb])
 
 
 def _collection(source: Source) -> Path:

@@ -144,5 +144,5 @@ def _it_depends(copies: Comparison, neighbours: Comparison, size: str) -> str:
         f"No winner, it depends on what similar means in your application: {finder} {find} altered copies, and what "
         f"looks alike under the changes trained with, better: {_figures(copies, size)}; {OBJECTIVE}; {keeper} {keep} "
         f"the neighbours of the uncompressed features better: {_figures(neighbours)}. Use {finder} where a crop or "
-        f"another light of the same thing shall be found, {keeper} where near means near by the backbone's features."
+        f"another light of the same thing shall be found, {keeper} where similar means near by the backbone's features."
     )

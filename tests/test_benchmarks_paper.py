@@ -165,6 +165,21 @@ def test_published_figures() -> None:
     assert pages.HERE.keys() <= {row[0] for row in TABLE1}
 
 
+def test_table1_shows_precision_beside_map_where_it_was_measured() -> None:
+    at = ({"1": 0.61, "10": 0.6, "100": 0.58}, {"1": 0.63, "10": 0.61, "100": 0.5804})
+    rows: list[dict[str, Any]] = [
+        {"system": "MeCoQ", "bits": 32, "map": 0.54, "setting": "", "precision_at": at[0]},
+        {"system": "MeCoQ", "bits": 32, "map": 0.55, "setting": "", "precision_at": at[1]},
+        {"system": "PQ", "bits": 32, "map": 0.47, "setting": "PQ 4x8"},
+    ]
+    content = {"data": "digits", "k": 1000, "bits": [32], "seeds": 2, "rows": rows}
+    text = pages._table1(content)
+    assert "| MeCoQ | 54.50 ± 0.71 (62.0, 60.5, 58.0) |" in text
+    assert "| PQ | 47.00 | PQ 4x8 |" in text
+    assert "precision@1, @10, @100 in %" in text
+    assert "precision@" not in pages._table1(content | {"rows": rows[2:]})
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments of the real shape that take seconds."""

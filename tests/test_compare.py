@@ -239,7 +239,6 @@ def test_without_labels_altered_copies_and_neighbours_decide(photos: Path, tmp_p
 def test_copies_are_of_images_that_were_not_trained_on(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """However the folder's name is written; and where too few are left, that is said."""
     config = TrainConfig(epochs=1, batch_size=20, cached_views=2)
-    monkeypatch.setattr(copies, "FEWEST", 100)
     for trained, rows, says in ((25, 105, "was not trained on them"), (60, 130, "was trained on 60 of them")):
         source = open_source(str(photos), "train").subset(np.arange(trained))
         model = train(source, tmp_path / str(trained), MODEL, config)
@@ -250,6 +249,13 @@ def test_copies_are_of_images_that_were_not_trained_on(photos: Path, tmp_path: P
         )
         assert len(data.task.view_rows) == rows and says in data.description["views"]  # type: ignore[arg-type]
         assert trained == 60 or min(data.task.view_rows) >= trained  # type: ignore[type-var,arg-type]
+    for name in range(25):  # the same images in another folder
+        (tmp_path / "copied").mkdir(exist_ok=True)
+        shutil.copy(photos / f"{name:03}.png", tmp_path / "copied" / f"other-{name}.png")
+    model = train(tmp_path / "copied", tmp_path / "run", MODEL, config)
+    monkeypatch.undo()
+    data = load_data(tmp_path / "run", model, config, photos, photos, 50, items=10**6, workers=0, device="cpu")
+    assert min(data.task.view_rows) == 25 and min(data.held) >= 25  # type: ignore[type-var,arg-type]
     _, note = copies.choose_rows(1000, None, np.random.default_rng(0))
     assert "500 images" in note and "is not known" in note
 
