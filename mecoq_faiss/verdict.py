@@ -56,7 +56,7 @@ def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> di
         `comparisons` the same of each measure, with both figures (`learned`, `best`).
     """
     (key, name), *_ = task.measures.items()
-    found: dict[str, Any] = {"measure": name, "key": key, "winner": LEARNED}
+    found: dict[str, Any] = {"measure": name, "key": key, "winner": None}
     learned, others = methods[0], [m for m in methods[1:] if m["num_bytes"] == num_bytes]
     if not others:
         return found | {"verdict": "Nothing of the same size was compared."}

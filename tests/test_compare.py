@@ -296,6 +296,11 @@ def test_the_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     verdict = json.loads((tmp_path / "a" / "report.json").read_text())["verdict"]
     head = result.stdout.splitlines()[0].split()
     assert verdict in result.stdout and head[:5] == ["MAP@100", "all", "relevant", "P@1", "P@10"]
+    result = CliRunner().invoke(main, ["evaluate", *arguments[1:]])
+    printed = {line[:16].strip(): line[16:].strip() for line in result.stdout.splitlines()}
+    learned = json.loads((tmp_path / "a" / "report.json").read_text())["methods"][0]["quality"]
+    for n in (1, 10, 100):
+        assert float(printed[f"precision at {n}"]) == pytest.approx(learned[f"precision_at_{n}"], abs=1e-4)
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "b"), "--json"])
     assert json.loads(result.stdout)["data"]["k"] == 100
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "b")])
@@ -340,7 +345,8 @@ def test_verdicts(learned: list[float], pq: list[float], winner: str | None, beg
     low, high = found["interval"]
     assert low <= found["gain"] <= high and f"95 % interval {low:+.3f} to {high:+.3f}" in found["verdict"]
     assert f"precision@1 {np.mean(learned):.3f} and {np.mean(pq):.3f}" in found["verdict"]
-    assert judge(entry("MeCoQ", **both(learned)))["verdict"] == "Nothing of the same size was compared."
+    alone = judge(entry("MeCoQ", **both(learned)))
+    assert alone["verdict"] == "Nothing of the same size was compared." and alone["winner"] is None
 
 
 def test_without_labels_a_hair_decides_nothing() -> None:
