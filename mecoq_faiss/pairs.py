@@ -41,6 +41,10 @@ class Pairs:
         """Yield the batches of an epoch from `start_step` on."""
         raise NotImplementedError
 
+    def examples(self) -> Iterator[Tensor]:
+        """What the model will be given once it is trained, in batches, for measuring: by default a view of each row."""
+        return (pair.view1 for pair in self.batches(epoch=0))
+
 
 class CachedPairs(Pairs):
     """Two different ones of the V cached views of each image: features (n, V, F)."""
@@ -77,11 +81,18 @@ class FeaturePairs(Pairs):
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
-            x = np.asarray(self.features[np.sort(rows)], dtype=np.float32)
-            x = x if x.ndim == 2 else x[:, 0]
+            x = self._vectors(rows)
             keep = 1 - self.dropout
             views = (torch.from_numpy(x * (rng.random(x.shape, dtype=np.float32) < keep) / keep) for _ in range(2))
             yield Pair(*(view.to(self.device) for view in views))
+
+    def examples(self) -> Iterator[Tensor]:
+        """The vectors without dropout, which has another variance."""
+        return (torch.from_numpy(self._vectors(rows)).to(self.device) for rows in self.order(epoch=0))
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        x = np.array(self.features[np.sort(rows)], dtype=np.float32)  # a copy: what a file gives may be read-only
+        return x if x.ndim == 2 else x[:, 0]
 
 
 class ImagePairs(Pairs):

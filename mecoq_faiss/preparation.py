@@ -20,7 +20,7 @@ from .viewcache import cached_view_features
 from .views import ViewSpec
 
 logger = logging.getLogger("mecoq_faiss")
-PREPARE_ROWS = 5000  # views that the features' mean and scale, and the first codewords, are taken from
+PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
 
 
 def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> ModelConfig:
@@ -103,8 +103,8 @@ def prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
         return
     model.eval()
     drawn: list[torch.Tensor] = []
-    for pair in pairs.batches(epoch=0):
-        drawn.append(model.features(pair.view1))
+    for x in pairs.examples():
+        drawn.append(model.features(x))
         if sum(map(len, drawn)) >= PREPARE_ROWS:
             break
     features = torch.cat(drawn)  # (n, F)

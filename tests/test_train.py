@@ -297,6 +297,28 @@ def test_codebooks_from_data(features: Path, tmp_path: Path) -> None:
     assert len(model.quantizer.codebooks[0].unique(dim=0)) == 256
 
 
+def test_features_are_standardised_by_the_vectors_that_will_be_encoded(tmp_path: Path) -> None:
+    """Not by their dropped-out views, whose variance is larger."""
+    x = (1 + 0.1 * np.random.default_rng(0).normal(size=(2000, 8))).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    model = train(tmp_path / "x.npy", tmp_path / "run", MODEL, TrainConfig(epochs=1, batch_size=500))
+    with torch.no_grad():
+        standard = model.standardize(torch.from_numpy(x))
+    torch.testing.assert_close(standard.std(dim=0, correction=0), torch.ones(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(8), atol=1e-3, rtol=0)
+
+
+def test_codewords_are_drawn_from_the_vectors_that_will_be_encoded(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    config = TrainConfig(epochs=1, batch_size=100, lr=1e-20, codebook_init="data", feature_dropout=0.5)
+    model = train(tmp_path / "x.npy", tmp_path / "run", replace(MODEL, nbits=8), config)
+    with torch.no_grad():
+        segments = model.quantizer.segments(model.embed(torch.from_numpy(x)))
+    nearest = torch.einsum("nmd,mkd->mkn", segments, model.quantizer.codebooks).amax(-1)
+    assert nearest.min() > 0.995
+
+
 def test_codebooks_from_data_of_cached_views(tmp_path: Path) -> None:
     config = replace(TRAIN, epochs=1, lr=1e-20, codebook_init="data")
     model = train("digits", tmp_path / "run", MODEL, config)
