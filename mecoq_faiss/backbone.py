@@ -31,6 +31,7 @@ class Backbone(nn.Module):
 
     Attributes:
         micro_batch: images at a time while it learns, see `TrainConfig`; 0 takes all.
+        compiled: whether its network, and that of `for_inference`, run through torch.compile.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.trainable_layers = _freeze(net, trainable_layers)
         self.micro_batch = 0
+        self.compiled = False
         self.train()
 
     mean: Tensor
@@ -83,12 +85,17 @@ class Backbone(nn.Module):
         return checkpoint(self._features, images, use_reentrant=False)
 
     def for_inference(self, image_size: int) -> Backbone:
-        """This backbone in eval mode, batch norms folded into convolutions; it shares all other weights."""
+        """This backbone in eval mode, batch norms folded into convolutions; it shares all other weights.
+
+        It is compiled where this one is.
+        """
         self.eval()
         x = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(self.mean.device)
         net = folded(self.net, (x - self.mean) / self.std)
         if net is self.net:
             return self
+        if self.compiled:
+            net.compile()  # a copy of a compiled network is not
         twin = copy.copy(self)
         twin._modules = {"net": net}
         return twin
@@ -98,6 +105,8 @@ class Backbone(nn.Module):
         if not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))):
             raise ValueError("compile=true needs a C++ compiler: install g++ or clang, or leave compile out")
         self.net.compile()
+        self.compiled = True
+        self.compiled = True
 
 
 def inference_part(images: Tensor) -> int:

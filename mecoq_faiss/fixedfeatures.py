@@ -13,7 +13,7 @@ from .datasets import FeatureSource, ImageSource
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, write_in_shards
-from .viewcache import fingerprint, from_cache
+from .viewcache import fingerprint, from_cache, of_device, of_device
 from .views import to_float
 
 FORMAT = 1
@@ -33,7 +33,7 @@ def fixed_features(
     """Features (n, F) float32 of every readable image, memory-mapped, and rows (n,) int64 of the source.
 
     A source of features gives its own (of several views the first). For images the file is found in the cache folder
-    by a hash of data, size, backbone and weights; a killed run continues.
+    by a hash of data, size, backbone, weights and, where it is not the CPU, the device's type; a killed run continues.
 
     Raises:
         ValueError: no image can be read.
@@ -42,6 +42,8 @@ def fixed_features(
     if isinstance(source, FeatureSource):
         return source.vectors(slice(None)), np.arange(len(source))
     key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
+    key |= of_device(device)
+    key |= of_device(device)
 
     def write(path: Path) -> None:
         loader = ImageLoader(source, size, workers=workers)

@@ -45,6 +45,18 @@ def fingerprint(backbone: Backbone) -> str:
     return hashlib.sha256(f"{backbone.net!r} {tensors}".encode()).hexdigest()
 
 
+def of_device(device: str) -> dict[str, str]:
+    """What a key says of the device; nothing for the CPU."""
+    kind = torch.device(device).type
+    return {} if kind == "cpu" else {"device": kind}
+
+
+def of_device(device: str) -> dict[str, str]:
+    """What a key says of the device; nothing for the CPU."""
+    kind = torch.device(device).type
+    return {} if kind == "cpu" else {"device": kind}
+
+
 def from_cache(
     prefix: str, key: dict[str, Any], write: Callable[[Path], None], folder: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +101,9 @@ def cached_view_features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of `num_views` random views of every readable image, from the cache file or computed into it.
 
-    The file is found by a hash of all that its content depends on: data, views, seed, size, backbone, weights and
-    precision. With `bf16` the backbone runs in bfloat16.
+    The file is found by a hash of data, views, seed, size, backbone, weights, precision and, where it is not the CPU,
+    the device's type: a GPU may round its products to TF32. Not in it is what moves last bits only: threads, versions,
+    torch.compile. With `bf16` the backbone runs in bfloat16.
 
     Returns:
         features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
@@ -107,7 +120,8 @@ def cached_view_features(
         "seed": seed,
         "size": size,
         "backbone": fingerprint(backbone),
-    } | ({"precision": "bf16"} if bf16 else {})
+    } | of_device(device)
+    key |= {"precision": "bf16"} if bf16 else {}
     key = json.loads(json.dumps(key))
 
     def write(path: Path) -> None:

@@ -153,6 +153,24 @@ def test_compile_needs_a_compiler(monkeypatch):
         create_backbone("pixels", image_size=8).compile_net()
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4)])  # the first is folded in a copy
+def test_what_is_compiled_is_what_runs(norm, monkeypatch):
+    def compile(call, *more, **options):
+        return lambda images: ran.append(len(images)) or call(images)
+
+    ran: list[int] = []
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setenv("CXX", "any")
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(144, 5)), 5)
+    expected = backbone(images := torch.rand(2, 3, 8, 8))
+    backbone.compile_net()
+    ready = backbone.for_inference(8)
+    assert (ready is backbone) == isinstance(norm, nn.GroupNorm)
+    ran.clear()
+    torch.testing.assert_close(ready(images), expected, rtol=1e-4, atol=1e-5)
+    assert ran == [2]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_gives_the_same_features():
@@ -163,6 +181,7 @@ def test_a_compiled_network_gives_the_same_features():
     expected = backbone(images)
     backbone.compile_net()
     torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(backbone.for_inference(32)(images), expected, rtol=1e-3, atol=1e-5)
     assert list(backbone.state_dict()) == names
 
 

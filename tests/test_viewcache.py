@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
 from collections import namedtuple
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -15,9 +17,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mecoq_faiss import viewcache
+from mecoq_faiss import fixedfeatures, viewcache
 from mecoq_faiss.backbone import Backbone, create_backbone
 from mecoq_faiss.datasets import open_source
+from mecoq_faiss.fixedfeatures import fixed_features
 from mecoq_faiss.viewcache import cache_folder, cached_view_features, fingerprint
 from mecoq_faiss.views import ViewSpec, apply_colour, crop, draw_view
 
@@ -122,6 +125,37 @@ def test_each_thing_that_the_content_depends_on_makes_a_new_file(folder, tmp_pat
     assert new_file()
     assert not new_file(workers=2)
     assert new_file(bf16=True)
+
+
+def keys_of(monkeypatch: pytest.MonkeyPatch, ask) -> dict:
+    """device -> the key under which `ask` looks for its file, without computing anything."""
+    seen: dict = {}
+    for device in ("cpu", "cuda", "cuda:1", "meta"):
+        for module in (viewcache, fixedfeatures):
+            monkeypatch.setattr(module, "from_cache", lambda prefix, key, *more, d=device: seen.setdefault(d, key))
+        ask(device)
+    return seen
+
+
+def test_caches_of_another_kind_of_device_are_other_files(folder, monkeypatch):
+    source, backbone = open_source(folder, "train"), Counting()
+    for keys in (
+        keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device)),
+        keys_of(monkeypatch, lambda device: fixed_features(source, backbone, size=SIZE, device=device)),
+    ):
+        assert "device" not in keys["cpu"]  # as in files that were made before the device was said
+        assert keys["cuda"] == keys["cuda:1"] == keys["cpu"] | {"device": "cuda"}
+        assert keys["meta"] == keys["cpu"] | {"device": "meta"}
+
+
+def test_the_key_of_a_cpu_is_that_of_files_made_before(folder, monkeypatch):
+    source, backbone = open_source(folder, "train"), Counting()
+    spec = json.loads(json.dumps(asdict(ViewSpec())))
+    common = {"format": 1, "data": source.fingerprint, "size": SIZE, "backbone": fingerprint(backbone)}
+    keys = keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device))
+    assert keys["cpu"] == common | {"views": spec, "num_views": V, "seed": 9}
+    keys = keys_of(monkeypatch, lambda device: fixed_features(source, backbone, size=SIZE, device=device))
+    assert keys["cpu"] == common
 
 
 def test_bfloat16_rounds_the_features(folder):
