@@ -41,8 +41,12 @@ def paper_settings(data: Data, bits: int, *, release: bool = False, **changes: A
 
 
 def _complete(settings: Settings) -> Settings:
-    """With the defaults of today, so that a result says what it was made with; for a head on ready features."""
-    model, train = make_configs(**settings | {"backbone": "features", "weights": "none", "trainable_layers": 0})
+    """With the defaults of today, so that a result says what it was made with; for a head on ready features.
+
+    Every system learns from cached views here, also with the paper's settings, which draw fresh ones.
+    """
+    here = {"backbone": "features", "weights": "none", "trainable_layers": 0, "view_cache": True}
+    model, train = make_configs(**settings | here)
     return json.loads(json.dumps(asdict(model) | asdict(train)))
 
 

@@ -64,7 +64,9 @@ def _setting(c: Content) -> str:
         f"{c['data']}: {c['train']:,} training images without labels, {c['queries']:,} queries, {c['database']:,} "
         f"database images; frozen {c['backbone']} ({c['weights']}) at {c['image_size']} pixels, {c['views']} cached "
         "random views of each training image. Every system learns from, and searches, the same features. The paper "
-        "fine-tunes VGG16 at 224 pixels: its figures and these compare as orders, not as numbers.\n"
+        "fine-tunes VGG16 at 224 pixels, on fresh views every epoch: its figures and these compare as orders, not as "
+        "numbers. MAP is the mean of precisions at the relevant ranks among the first k, divided by the relevant items "
+        "found there, not by all of the database as in Eq. 18.\n"
         f"\nMachine: {e['platform']}, {e['cores']} cores; torch {e['torch']}, FAISS {e['faiss']} ({e['simd']}).\n"
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,10 @@ class Backbone(nn.Module):
 
     def _features_again(self, images: Tensor) -> Tensor:
         """The features; the backward pass computes them a second time instead of keeping every activation."""
-        return checkpoint(self._features, images, use_reentrant=False)
+        return checkpoint(self._features, images, use_reentrant=False, context_fn=self._once_and_again)
+
+    def _once_and_again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(self.net)
 
     def for_inference(self, image_size: int) -> Backbone:
         """This backbone in eval mode, batch norms folded into convolutions; it shares all other weights.
@@ -106,7 +111,20 @@ class Backbone(nn.Module):
             raise ValueError("compile=true needs a C++ compiler: install g++ or clang, or leave compile out")
         self.net.compile()
         self.compiled = True
-        self.compiled = True
+
+
+@contextmanager
+def _statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Norms in training mode work on copies of their running statistics: what is computed again counts once."""
+    norms = [module for module in net.modules() if isinstance(module, NORMS) and module.training]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def inference_part(images: Tensor) -> int:

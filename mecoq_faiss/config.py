@@ -80,7 +80,8 @@ class TrainConfig:
         epochs, batch_size: passes over the images; images a step (N).
         optimizer: `adam` or `sgd` (with `momentum`).
         lr: the projection's rate; the backbone's is lr * backbone_lr_scale, the codebooks' lr * codebook_lr_scale.
-        weight_decay: beta of Eq. 14, on the network only, never on the codebooks.
+        weight_decay: torch's, on the network only, never on the codebooks: twice beta of Eq. 14, for the gradient of
+            beta * |theta|^2 is 2 * beta * theta and torch adds weight_decay * theta.
         warmup_epochs, final_lr_scale: linear warm-up, then a cosine down to this share of each group's rate.
         temperature, positive_prior: tau and rho+ of the loss (Eq. 12).
         diversity_weight: gamma of Eq. 14.
@@ -98,7 +99,8 @@ class TrainConfig:
             The view cache is made in bf16 only where `bf16` is said: it costs some accuracy. Encoding is float32.
         compile: run the backbone through torch.compile, which needs a C++ compiler.
         micro_batch: images at a time through a backbone that learns, for want of memory: their activations are computed
-            a second time in the backward pass, and batch norm sees no more than these. 0 takes the whole batch.
+            a second time in the backward pass, and batch norm sees no more than these, each once. 0 takes the whole
+            batch.
     """
 
     epochs: int = 100

@@ -34,9 +34,10 @@ def evaluate(
         k: the cut-off.
 
     Returns:
-        `map` (a share, 0 to 1), `map_all` (Eq. 18 divided by all relevant items), `precision_at_1`, `precision_at_10`
-        and `precision_at_100` (the relevant share of the first n; left out where n exceeds k), `k`, `queries`,
-        `items`, `skipped_queries`.
+        `map` (a share, 0 to 1; each query's precisions divided by its relevant items among the first k, the usual
+        convention), `map_all` (divided by all of its relevant items, Eq. 18), `precision_at_1`, `precision_at_10` and
+        `precision_at_100` (the relevant share of the first n; left out where n exceeds k), `k`, `queries`, `items`,
+        `skipped_queries`.
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.

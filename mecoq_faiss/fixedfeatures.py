@@ -13,7 +13,7 @@ from .datasets import FeatureSource, ImageSource
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, write_in_shards
-from .viewcache import fingerprint, from_cache, of_device, of_device
+from .viewcache import fingerprint, from_cache, of_device
 from .views import to_float
 
 FORMAT = 1
@@ -42,7 +42,6 @@ def fixed_features(
     if isinstance(source, FeatureSource):
         return source.vectors(slice(None)), np.arange(len(source))
     key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
-    key |= of_device(device)
     key |= of_device(device)
 
     def write(path: Path) -> None:

@@ -14,7 +14,8 @@ class CodeMemory(nn.Module):
     """Ring buffer of the last `size` codes.
 
     What is kept decides what drifts as the model learns: `soft` codes (the paper's; decoded with the codebooks of
-    today), raw `feature` embeddings, or `hard` codes (the two others for comparison, Table 2).
+    today), `feature` embeddings, whose segments have norm 1 (Eq. 1), or `hard` codes (these two for comparison,
+    Table 2).
 
     Args:
         size: N_M >= 1 slots, any number (the batch need not divide it).
@@ -63,4 +64,4 @@ class CodeMemory(nn.Module):
         if filled == 0:
             return None
         slots = self.slots[:filled]
-        return slots if self.kind == "feature" else quantizer.decode(slots)
+        return quantizer.segments(slots).flatten(1) if self.kind == "feature" else quantizer.decode(slots)

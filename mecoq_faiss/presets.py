@@ -9,8 +9,9 @@ from typing import Any
 from .config import ModelConfig, code_shape, read_toml
 from .suggest import did_you_mean
 
-# protocol: D at 16, 32, 64 bits; tau; weight decay; entropy weight; rho+; memory's first epoch, the paper's and the
-# release's; trainable layers. The paper leaves tau, beta and D open; those are its public release's.
+# protocol: D at 16, 32, 64 bits; tau; weight decay (torch's); entropy weight; rho+; memory's first epoch, the paper's
+# and the release's; trainable layers. The paper leaves tau, beta and D open; those are its public release's. Both draw
+# fresh views every epoch, also where the backbone is frozen.
 _PAPER: dict[str, tuple[Any, ...]] = {
     "flickr25k": ((32, 64, 128), (0.4, 0.45, 0.4), (0.1,) * 3, (0.5, 1.0, 2.0), 0.15, 5, 5, 0),
     "cifar10-i": ((32, 64, 128), (0.25, 0.4, 0.4), (0.001,) * 3, (0.05,) * 3, 0.1, 15, 3, 2),
@@ -29,6 +30,7 @@ def _presets() -> dict[str, dict[str, Any]]:
                 weight_decay=decays[i], warmup_epochs=1, final_lr_scale=1e-3, temperature=taus[i],
                 positive_prior=prior, diversity_weight=0.5, entropy_weight=0.0, memory_size=384, memory_kind="soft",
                 memory_start_epoch=start, codebook_init="random", standardize=False,
+                view_cache=False,
             )  # fmt: skip
             presets[f"{protocol}-{bits}"] = paper
             presets[f"release-{protocol}-{bits}"] = paper | dict(

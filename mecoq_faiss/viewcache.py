@@ -51,12 +51,6 @@ def of_device(device: str) -> dict[str, str]:
     return {} if kind == "cpu" else {"device": kind}
 
 
-def of_device(device: str) -> dict[str, str]:
-    """What a key says of the device; nothing for the CPU."""
-    kind = torch.device(device).type
-    return {} if kind == "cpu" else {"device": kind}
-
-
 def from_cache(
     prefix: str, key: dict[str, Any], write: Callable[[Path], None], folder: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -146,6 +146,28 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
         assert frozen(torch.rand(5, 3, 32, 32)).shape[0] == 5
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])  # None: the mean of all that was seen
+def test_micro_batches_count_once_in_the_running_statistics(momentum):
+    """Although the backward pass computes each a second time."""
+
+    def learner(norm: nn.Module) -> Backbone:
+        torch.manual_seed(0)
+        return Backbone(nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten()), 288, trainable_layers=-1)
+
+    images = torch.rand(7, 3, 8, 8)
+    backbone = learner(norm := nn.BatchNorm2d(8, momentum=momentum)).train()
+    backbone.micro_batch = 3
+    backbone(images).square().sum().backward()
+    learner(once := nn.BatchNorm2d(8, momentum=momentum)).train()
+    for part in images.split([3, 2, 2]):
+        with torch.no_grad():
+            once(backbone.net[0]((part - backbone.mean) / backbone.std))
+    assert norm.num_batches_tracked == once.num_batches_tracked == 3
+    torch.testing.assert_close(norm.running_mean, once.running_mean, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(norm.running_var, once.running_var, rtol=1e-6, atol=1e-7)
+    assert norm.running_mean is dict(norm.named_buffers())["running_mean"] and norm.weight.grad is not None
+
+
 def test_compile_needs_a_compiler(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)

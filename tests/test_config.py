@@ -217,6 +217,7 @@ def test_presets_hold_the_table(name):
         assert (t.batch_size, t.epochs, t.optimizer, t.momentum, t.lr) == (128, 50, "sgd", 0.9, 0.01)
         assert (t.warmup_epochs, t.lr * t.final_lr_scale) == (1, pytest.approx(1e-5))
         assert (t.memory_size, t.memory_kind, t.diversity_weight, t.codebook_init) == (384, "soft", 0.5, "random")
+        assert t.view_cache is False  # fresh views every epoch
         release = prefix == "release-"
         assert m.freeze_codebooks is release
         assert t.entropy_weight == (entropy if release else 0)

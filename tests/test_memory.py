@@ -11,6 +11,11 @@ from mecoq_faiss.memory import KINDS, CodeMemory
 from mecoq_faiss.quantizer import SoftProductQuantizer
 
 
+def by_eq_1(z: torch.Tensor, M: int = 2) -> torch.Tensor:
+    """z = [z^1, ..., z^M], each z^m divided by its norm."""
+    return torch.cat([z_m / z_m.square().sum().sqrt() for z_m in z.chunk(M)])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_it_is_a_queue(kind: str, size: int) -> None:
@@ -27,7 +32,7 @@ def test_it_is_a_queue(kind: str, size: int) -> None:
             quantizer.codebooks.copy_(torch.randn(2, 256, 3))
         kept_z, kept_p = (torch.stack(list(column)) for column in zip(*model, strict=True))
         expected = {
-            "feature": lambda z=kept_z: z,
+            "feature": lambda z=kept_z: torch.stack([by_eq_1(row) for row in z]),
             "soft": lambda p=kept_p: quantizer.decode(p),
             "hard": lambda p=kept_p: quantizer.decode(p.argmax(-1)),
         }[kind]()
