@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.data import Data
-from mecoq_faiss.config import make_configs
+from mecoq_faiss.config import DEFAULT_BATCH, make_configs
 from mecoq_faiss.contenders import learned_contender
 from mecoq_faiss.datasets import ImageSource
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.objective import Objective
 from mecoq_faiss.pairs import CachedPairs, Pairs
-from mecoq_faiss.preparation import make_pairs, prepare
+from mecoq_faiss.preparation import batch_size, make_pairs, prepare
 from mecoq_faiss.presets import PRESETS, settings_for
 from mecoq_faiss.trainer import StopSignal, Trainer
 
@@ -47,6 +47,7 @@ def _complete(settings: Settings) -> Settings:
     """
     here = {"backbone": "features", "weights": "none", "trainable_layers": 0, "view_cache": True}
     model, train = make_configs(**settings | here)
+    train = replace(train, batch_size=train.batch_size or DEFAULT_BATCH)
     return json.loads(json.dumps(asdict(model) | asdict(train)))
 
 
@@ -70,7 +71,7 @@ def fit(
     if isinstance(data, ImageSource):
         pairs = make_pairs(data, model, c, "cpu")
     else:
-        pairs = CachedPairs(data, c.batch_size, c.seed, "cpu")
+        pairs = CachedPairs(data, batch_size(len(data), c), c.seed, "cpu")
     objective = Objective(model, c)
     prepare(model, pairs, c.codebook_init)
     steps: list[dict[str, Any]] = []

@@ -43,7 +43,7 @@ def make_run(folder: Path, M: int, nbits: int) -> Path:
 
 def make_codes(path: Path, run: Path, n: int) -> None:
     """A file as `encode` writes it, with n random codes and empty paths."""
-    encoder = load_encoder(run)
+    encoder = load_encoder(run, "cpu")
     config = encoder.model.config
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
@@ -87,7 +87,7 @@ def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> R
     codes_file, file = folder / f"codes-{M}x{nbits}-{n}.h5", folder / "index.faiss"
     if not codes_file.exists():
         make_codes(codes_file, run, n)
-    books = load_encoder(run).model.quantizer.unit_codebooks().detach().numpy()
+    books = load_encoder(run, "cpu").model.quantizer.unit_codebooks().detach().numpy()
     codes: Any = map_array(codes_file, "codes")
     memory = peak_of(lambda: build_index(books, codes, kind))[1]
     packed = pack_codes(np.array(codes), nbits)

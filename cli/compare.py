@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import click
 
-from .options import data_option, device_option, json_option, workers_option
+from .options import K_MAP, data_option, device_option, json_option, k_option, workers_option
 
 
 @click.command("compare")
@@ -10,26 +10,23 @@ from .options import data_option, device_option, json_option, workers_option
 @data_option("queries", "Query images")
 @data_option("database", "Database to search")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the report, to be made.")
-@click.option("-k", default=1000, show_default=True, help="Cut-off of MAP@k.")
+@k_option(K_MAP, "Cut-off of MAP@k, which divides by the relevant items found.", "the whole database")
 @click.option("--seeds", default=1, show_default=True, help="Fits of a baseline, trainings of the run's settings.")
 @click.option("--items", default=200_000, show_default=True, help="Cut a larger database to a sample of so many.")
 @workers_option
 @device_option
 @json_option
 def command(
-    run: str, queries: str, database: str, out: str, k: int, seeds: int, items: int, workers: int, device: str,
+    run: str, queries: str, database: str, out: str, k: int | None, seeds: int, items: int, workers: int, device: str,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Is it better than PQ or OPQ, on your images, at the same bytes? Writes OUT/report.html and report.json."""
     import json
 
     from mecoq_faiss.compare import compare
-    from mecoq_faiss.devices import resolve_device
     from mecoq_faiss.report import beside
 
-    report = compare(
-        run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=resolve_device(device)
-    )
+    report = compare(run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=device)
     if as_json:
         click.echo(json.dumps(report))
         return

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .options import data_option, device_option, json_option, show, workers_option
+from .options import KINDS, data_option, device_option, json_option, show, workers_option
 
 
 @click.command("export-index")
@@ -12,7 +12,14 @@ from .options import data_option, device_option, json_option, show, workers_opti
 @data_option("data", "Images of the database", required=False)
 @click.option("--codes", type=click.Path(), help="In place of --data: an .h5 file of codes (encode, or items.h5).")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the bundle, to be made.")
-@click.option("--index", "kind", default="pq", show_default=True, help="pq, pqfs, ivfpq, ivfpqfs or gpu.")
+@click.option(
+    "--index",
+    "kind",
+    type=click.Choice(KINDS),
+    default="pq",
+    show_default=True,
+    help="Kind of FAISS index; `mecoq-faiss info --kinds` describes them.",
+)
 @click.option("--nlist", type=int, help="Inverted lists of an IVF kind; chosen from the number of images if absent.")
 @click.option("--nprobe", type=int, help="Lists that a search visits.")
 @click.option("--refine", is_flag=True, help="Score the best results of a FastScan kind again, exactly.")
@@ -39,7 +46,6 @@ def command(
 
     A pq index opens at once at any size: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC).
     """
-    from mecoq_faiss.devices import resolve_device
     from mecoq_faiss.export import export_index
 
     options = {name: value for name, value in options.items() if value is not None}
@@ -47,7 +53,6 @@ def command(
         options["refine"] = True
     if k_factor is not None:
         options["k_factor"] = k_factor
-    device = resolve_device(device)
     manifest = export_index(run, data, out, codes=codes, kind=kind, ids=ids, workers=workers, device=device, **options)
     names = ("kind", "M", "nbits", "d", "bytes_per_code", "nlist", "nprobe", "refine", "counts", "verification")
     show({"bundle": str(out), **{name: manifest[name] for name in names if manifest[name] is not None}}, as_json)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .memory import keep_freed_memory
+from .threads import wait_passively
 
 COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
@@ -19,7 +20,7 @@ COMMANDS = {
     "evaluate": "MAP@k of a run or a bundle, by labels.",
     "compare": "A run beside PQ, OPQ, ITQ and LSH at equal bytes: a report.",
     "tune": "Find the fastest index at a wanted recall, on your own queries.",
-    "info": "Describe a run, a bundle, an index or an encoded file.",
+    "info": "Describe a run, a bundle, an index or an encoded file; list presets and kinds.",
     "doctor": "Report versions, FAISS wheels, GPUs, threads, SIMD level.",
 }
 
@@ -60,6 +61,7 @@ class _Group(click.Group):
 @click.version_option(package_name="mecoq-faiss")
 def main(debug: bool) -> None:
     """Learned product quantization for FAISS image search."""
+    wait_passively()  # before a command imports torch
     handler = logging.StreamHandler()
     logger = logging.getLogger("mecoq_faiss")
     logger.handlers, logger.propagate = [handler], False

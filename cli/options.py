@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 SRC = "a folder, a .tar, an .h5/.npy file of features, or NAME[:ROOT][#SPLIT] (digits, cifar10-ii:ROOT, ...)"
+
+PROTOCOLS = ("flickr25k", "cifar10-i", "cifar10-ii", "nuswide")
+# what `mecoq_faiss.presets`, `.index` and `.config` say, whose import takes seconds
+PRESETS = (
+    "default", *(f"{whose}{name}-{bits}" for whose in ("", "release-") for name in PROTOCOLS for bits in (16, 32, 64))
+)  # fmt: skip
+KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")
+K_MAP, K_RESULTS = 1000, 10
+UNITS = {"s": 1, "m": 60, "h": 3600}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -23,6 +33,24 @@ workers_option = click.option(
 
 def data_option(name: str, what: str, **more: Any) -> Callable:
     return click.option(f"--{name}", required=more.pop("required", True), metavar="SRC", help=f"{what}: {SRC}.", **more)
+
+
+class Duration(click.ParamType):
+    """90s, 30m, 1.5h -> seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        number, unit = value[:-1], value[-1:]
+        if unit not in UNITS or not re.fullmatch(r"\d+(\.\d+)?", number) or not float(number):
+            self.fail(f"{value!r} is no time: write for example 90s, 30m or 2h", param, ctx)
+        return float(number) * UNITS[unit]
+
+
+def k_option(default: int, what: str, whole: str) -> Callable:
+    return click.option("-k", type=int, help=f"{what}  [default: {default}, or {whole}]")
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:

@@ -4,19 +4,20 @@ import json
 
 import click
 
-from .options import json_option
+from .options import K_RESULTS, device_option, json_option, k_option
 
 
 @click.command("search")
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path())
-@click.option("-k", default=10, show_default=True, help="Results an image.")
+@k_option(K_RESULTS, "Results an image.", "all of a smaller bundle")
+@device_option
 @json_option
-def command(bundle: str, images: tuple[str, ...], k: int, as_json: bool) -> None:
+def command(bundle: str, images: tuple[str, ...], k: int | None, device: str, as_json: bool) -> None:
     """Search BUNDLE with image files."""
     from mecoq_faiss.search import search
 
-    results = search(bundle, images, k)
+    results = search(bundle, images, k, device=device)
     if as_json:
         rows = [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(images, results, strict=True)]
         click.echo(json.dumps(rows))

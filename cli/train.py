@@ -5,13 +5,20 @@ from typing import Any
 
 import click
 
-from .options import data_option, device_option, json_option, show
+from .options import PRESETS, Duration, data_option, device_option, json_option, show
 
 
 @click.command("train")
 @data_option("data", "Training images (labels are not used)")
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run, to be made.")
-@click.option("--preset", default="default", show_default=True, help="Named settings to start from.")
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    metavar="NAME",
+    default="default",
+    show_default=True,
+    help="Named settings to start from; `mecoq-faiss info --presets` lists them.",
+)
 @click.option("--config", type=click.Path(), help="TOML file of settings; they go over the preset's.")
 @click.option("--bits", type=int, help="Bits a code, a multiple of 8.  [default: 32]")
 @click.option("--nbits", type=int, help="Bits a sub-quantizer: 8, or 4 for FastScan.  [default: 8]")
@@ -21,9 +28,19 @@ from .options import data_option, device_option, json_option, show
 @click.option("--image-size", type=int, help="Side of the input in pixels.")
 @click.option("--trainable-layers", type=int, help="Backbone layers that learn, from the top; 0 freezes all.")
 @click.option("--epochs", type=int, help="Passes over the images.")
-@click.option("--batch-size", type=int, help="Images a step.")
+@click.option("--batch-size", type=int, help="Images a step.  [default: 512, or half of fewer images]")
 @click.option("--lr", type=float, help="Learning rate.")
-@click.option("--views", "cached_views", type=int, help="Random views an image in the view cache; 0 chooses 10 to 40.")
+@click.option(
+    "--views",
+    "cached_views",
+    type=int,
+    help="Random views an image in the view cache; 0 chooses 10 to 40, on a CPU fewer of a heavy backbone.",
+)
+@click.option(
+    "--budget",
+    type=Duration(),
+    help="Time to make the view cache in, such as 90s, 30m or 2h: chooses --views by the measured rate.",
+)
 @click.option("--no-view-cache", is_flag=True, help="Draw fresh views every epoch instead.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--workers", type=int, help="Image decoding processes; -1 chooses.")
@@ -37,6 +54,7 @@ def command(
     out: str,
     preset: str,
     config: str | None,
+    budget: float | None,
     no_view_cache: bool,
     pairs: tuple[str, ...],
     resume: bool,
@@ -47,7 +65,8 @@ def command(
 ) -> None:
     """Learn embedding and codebooks from unlabelled images.
 
-    Settings come from the preset, then --config, then the options.
+    Settings come from the preset, then --config, then the options. `--data digits` (small, offline) has defaults of its
+    own.
     """
     from mecoq_faiss.config import make_configs
     from mecoq_faiss.presets import settings_for
@@ -56,9 +75,14 @@ def command(
     options = {name: value for name, value in flags.items() if value is not None}
     if no_view_cache:
         options["view_cache"] = False
-    model_config, train_config = make_configs(**settings_for(preset, config, options, pairs))
+    elif "cached_views" in options or budget is not None:
+        options["view_cache"] = True  # also where the preset has none
+    protocol = data.partition("#")[0].partition(":")[0]
+    model_config, train_config = make_configs(**settings_for(preset, config, options, pairs, protocol))
     started = time.monotonic()
-    model = train(data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard)
+    model = train(
+        data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
+    )
     c = model.config
     show(
         {

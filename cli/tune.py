@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import data_option, device_option, json_option, workers_option
+from .options import K_RESULTS, data_option, device_option, json_option, k_option, workers_option
 
 COLUMNS = ("kind", "nlist", "nprobe", "k_factor", "recall", "ms_per_query")
 
@@ -14,20 +14,19 @@ COLUMNS = ("kind", "nlist", "nprobe", "k_factor", "recall", "ms_per_query")
 @click.argument("bundle", type=click.Path())
 @data_option("queries", "Images like those you will search with")
 @click.option("--recall", default=0.95, show_default=True, help="Wanted share of an exhaustive scan's results.")
-@click.option("-k", default=10, show_default=True, help="Results a query.")
+@k_option(K_RESULTS, "Results a query.", "all of a smaller bundle")
 @workers_option
 @device_option
 @json_option
-def command(bundle: str, queries: str, recall: float, k: int, workers: int, device: str, as_json: bool) -> None:
+def command(bundle: str, queries: str, recall: float, k: int | None, workers: int, device: str, as_json: bool) -> None:
     """Find the fastest index of BUNDLE's codes at a wanted recall, on your own queries."""
-    from mecoq_faiss.devices import resolve_device
     from mecoq_faiss.tune import tune
 
-    found = tune(bundle, queries, recall, k, workers=workers, device=resolve_device(device))
+    found = tune(bundle, queries, recall, k, workers=workers, device=device)
     if as_json:
         click.echo(json.dumps(found))
         return
-    click.echo(f"{found['items']} items, {found['queries']} queries, recall@{k}, one thread, {found['simd']}")
+    click.echo(f"{found['items']} items, {found['queries']} queries, recall@{found['k']}, one thread, {found['simd']}")
     click.echo("  " + "".join(f"{name:>14}" for name in COLUMNS))
     for point in found["frontier"]:
         mark = "> " if point == found["winner"] else "  "

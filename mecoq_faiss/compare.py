@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .baselines import Baseline, choose, grid
@@ -21,6 +22,7 @@ from .config import ModelConfig, TrainConfig
 from .contenders import LEARNED, Contender, baseline_contender, learned_contender
 from .datasets import FeatureSource, ImageSource
 from .describe import environment
+from .devices import resolve_device
 from .encoder import load_encoder
 from .files import check_writable_parent, write_text
 from .measure import Task, file_bytes, quality, search_milliseconds
@@ -41,13 +43,13 @@ def compare(
     queries: Source,
     database: Source,
     out: str | Path,
-    k: int = 1000,
+    k: int | None = None,
     *,
     seeds: int = 1,
     items: int = 200_000,
     settings: Sequence[Baseline] | None = None,
     workers: int = -1,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
 ) -> dict[str, Any]:
     """Compare a trained model with PQ, OPQ, ITQ, LSH (equal bytes) and uncompressed vectors on its own backbone's
     features, and write `report.json` and `report.html` into the folder `out`.
@@ -61,7 +63,7 @@ def compare(
         run: a finished run, or a bundle.
         queries, database: sources or their names.
         out: the folder to be made; refused where it exists.
-        k: the cut-off of MAP (at most the database's size).
+        k: the cut-off of MAP (at most the database's size); by default 1000, or the whole of a smaller database.
         seeds: fits of every baseline, and trainings of the model's settings (the run is the first; the others need
             the run's training data and its weights file). Each model is judged on the features of its own backbone,
             the baselines on those of the run's.
@@ -80,14 +82,16 @@ def compare(
     run, out = Path(run), Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out")
-    if seeds < 1 or k < 1:
+    if seeds < 1 or (k is not None and k < 1):
         raise ValueError(f"seeds={seeds}, k={k}: give at least 1")
     check_writable_parent(out)
+    device = resolve_device(device)
     model = load_encoder(run, device).model
     model_config, train_config = (model.config, None) if is_bundle(run) else RunFolder(run).read_config()
     if seeds > 1:
         _check_trainable(model_config, train_config, seeds)
     data = load_data(run, model, train_config, queries, database, k, items=items, workers=workers, device=device)
+    k = data.task.k
     if seeds > 1 and data.train_source is None:
         raise ValueError(f"--seeds {seeds} trains again, and the training data is not at hand: {data.train_note}")
 

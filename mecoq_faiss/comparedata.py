@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import RunFolder
-from .config import TrainConfig
+from .config import K_MAP, TrainConfig
 from .copies import FEWEST, choose_rows, copy_features
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import check_fits
@@ -56,7 +56,7 @@ def load_data(
     config: TrainConfig | None,
     queries: str | Path | Source,
     database: str | Path | Source,
-    k: int,
+    k: int | None,
     *,
     items: int,
     workers: int,
@@ -77,6 +77,7 @@ def load_data(
     (xq, rows_q), (xb, rows_db) = features(q), features(db)
     q, db = q.subset(rows_q), db.subset(rows_db)
     n = len(db)
+    k = min(K_MAP, n) if k is None else k
     if n < FEWEST or not 1 <= k <= n:
         raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST} images and k <= {n}")
 

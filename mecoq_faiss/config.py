@@ -12,6 +12,9 @@ from typing import Any
 
 from .suggest import did_you_mean
 
+DEFAULT_BATCH = 512
+K_MAP, K_RESULTS = 1000, 10  # cut-off of MAP, and results of a search, where none is given; or a smaller whole database
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -77,7 +80,8 @@ class TrainConfig:
     """How the model is trained. Epochs count from 1; learning rates are Adam's or SGD's.
 
     Attributes:
-        epochs, batch_size: passes over the images; images a step (N).
+        epochs: passes over the images.
+        batch_size: images a step (N), at least 2; 0 chooses 512, or of fewer images the half of them.
         optimizer: `adam` or `sgd` (with `momentum`).
         lr: the projection's rate; the backbone's is lr * backbone_lr_scale, the codebooks' lr * codebook_lr_scale.
         weight_decay: torch's, on the network only, never on the codebooks: twice beta of Eq. 14, for the gradient of
@@ -89,8 +93,9 @@ class TrainConfig:
         memory_size, memory_kind, memory_start_epoch: N_M slots (0 is off), soft | feature | hard, the first epoch
             that uses them.
         codebook_init: `random` unit vectors, or codewords drawn from the `data`'s first embeddings.
-        view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image; 0
-            chooses 10 to 40, 200,000 in all where that lies between.
+        view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image, at
+            least 2; 0 chooses 10 to 40, 200,000 in all where that lies between, and on a CPU fewer of a heavy backbone,
+            down to 4 (`numviews`).
         crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `views.ViewSpec`.
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
@@ -104,7 +109,7 @@ class TrainConfig:
     """
 
     epochs: int = 100
-    batch_size: int = 512
+    batch_size: int = 0
     optimizer: str = "adam"
     lr: float = 2e-3
     momentum: float = 0.9
@@ -139,9 +144,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _at_least(self, 1, "epochs", "memory_start_epoch")
-        _at_least(self, 2, "batch_size")
-        if self.cached_views < 2 and self.cached_views != 0:
-            raise ValueError(f"cached_views={self.cached_views} must be at least 2; 0 chooses")
+        for name in ("batch_size", "cached_views"):
+            if getattr(self, name) < 2 and getattr(self, name) != 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 2; 0 chooses")
         _at_least(
             self,
             0,

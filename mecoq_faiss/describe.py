@@ -14,6 +14,16 @@ from .bundle import is_bundle, read_manifest
 from .checkpoint import RunFolder
 from .faisscheck import installed_wheels, simd_level
 from .index import describe_index, load_index
+from .presets import PRESETS
+
+KINDS = {
+    "pq": "IndexPQ, an exhaustive scan of 8-bit or 4-bit codes: exact, opens at once at any size",
+    "pqfs": "IndexPQFastScan, an exhaustive scan of 4-bit codes in registers: many times faster; --refine scores again",
+    "ivfpq": "IndexIVFPQ, a scan of the nprobe nearest of nlist lists: for millions of codes",
+    "ivfpqfs": "IndexIVFPQFastScan, lists of 4-bit codes in registers: the fastest",
+    "gpu": "IndexIVFPQ with one list for each 65,536 codes, all visited: for faiss.index_cpu_to_gpu; 8-bit codes",
+}
+"""The kinds of index, a line each."""
 
 PACKAGES = ("mecoq-faiss", "torch", "torchvision", "numpy", "h5py", "safetensors", "pillow", "timm", "scikit-learn")
 
@@ -63,6 +73,20 @@ def _describe_h5(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} is damaged ({error}): write it again") from error
     return description
+
+
+def describe_presets() -> dict[str, str]:
+    """The presets, a line each."""
+    lines = {"default": "this project's own recipe, for any images: frozen resnet50, cached views, 32 bits"}
+    for name, s in PRESETS.items():
+        if s:
+            whose = "the paper's public release" if name.startswith("release-") else "the paper"
+            layers = f"{s['trainable_layers']} layers learn" if s["trainable_layers"] else "frozen"
+            lines[name] = (
+                f"{whose}, {8 * s['M']} bits: {s['backbone']} at {s['image_size']} px ({layers}), D={s['D']}, "
+                f"temperature {s['temperature']}, {s['epochs']} epochs of {s['optimizer'].upper()}"
+            )
+    return lines
 
 
 def environment() -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def resolve_device(device: str) -> str:
-    """`auto` -> cuda where there is one, else cpu; ValueError for a device that is not there."""
+def resolve_device(device: str | torch.device) -> str:
+    """`auto` -> cuda where there is one, else cpu; a torch.device -> its name; ValueError for one that is not there."""
+    device = str(device)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -31,7 +31,7 @@ def encode(
     split: str = "database",
     embeddings: str | None = "float16",
     workers: int = -1,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
 ) -> int:
     """Encode every readable image of a source.
 
@@ -45,7 +45,7 @@ def encode(
         out: the .h5 file; refused where it exists.
         embeddings: `float16`, `float32`, or None to leave them out.
         workers: processes that decode images, -1 chooses.
-        device: where the model runs.
+        device: where the model runs, as in `train`; of an encoder, its own.
 
     Returns:
         n, the number of rows written.

@@ -14,6 +14,7 @@ from torch import Tensor
 from .bundle import ENCODER_FILES, is_bundle, verify_files
 from .checkpoint import RunFolder, load_model
 from .config import from_json
+from .devices import resolve_device
 from .images import UnreadableImage, decode_image, upright_rgb
 from .model import MeCoQ
 from .views import fixed_view, to_float
@@ -26,13 +27,14 @@ class Encoder:
 
     Attributes:
         model: the trained model, in eval mode on `device`.
+        device: its name, such as `cpu` or `cuda:1`.
         backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
         d: the dimension D of the vectors.
     """
 
-    def __init__(self, model: MeCoQ, device: str = "cpu") -> None:
-        self.model = model.eval().to(device)
-        self.device = device
+    def __init__(self, model: MeCoQ, device: str | torch.device = "auto") -> None:
+        self.device = resolve_device(device)
+        self.model = model.eval().to(self.device)
         self.backbone = self.model.backbone.for_inference(self.model.config.image_size)
         self.d = model.config.D
 
@@ -76,10 +78,12 @@ class Encoder:
         return self.model.quantizer.encode(torch.from_numpy(z).to(self.device)).cpu().numpy()
 
 
-def load_encoder(path: str | Path, device: str = "cpu") -> Encoder:
+def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encoder:
     """The encoder of a bundle (its files are checked against the manifest) or of a finished run.
 
-    Raises FileNotFoundError or ValueError where the folder is neither, or damaged.
+    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
+
+    Raises FileNotFoundError or ValueError where the folder is neither, or damaged, or the device is not there.
     """
     path = Path(path)
     if not is_bundle(path):

@@ -6,7 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .bundle import INDEX, ITEMS, is_bundle, read_items, verify_files
+from .config import K_MAP
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source, encode
 from .encoder import load_encoder
@@ -20,10 +23,10 @@ def evaluate(
     path: str | Path,
     queries: str | Path | ImageSource | FeatureSource,
     database: str | Path | ImageSource | FeatureSource | None = None,
-    k: int = 1000,
+    k: int | None = None,
     *,
     workers: int = -1,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
 ) -> dict[str, Any]:
     """MAP@k of searching `database` with `queries`, by the labels of both (which nothing else uses).
 
@@ -31,7 +34,8 @@ def evaluate(
         path: a finished run, whose codes of `database` are made here (`IndexPQ`), or a bundle, whose own index and
             items are searched (`database` is then not needed).
         queries, database: sources or their names, with labels.
-        k: the cut-off.
+        k: the cut-off, 1 to the database's size; by default 1000, or the whole of a smaller database.
+        workers, device: as in `encode`.
 
     Returns:
         `map` (a share, 0 to 1; each query's precisions divided by its relevant items among the first k, the usual
@@ -50,7 +54,7 @@ def evaluate(
     if is_bundle(path):
         verify_files(path, (INDEX, ITEMS))
         items = read_items(path / ITEMS)
-        _check(items, source, k)
+        k = _check(items, source, k)
         index = without_ids(load_index(path / INDEX))
     else:
         if database is None:
@@ -58,7 +62,7 @@ def evaluate(
         with tempfile.TemporaryDirectory() as folder:
             encode(encoder, database, Path(folder) / ITEMS, embeddings=None, workers=workers)
             items = read_items(Path(folder) / ITEMS)
-        _check(items, source, k)
+        k = _check(items, source, k)
         index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])
     xq, rows = embed_source(encoder, source, workers=workers)
     labels_q, labels_db = same_classes(source.labels[rows], source.class_names, items["labels"], items["class_names"])
@@ -74,9 +78,12 @@ def evaluate(
     }
 
 
-def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int) -> None:
+def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int | None) -> int:
+    """The cut-off, in range, of a database that has labels."""
     n = len(items["codes"])
     if items["labels"] is None:
         raise ValueError("the database has no labels: put the images into one folder a class")
+    k = min(K_MAP, n) if k is None else k
     if not 1 <= k <= n:
         raise ValueError(f"k={k} is out of range: the database has {n} items, choose 1 to {n}")
+    return k

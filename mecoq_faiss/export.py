@@ -14,6 +14,7 @@ from typing import Any
 import faiss
 import h5py
 import numpy as np
+import torch
 
 from .bundle import INDEX, ITEMS, is_bundle, read_manifest, verify_files, write_manifest
 from .checkpoint import save_model
@@ -48,7 +49,7 @@ def export_index(
     kind: str = "pq",
     ids: np.ndarray | str | Path | None = None,
     workers: int = -1,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from .config import ModelConfig, TrainConfig
+from .config import DEFAULT_BATCH, ModelConfig, TrainConfig
 from .datasets import FeatureSource, ImageSource
 from .loading import ImageLoader
 from .model import MeCoQ, Standardize
+from .numviews import check_budget, default_views, forward_rate, views_in_budget
 from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from .trainer import NO_IMAGE
 from .viewcache import cached_view_features
@@ -38,11 +39,15 @@ def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> M
 
 def check_enough(items: Any, config: TrainConfig) -> None:
     """ValueError where the items do not fill a batch."""
-    if len(items) < config.batch_size:
-        raise ValueError(
-            f"{len(items)} readable images are fewer than one batch of {config.batch_size}: "
-            f"give more images or a smaller --batch-size"
-        )
+    needed = batch_size(len(items), config)
+    if len(items) < needed:
+        mend = "give more images or a smaller --batch-size" if config.batch_size else "give more images"
+        raise ValueError(f"{len(items)} readable images are fewer than one batch of {needed}: {mend}")
+
+
+def batch_size(images: int, config: TrainConfig) -> int:
+    """What is set, or 512, or of fewer images the half of them."""
+    return config.batch_size or (DEFAULT_BATCH if images >= DEFAULT_BATCH else max(2, images // 2))
 
 
 def check_same_data(split_file: Path, source: ImageSource | FeatureSource) -> None:
@@ -69,31 +74,55 @@ def describe_data(source: ImageSource | FeatureSource) -> str:
     return json.dumps(description, indent=2) + "\n"
 
 
-def default_views(images: int) -> int:
-    """Cached views of each of so many images: the more the better, and their forward passes are most of the work."""
-    return min(40, max(10, 200_000 // images))
+def make_pairs(
+    source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str, budget: float | None = None
+) -> Pairs:
+    """The batches of two views that the source, the backbone and the settings ask for.
 
-
-def make_pairs(source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str) -> Pairs:
-    """The batches of two views that the source, the backbone and the settings ask for."""
+    `budget`, in seconds, chooses the number of cached views where the settings leave it open; ValueError where there
+    is none to choose.
+    """
+    check_budget(budget)
+    cached = isinstance(source, ImageSource) and c.view_cache and model.backbone.frozen
+    if budget is not None and not cached:
+        raise ValueError(
+            "a budget chooses the number of cached views, and this training has none (features, layers that learn, or "
+            "view_cache=false): leave --budget out"
+        )
     if isinstance(source, FeatureSource):
+        batch = batch_size(len(source), c)
         if source.features.ndim == 3 and source.features.shape[1] >= 2:
-            return CachedPairs(source.features, c.batch_size, c.seed, device)
-        return FeaturePairs(source.features, c.feature_dropout, c.batch_size, c.seed, device)
+            return CachedPairs(source.features, batch, c.seed, device)
+        return FeaturePairs(source.features, c.feature_dropout, batch, c.seed, device)
     size = model.config.image_size
     spec = ViewSpec(
         crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
     )
-    if c.view_cache and model.backbone.frozen:
+    if cached:
+        bf16, num_views = c.precision == "bf16", c.cached_views
+        if not num_views and budget is not None:
+            rate = forward_rate(model.backbone, size, device, bf16)
+            num_views = views_in_budget(budget, len(source), rate)
         features, rows = cached_view_features(
-            source, model.backbone, size=size, spec=spec, num_views=c.cached_views or default_views(len(source)),
-            seed=c.seed, workers=c.workers, device=device, bf16=c.precision == "bf16",
+            source, model.backbone, size=size, spec=spec,
+            num_views=num_views or default_views(len(source), model.backbone, size, device),
+            seed=c.seed, workers=c.workers, device=device, bf16=bf16,
         )  # fmt: skip
         if len(rows) < len(source):
             logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))
-        return CachedPairs(features, c.batch_size, c.seed, device)
+        return CachedPairs(features, batch_size(len(rows), c), c.seed, device)
     loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
-    return ImagePairs(loader, c.batch_size, c.seed, device)
+    return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
+
+
+def chosen(c: TrainConfig, source: ImageSource | FeatureSource, pairs: Pairs) -> TrainConfig:
+    """The settings with the numbers that `make_pairs` chose in the place of 0."""
+    if not c.batch_size and pairs.batch_size != DEFAULT_BATCH:
+        logger.info("batch size %d, half of the images; --batch-size changes it", pairs.batch_size)
+    views = c.cached_views
+    if isinstance(source, ImageSource) and isinstance(pairs, CachedPairs):
+        views = pairs.features.shape[1]
+    return dataclasses.replace(c, batch_size=pairs.batch_size, cached_views=views)
 
 
 @torch.no_grad()

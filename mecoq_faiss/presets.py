@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, code_shape, read_toml
 from .suggest import did_you_mean
+
+logger = logging.getLogger("mecoq_faiss")
 
 # protocol: D at 16, 32, 64 bits; tau; weight decay (torch's); entropy weight; rho+; memory's first epoch, the paper's
 # and the release's; trainable layers. The paper leaves tau, beta and D open; those are its public release's. Both draw
@@ -39,6 +42,11 @@ def _presets() -> dict[str, dict[str, Any]]:
     return presets
 
 
+DIGITS: dict[str, Any] = dict(
+    backbone="pixels", image_size=8, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0
+)  # digits are neither mirrored nor coloured: the random views only crop
+"""Under the default preset, for the protocol `digits`: small, offline, nothing to download."""
+
 PRESETS = _presets()
 """Name -> settings that differ from the defaults: `default`, the paper's 12, and `release-*`, its public code's."""
 
@@ -55,8 +63,11 @@ def settings_for(
     toml: str | Path | None = None,
     options: dict[str, Any] | None = None,
     pairs: tuple[str, ...] = (),
+    protocol: str = "",
 ) -> dict[str, Any]:
     """Flat settings for `make_configs`: the preset's, under a TOML file's, under `options`, under NAME=VALUE `pairs`.
+
+    Where the data is the protocol `digits`, the default preset is `DIGITS`; with another backbone, only its views.
 
     TOML, options and pairs may also hold `bits`. They decide the code's shape together: M, where not given, is
     bits / nbits; D, where not given, keeps the segments as wide as they are (d = D / M, 16 in the default preset).
@@ -67,6 +78,8 @@ def settings_for(
     """
     base = preset(preset_name)
     given = (read_toml(toml) if toml else {}) | (options or {}) | dict(_parse_pair(pair) for pair in pairs)
+    if protocol == "digits" and preset_name == "default":
+        base = _for_digits(given)
     for name in given.keys() & {"bits", "M", "nbits"}:
         if type(given[name]) is not int:
             raise ValueError(f"{name}={given[name]!r} must be of type int")
@@ -78,6 +91,15 @@ def settings_for(
     elif bits not in (None, M * nbits):
         raise ValueError(f"bits={bits} contradicts M={M} with nbits={nbits}, which make {M * nbits}: give one of them")
     return base | {"M": M, "nbits": nbits, "D": M * (start.D // start.M)} | given
+
+
+def _for_digits(given: dict[str, Any]) -> dict[str, Any]:
+    """What of `DIGITS` the settings leave open, said in a line."""
+    other = given.get("backbone", "pixels") != "pixels"
+    left = {n: v for n, v in DIGITS.items() if n not in given and not (other and n in ("backbone", "image_size"))}
+    if left:
+        logger.info("digits: %s unless told otherwise", ", ".join(f"{name}={value}" for name, value in left.items()))
+    return left
 
 
 def _parse_pair(pair: str) -> tuple[str, Any]:

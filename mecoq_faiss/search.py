@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from .bundle import INDEX, ITEMS, read_manifest, read_paths, verify_files
+from .config import K_RESULTS
 from .encoder import load_encoder
 from .indexfile import load_index
 from .indexread import read_ids, without_ids
@@ -20,14 +23,17 @@ class Hit(NamedTuple):
     id: int  # what the index itself returns: the row, or the item's own id
 
 
-def search(bundle: str | Path, images: Sequence[str | Path], k: int = 10, *, device: str = "cpu") -> list[list[Hit]]:
-    """The k best items of a bundle for each query image.
+def search(
+    bundle: str | Path, images: Sequence[str | Path], k: int | None = None, *, device: str | torch.device = "auto"
+) -> list[list[Hit]]:
+    """The k best items of a bundle for each query image; by default 10, or all of a smaller bundle.
 
     Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or image, or k out of
     range (1 to the number of items).
     """
     bundle = Path(bundle)
     items = read_manifest(bundle)["counts"]["items"]
+    k = min(K_RESULTS, items) if k is None else k
     if not 1 <= k <= items:
         raise ValueError(f"k={k} is out of range: the bundle has {items} items, choose 1 to {items}")
     verify_files(bundle)

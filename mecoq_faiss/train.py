@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .checkpoint import RunFolder, load_model, save_model
-from .config import ModelConfig, TrainConfig
+from .config import ModelConfig, TrainConfig, make_configs
 from .datasets import FeatureSource, ImageSource, open_source
 from .devices import resolve_device, use_bf16
 from .files import check_writable_parent, write_text
 from .metrics import recorder
 from .model import MeCoQ
+from .numviews import most_views
 from .objective import Objective
-from .pairs import Pairs
-from .preparation import check_enough, check_same_data, describe_data, fit_to_source, make_pairs, prepare
-from .progress import progress
+from .pairs import ImagePairs, Pairs
+from .preparation import check_enough, check_same_data, chosen, describe_data, fit_to_source, make_pairs, prepare
+from .presets import settings_for
+from .progress import Estimate, progress
 from .trainer import Interrupted, StopSignal, Trainer
 
 logger = logging.getLogger("mecoq_faiss")
@@ -30,18 +34,22 @@ def train(
     train_config: TrainConfig | None = None,
     *,
     resume: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     tensorboard: bool = False,
+    budget: float | None = None,
 ) -> MeCoQ:
     """Train MeCoQ on unlabelled images or features and write a run folder.
 
     Args:
         data: a source, or what names one (see `datasets.open_source`); its training split is used.
         out: the run folder. Refused where it exists, unless `resume`.
-        model_config, train_config: settings; defaults where None. A resumed run uses the ones it was started with.
+        model_config, train_config: settings; where None the defaults, which for the protocol `digits` are small (see
+            `presets.DIGITS`). A resumed run uses the ones it was started with, and the numbers that were chosen.
         resume: continue what is in `out`, or start where there is nothing; ends in the same bytes.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
         tensorboard: also write TensorBoard events into `out`/tensorboard.
+        budget: seconds to make the view cache in: the number of cached views follows from the measured rate, where
+            `train_config.cached_views` is 0.
 
     Returns:
         The trained model, in eval mode.
@@ -72,14 +80,18 @@ def _train(
     if resume:
         model_config, train_config = run.read_config()
         check_same_data(run.split_file, source)
+        if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
+            train_config = replace(train_config, cached_views=most_views(len(source)))
         if run.next_epoch() > train_config.epochs:
             logger.info("%s is finished already", run.path)
             return run.load_trained()
         model = load_model(model_config, run.model_file)
         run.remove_temporary()
     else:
-        model_config = fit_to_source(model_config or ModelConfig(), source)
-        train_config = train_config or TrainConfig()
+        if model_config is None or train_config is None:
+            defaults = make_configs(**settings_for(protocol=(source.protocol or {}).get("name", "")))
+            model_config, train_config = model_config or defaults[0], train_config or defaults[1]
+        model_config = fit_to_source(model_config, source)
         check_enough(source, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
@@ -87,8 +99,9 @@ def _train(
     if train_config.compile:
         model.backbone.compile_net()
     try:
-        pairs = make_pairs(source, model, train_config, device)
+        pairs = make_pairs(source, model, train_config, device, None if resume else budget)
         check_enough(pairs.rows, train_config)
+        train_config = chosen(train_config, source, pairs)
         objective = Objective(model.to(device), train_config)
         if not resume:
             prepare(model, pairs, train_config.codebook_init)
@@ -139,7 +152,28 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
     else:
         save(epoch, step)
     run.rewind_metrics(epoch, step)
-    record, close = recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
+    write, close = recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
+    latest: dict[str, Any] = {}
+
+    def record(values: dict[str, Any]) -> None:
+        write(values)
+        latest.update(values)
+
+    def note() -> str:
+        return f"loss {latest['loss']:.3f}, codewords {latest['codeword_usage']:.0%}" if "loss" in latest else ""
+
+    views = 2 * pairs.batch_size  # a step
+    steps = (c.epochs - epoch + 1) * pairs.steps_per_epoch - step
+    what = f"training: {views * steps:,} views through the network"
+    estimate = Estimate(
+        views * steps, what, "fewer --epochs take less, and so does a frozen backbone with a view cache"
+    )
+
+    def after_step() -> None:
+        objective.after_step()
+        if isinstance(pairs, ImagePairs):
+            estimate.done(views)
+
     trainer = Trainer(
         objective,
         optimizer,
@@ -148,7 +182,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
         warmup_epochs=c.warmup_epochs,
         final_lr_scale=c.final_lr_scale,
         seed=c.seed,
-        after_step=objective.after_step,
+        after_step=after_step,
         end_epoch=objective.end_epoch,
         record=record,
         save=save,
@@ -158,7 +192,7 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
     try:
         with StopSignal() as stop:
             remaining = range(epoch, c.epochs + 1)
-            for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs"):
+            for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note):
                 trainer.run_epoch(e, step if e == epoch else 0, stop)
     finally:
         close()

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+import torch
 
 from .bundle import ITEMS, read_manifest, verify_files
 from .codes import decode_codes, pair_codebooks
+from .config import K_RESULTS
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source
 from .encoder import load_encoder
@@ -156,10 +158,10 @@ def tune(
     bundle: str | Path,
     queries: str | Path | ImageSource | FeatureSource,
     recall: float = 0.95,
-    k: int = 10,
+    k: int | None = None,
     *,
     workers: int = -1,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
 ) -> dict[str, Any]:
     """Measure what indexes of a bundle's stored codes find, and how fast, for the user's queries.
 
@@ -167,7 +169,8 @@ def tune(
         bundle: its codes and encoder are used, whatever its index is.
         queries: a source or its name; at most 1,000 of it are used (fewer on a large database), chosen by a seed.
         recall: wanted share of the k results of an exhaustive scan of the same codes, in (0, 1].
-        k: results a query.
+        k: results a query; by default 10, or all of a smaller bundle.
+        workers, device: as in `encode`.
 
     Returns:
         `frontier` and `winner` (points as dicts; the winner is the fastest of the wanted recall, or where none reaches
@@ -182,6 +185,7 @@ def tune(
     n = manifest["counts"]["items"]
     if not 0 < recall <= 1:
         raise ValueError(f"recall={recall} is out of range: choose a share above 0 and up to 1")
+    k = min(K_RESULTS, n) if k is None else k
     if not 1 <= k <= n:
         raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
     verify_files(bundle, (ITEMS,))

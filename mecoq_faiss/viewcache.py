@@ -22,7 +22,7 @@ from .datasets import ImageSource
 from .files import locked
 from .hdf5 import damaged_dataset
 from .loading import ImageLoader
-from .progress import progress
+from .progress import Estimate, progress
 from .shards import Arrays, bytes_written, map_array, read_key, write_in_shards
 from .tensors import checksum
 from .views import ViewSpec, apply_colour
@@ -135,6 +135,9 @@ def _write(
     batches = [items[i : i + rows_per_batch] for i in range(0, n, rows_per_batch)]
 
     def compute(start: int) -> Iterator[Arrays]:
+        left = num_views * sum(map(len, batches[start:]))
+        what = f"view cache: {left:,} views, {num_views} of each image"
+        estimate = Estimate(left, what, "--views or --budget changes it")
         loaded = loader.batches(batches[start:])
         for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
             with torch.inference_mode():
@@ -146,6 +149,7 @@ def _write(
                     "the backbone gives features that are NaN or beyond float16's 65504: "
                     "check its weights, or use --no-view-cache"
                 )
+            estimate.done(num_views * len(batch.rows))
             yield {"features": array, "rows": batch.rows[batch.readable]}
 
     shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))

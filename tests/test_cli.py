@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import faiss
@@ -14,7 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from mecoq_faiss import load_encoder
+from mecoq_faiss import config, index, load_encoder, preparation
+from mecoq_faiss.checkpoint import RunFolder
+from mecoq_faiss.index import KINDS
+from mecoq_faiss.presets import PRESETS
+from mecoq_faiss_cli import options
 from mecoq_faiss_cli.main import COMMANDS, main
 
 QUICK = ("--backbone", "pixels", "--image-size", "8", "--epochs", "2", "--batch-size", "256", "--set", "flip=0")
@@ -186,16 +194,122 @@ def test_features_go_the_whole_way(work: Path, feature_run: Path) -> None:
 # --- wrong input: one line, exit 1 or 2, nothing left behind
 
 
+def test_names_to_choose_from_are_those_of_the_library() -> None:
+    """The command line repeats them: reading them from the library would make --help wait for torch."""
+    assert set(options.PRESETS) == set(PRESETS) and options.KINDS == index.KINDS
+    assert (options.K_MAP, options.K_RESULTS) == (config.K_MAP, config.K_RESULTS)
+    assert json.loads(ok("info", "--presets", "--json")).keys() == PRESETS.keys()
+    assert tuple(json.loads(ok("info", "--kinds", "--json"))) == index.KINDS
+    lines = ok("info", "--presets").splitlines()
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    assert "vgg16 at 224 px (2 layers learn), D=48, temperature 0.35" in lines[list(PRESETS).index("cifar10-ii-32")]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_does_not_wait_for_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom mecoq_faiss_cli.main import main\n"
+        f"try:\n    main({[command, '--help'] if command else ['--help']})\n"
+        "finally:\n    print(*sorted({'torch', 'faiss', 'numpy'} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Usage:" in done.stdout and done.stderr.strip() == "", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp's own report")
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "7"}, "'7'")],
+)
+def test_threads_of_the_command_sleep_while_they_wait(said: dict[str, str], read: str) -> None:
+    """As OpenMP itself reports what it has read; what the user set stays."""
+    free = {n: v for n, v in os.environ.items() if n not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "from mecoq_faiss_cli.main import main; main(['doctor', '--json'])"
+    environment = free | {"OMP_DISPLAY_ENV": "verbose"} | said
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    found = re.findall(r"(?:OMP_WAIT_POLICY|GOMP_SPINCOUNT) = .*", done.stderr)
+    assert found and any(read in line for line in found), done.stderr
+    assert not any("PASSIVE" in line for line in found) or not said.get("OMP_WAIT_POLICY")
+
+
+def test_a_library_leaves_the_threads_of_others_alone() -> None:
+    code = "import mecoq_faiss, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    free = {n: v for n, v in os.environ.items() if n != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True)
+    assert done.stdout.strip() == "None", done.stderr
+
+
+def test_digits_need_no_options(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, small, in views that only crop; what is said explicitly wins."""
+    monkeypatch.setattr(socket, "socket", lambda *a, **k: pytest.fail("asked the network"))
+    result = call("train", "--data", "digits", "--out", work / "digits", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("digits: ")]
+    assert "backbone=pixels, image_size=8, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0 unless told otherwise" in line
+    model, settings = RunFolder(work / "digits").read_config()
+    assert (model.backbone, model.image_size, model.bits, model.D) == ("pixels", 8, 32, 64)
+    assert (settings.flip, settings.grey, settings.jitter_p, settings.blur) == (0, 0, 0, 0)
+    assert (settings.batch_size, settings.cached_views) == (512, 40)
+    more = ("--image-size", 6, "--set", "flip=0.5", "--views", 2, "--bits", 16)
+    ok("train", "--data", "digits#train", "--out", work / "digits-6", "--epochs", 1, *more)
+    model, settings = RunFolder(work / "digits-6").read_config()
+    assert (model.backbone, model.image_size, model.M) == ("pixels", 6, 2)
+    assert (settings.flip, settings.grey, settings.cached_views) == (0.5, 0, 2)
+
+
+def test_few_images_need_no_options(photos: Path, work: Path) -> None:
+    """41 of them, fewer than a batch, than the cut-off, than the results of a search."""
+    run, bundle = work / "few-run", work / "few-bundle"
+    few = ("--backbone", "pixels", "--image-size", 8, "--epochs", 1)
+    result = call("train", "--data", photos, "--out", run, *few, "--views", 2)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("batch size 20, half of the images; --batch-size changes it") == 1
+    assert RunFolder(run).read_config()[1].batch_size == 20
+    ok("export-index", run, "--data", photos / "light", "--out", bundle)
+    found = json.loads(ok("evaluate", run, "--queries", photos, "--database", photos, "--json"))
+    assert (found["k"], found["items"]) == (40, 40)
+    query = next((photos / "light").glob("*.png"))
+    assert len(json.loads(ok("search", bundle, query, "--json"))[0]["hits"]) == 10
+    (work / "three").mkdir()
+    for path in sorted((photos / "light").glob("*.png"))[:3]:
+        shutil.copy(path, work / "three")
+    ok("export-index", run, "--data", work / "three", "--out", work / "three-bundle")
+    assert len(json.loads(ok("search", work / "three-bundle", query, "--json"))[0]["hits"]) == 3
+    assert json.loads(ok("tune", work / "three-bundle", "--queries", work / "three", "--json"))["k"] == 3
+    for command in (("search", work / "three-bundle", query), ("tune", work / "three-bundle", "--queries", photos)):
+        assert "k=10 is out of range" in fails(*command, "-k", 10)
+    assert "k=1000 is out of range" in fails("evaluate", run, "--queries", photos, "--database", photos, "-k", 1000)
+    again = fails("train", "--data", photos, "--out", work / "none", *few, "--batch-size", 512)
+    assert "fewer than one batch of 512: give more images or a smaller --batch-size" in again
+
+
+def test_a_budget_chooses_the_views(photos: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = ("train", "--data", photos, "--backbone", "pixels", "--image-size", 8, "--epochs", 1)
+    monkeypatch.setattr(preparation, "forward_rate", lambda *a: 10.0)  # 41 images: 20 s for 5 views of each
+    for time, views in (("20.5s", 5), ("0.4m", 5), ("1s", 2), ("9h", 40), ("1h --views 3", 3)):
+        out = work / f"budget-{time}"
+        ok(*quick, "--out", out, "--budget", *time.split())
+        assert RunFolder(out).read_config()[1].cached_views == views
+    never = fails(*quick, "--out", work / "fresh", "--budget", "1m", "--no-view-cache")
+    assert "leave --budget out" in never and not (work / "fresh").exists()
+    assert "--budget" in ok("train", "--help") and "TIME" in ok("train", "--help")
+
+
 def test_wrong_usage_is_exit_2() -> None:
     assert call("train").exit_code == 2
     assert call("serch").exit_code == 2
     assert call("search", "x").exit_code == 2
+    train = ("train", "--data", "digits", "--out", "nowhere/run")
+    assert "'cifar10-ii-32'" in fails(*train, "--preset", "cifar10", code=2)
+    for wrong in ("30", "m", "-3m", "0s", "half an hour", "1e3s", "3d", "nanm"):
+        assert "90s, 30m or 2h" in fails(*train, "--budget", wrong, code=2)
+    for nothing_or_both in ((), ("x", "--presets"), ("--presets", "--kinds")):
+        assert "one of them" in fails("info", *nothing_or_both, code=2)
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--preset", "cifar10"), "unknown preset"),
         (("--backbone", "resnet5"), "did you mean"),
         (("--bits", "36", "--nbits", "8"), "multiple of 8"),
         (("--nbits", "5"), "nbits"),
@@ -324,5 +438,6 @@ def test_damaged_runs_are_refused(run: Path, tmp_path: Path) -> None:
 
 def test_index_kinds_that_do_not_fit(run: Path, work: Path) -> None:
     assert "8" in fails("export-index", run, "--data", "digits", "--out", work / "fs", "--index", "pqfs")
-    assert "pq" in fails("export-index", run, "--data", "digits", "--out", work / "fs", "--index", "hnsw")
+    of_six = ("export-index", run, "--data", "digits", "--out", work / "fs", "--index", "hnsw")
+    assert all(f"'{kind}'" in fails(*of_six, code=2) for kind in KINDS)
     assert not (work / "fs").exists()

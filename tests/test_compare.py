@@ -100,6 +100,13 @@ def test_held_out_items_train_no_baseline_of_the_choice(run: Path) -> None:
     assert not queries & {row.tobytes() for row in data.xt}
 
 
+@pytest.mark.parametrize(("items", "k"), [(400, 400), (1500, 1000)])
+def test_the_cut_off_fits_a_small_database(items: int, k: int, run: Path) -> None:
+    model = load_encoder(run, "cpu").model
+    data = load_data(run, model, TRAIN, "digits", "digits", None, items=items, workers=0, device="cpu")
+    assert data.task.k == k and data.description["num_items"] == items
+
+
 def test_training_data_that_are_gone_or_changed_are_replaced(run: Path, tmp_path: Path) -> None:
     source, note = recorded_training(run)
     assert source is not None and len(source) == 1500 and "1500" in note

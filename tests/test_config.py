@@ -102,6 +102,23 @@ def test_whole_numbers_and_lists_become_what_is_meant():
     )
 
 
+def test_zero_chooses():
+    assert (TrainConfig().batch_size, TrainConfig().cached_views) == (0, 0)
+
+
+def test_digits_have_defaults_of_their_own(caplog):
+    def of(*args, protocol="digits", **options):
+        model, train = make_configs(**settings_for(*args, protocol=protocol, **options))
+        return model.backbone, model.image_size, train.flip, train.blur, train.jitter_p, train.grey
+
+    assert of() == ("pixels", 8, 0, 0, 0, 0)
+    assert of(options={"backbone": "pixels", "image_size": 16, "flip": 0.5}) == ("pixels", 16, 0.5, 0, 0, 0)
+    assert of(options={"backbone": "resnet18"}) == ("resnet18", 224, 0, 0, 0, 0)  # 8 pixels are too few for it
+    assert of(pairs=("blur=0.1", "image_size=6")) == ("pixels", 6, 0, 0.1, 0, 0)
+    for other in (of("cifar10-ii-32"), of(protocol="cifar10-ii"), of(protocol="")):
+        assert other[1:] == (224, 0.5, 0.5, 0.7, 0.2)
+
+
 def test_configurations_are_frozen_and_know_their_bits():
     c = ModelConfig(D=64, M=16, nbits=4)
     assert (c.K, c.bits) == (16, 64)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 
 from mecoq_faiss import progress as progress_module
 from mecoq_faiss.files import InUseError, check_writable_parent, locked, replacing, sha256, write_text
-from mecoq_faiss.progress import progress
+from mecoq_faiss.progress import Estimate, duration, progress
 
 needs_no_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
@@ -170,6 +171,44 @@ def test_progress_on_a_terminal_draws_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress(range(3), total=3, label="work")) == [0, 1, 2]
     assert "work" in sys.stderr.getvalue() and "3/3" in sys.stderr.getvalue()
+
+
+def test_progress_shows_a_note(monkeypatch, caplog):
+    done = []
+
+    def work():
+        for loss in (3.5, 2.25):
+            done.append(loss)
+            yield loss
+
+    monkeypatch.setattr(progress_module, "LOG_SECONDS", -1)
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with caplog.at_level(logging.INFO, "mecoq_faiss"):
+            assert list(progress(work(), total=2, label="work", note=lambda: f"loss {done[-1]}")) == [3.5, 2.25]
+        if stream.isatty():
+            assert re.search(r"2/2 .*loss 2\.25\]", stream.getvalue()) and not caplog.records
+    assert [record.message.partition("; ")[2] for record in caplog.records] == ["loss 3.5", "loss 2.25"]
+
+
+def test_an_estimate_is_said_once_when_the_rate_is_known(monkeypatch, caplog):
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    estimate = Estimate(1000, "cache: 1,000 views", "--views changes it")
+    with caplog.at_level(logging.INFO, "mecoq_faiss"):
+        for seconds in (60.0, 1.0, 1.0, 1.0, 1.0):  # the first batch is slow, and counts for nothing
+            now[0] += seconds
+            estimate.done(10)
+    assert [record.message for record in caplog.records] == [
+        "cache: 1,000 views, 10 a second: about 2 min to go; --views changes it"  # 970 left
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 0 min"), (9960, "2 h 46 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_progress_closes_what_it_iterates(monkeypatch):

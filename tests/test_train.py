@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mecoq_faiss import numviews, preparation, viewcache
+from mecoq_faiss import progress as progress_module
 from mecoq_faiss.checkpoint import RunFolder
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.objective import Objective
@@ -136,6 +139,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(number: int, code: int, whole: 
     out = tmp_path / "run"
     settings = {**vars(MODEL), **vars(TRAIN)}
     given = ("hidden=32", "flip=0.0", "memory_size=100", "memory_start_epoch=2")
+    given += ("jitter_p=0.7", "grey=0.2", "blur=0.5")  # which digits leave out by default
     options = ["--bits", 8, "--nbits", 4, "--dim", 16, "--views", 3]
     for name in ("backbone", "weights", "image_size", "epochs", "batch_size"):
         options += [f"--{name.replace('_', '-')}", settings[name]]
@@ -317,6 +321,115 @@ def test_codewords_are_drawn_from_the_vectors_that_will_be_encoded(tmp_path: Pat
         segments = model.quantizer.segments(model.embed(torch.from_numpy(x)))
     nearest = torch.einsum("nmd,mkd->mkn", segments, model.quantizer.codebooks).amax(-1)
     assert nearest.min() > 0.995
+
+
+def test_digits_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    stop_after(monkeypatch, 1)
+    with caplog.at_level("INFO", "mecoq_faiss"), pytest.raises(Interrupted):
+        train("digits", tmp_path / "run")
+    model, settings = RunFolder(tmp_path / "run").read_config()
+    assert (model.backbone, model.image_size, settings.flip, settings.jitter_p) == ("pixels", 8, 0, 0)
+    assert sum("unless told otherwise" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("images", "batch"), [(2, 2), (5, 2), (49, 24), (511, 255), (512, 512), (1300, 512)])
+def test_the_batch_follows_the_data(images: int, batch: int, tmp_path: Path, caplog: Any) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(images, 12)).astype(np.float32))
+    with caplog.at_level("INFO", "mecoq_faiss"):
+        train(tmp_path / "x.npy", tmp_path / "run", MODEL, TrainConfig(epochs=1))
+    assert RunFolder(tmp_path / "run").read_config()[1] == TrainConfig(epochs=1, batch_size=batch)
+    said = [r.message for r in caplog.records if "batch size" in r.message]
+    assert said == ([] if batch == 512 else [f"batch size {batch}, half of the images; --batch-size changes it"])
+
+
+def test_the_batch_follows_the_readable_images(photos: Path, tmp_path: Path) -> None:
+    """12 of which 5 can be read: half of 12 would be more than there are."""
+    for i in range(7):
+        (photos / f"{i:02}.png").write_bytes(b"broken")
+    train(photos, tmp_path / "run", MODEL, TrainConfig(epochs=1, cached_views=2, workers=0))
+    assert RunFolder(tmp_path / "run").read_config()[1].batch_size == 2
+
+
+def test_one_image_is_too_few(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((1, 12), np.float32))
+    with pytest.raises(ValueError, match=r"1 readable images are fewer than one batch of 2: give more images$"):
+        train(tmp_path / "x.npy", tmp_path / "run", MODEL)
+
+
+def test_chosen_numbers_are_recorded_and_resumed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run measures nothing again, and goes on to the same bytes."""
+    rate = 10.0
+    monkeypatch.setattr(preparation, "forward_rate", lambda *a: rate)
+    config = TrainConfig(epochs=2, workers=0)
+    train(photos, tmp_path / "whole", MODEL, config, budget=6.0)
+    assert RunFolder(tmp_path / "whole").read_config()[1] == replace(config, batch_size=6, cached_views=5)
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        train(photos, tmp_path / "run", MODEL, config, budget=6.0)
+    rate = 1000.0
+    train(photos, tmp_path / "run", resume=True, budget=6.0)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_the_default_number_of_views_is_recorded(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numviews, "CPU_OPERATIONS", 5.5 * 12 * 1000)
+    monkeypatch.setattr(numviews, "forward_operations", lambda *a: 1000)
+    train(photos, tmp_path / "run", MODEL, TrainConfig(epochs=1, workers=0), device=torch.device("cpu"))
+    assert RunFolder(tmp_path / "run").read_config()[1].cached_views == 5
+
+
+def test_a_run_that_did_not_record_its_number_of_views_goes_on_with_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 images had 40 views, whatever the backbone."""
+    config = TrainConfig(epochs=2, batch_size=6, workers=0)
+    train(photos, tmp_path / "whole", MODEL, replace(config, cached_views=40))
+    stop_after(monkeypatch, 3)
+    monkeypatch.setattr(sys.modules["mecoq_faiss.train"], "chosen", lambda c, source, pairs: c)  # as before
+    with pytest.raises(Interrupted):
+        train(photos, tmp_path / "run", MODEL, config)
+    monkeypatch.setattr(numviews, "forward_operations", lambda *a: 1e30)
+    assert RunFolder(tmp_path / "run").read_config()[1].cached_views == 0
+    train(photos, tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"view_cache": False}, {}])
+def test_a_budget_without_a_view_cache_is_refused(
+    change: dict[str, Any], features: Path, photos: Path, tmp_path: Path
+) -> None:
+    source = photos if change else features
+    with pytest.raises(ValueError, match="leave --budget out"):
+        train(source, tmp_path / "run", MODEL, replace(FINE_TUNE, **change), budget=60.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_long_it_will_take_is_said(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(progress_module, "ESTIMATE_SECONDS", 0.0)
+    monkeypatch.setattr(viewcache, "FORWARD_IMAGES", 6)
+    with caplog.at_level("INFO", "mecoq_faiss"):
+        train(photos, tmp_path / "cached", MODEL, replace(FINE_TUNE, cached_views=3))
+        (said,) = [r.message for r in caplog.records if "a second" in r.message]
+        assert re.fullmatch(
+            r"view cache: 36 views, 3 of each image, [\d.e+]+ a second: about \d+ s to go; "
+            "--views or --budget changes it",
+            said,
+        )
+        caplog.clear()
+        train(photos, tmp_path / "fresh", NETWORK, FINE_TUNE)  # 3 steps of 2 x 5 views an epoch
+        (said,) = [r.message for r in caplog.records if "a second" in r.message]
+        assert said.startswith("training: 60 views through the network, ") and "epochs" in said.partition(";")[2]
+        caplog.clear()
+        monkeypatch.setattr(progress_module, "LOG_SECONDS", -1.0)
+        train(photos, tmp_path / "again", MODEL, replace(FINE_TUNE, cached_views=3))  # from the cache
+        assert not any("a second" in r.message for r in caplog.records)
+    lines = [r.message for r in caplog.records if r.message.startswith("training: ")]
+    last = [r for r in metrics(tmp_path / "again")][-2:]
+    note = f"loss {last[0]['loss']:.3f}, codewords {last[1]['codeword_usage']:.0%}"
+    assert len(lines) == 2 and lines[-1] == f"training: 2 of 2 epochs, 0 s left; {note}"
 
 
 def test_codebooks_from_data_of_cached_views(tmp_path: Path) -> None:
