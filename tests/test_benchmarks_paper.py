@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import figures, hashing, pages, paper, recipe, tables
 from benchmarks.cells import Cells
-from benchmarks.experiment import default_settings, fit
+from benchmarks.experiment import default_settings, fit, paper_settings
 from benchmarks.published import TABLE1, published
 from mecoq_faiss import train
 from mecoq_faiss.baselines import Baseline
@@ -134,6 +134,19 @@ def test_training_in_memory_is_that_of_train(tmp_path: Path) -> None:
     for (name, a), b in zip(model.state_dict().items(), trained.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert len(epochs) == 3 and {"loss", "codeword_usage", "codeword_similarity"} <= epochs[0].keys()
+
+
+def test_settings_are_spelt_out_as_they_are_used() -> None:
+    """Every number; and cached views also with the paper's settings, whose presets draw fresh ones."""
+    default = default_settings(32)
+    of_paper = paper_settings(types.SimpleNamespace(name="nuswide"), 32)  # type: ignore[arg-type]
+    assert (default["batch_size"], default["view_cache"]) == (512, True)
+    assert (of_paper["batch_size"], of_paper["view_cache"], of_paper["temperature"]) == (128, True, 0.4)
+    assert "on fresh views every epoch" in pages._setting(
+        dict.fromkeys(("train", "queries", "database"), 1)
+        | dict.fromkeys(("data", "backbone", "weights", "image_size", "views"), "x")
+        | {"environment": dict.fromkeys(("platform", "cores", "torch", "faiss", "simd"), "x")}
+    )
 
 
 def test_a_finished_cell_is_not_computed_again(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_every_command_has_help() -> None:
     assert all(name in ok("--help") for name in COMMANDS)
     for name in COMMANDS:
         assert "Usage:" in ok(name, "--help")
+    assert "Eq. 18" in ok("evaluate", "--help") and "relevant items found" in " ".join(ok("compare", "--help").split())
 
 
 def test_train_writes_a_run(run: Path) -> None:
@@ -290,6 +291,8 @@ def test_a_budget_chooses_the_views(photos: Path, work: Path, monkeypatch: pytes
         out = work / f"budget-{time}"
         ok(*quick, "--out", out, "--budget", *time.split())
         assert RunFolder(out).read_config()[1].cached_views == views
+    ok(*quick, "--out", work / "paper", "--preset", "nuswide-16", "--batch-size", 16, "--views", 2)
+    assert RunFolder(work / "paper").read_config()[1].view_cache  # which the preset has not
     never = fails(*quick, "--out", work / "fresh", "--budget", "1m", "--no-view-cache")
     assert "leave --budget out" in never and not (work / "fresh").exists()
     assert "--budget" in ok("train", "--help") and "TIME" in ok("train", "--help")
