@@ -61,7 +61,6 @@ class _Group(click.Group):
 @click.version_option(package_name="mecoq-faiss")
 def main(debug: bool) -> None:
     """Learned product quantization for FAISS image search."""
-    wait_passively()  # before a command imports torch
     handler = logging.StreamHandler()
     logger = logging.getLogger("mecoq_faiss")
     logger.handlers, logger.propagate = [handler], False
@@ -71,6 +70,7 @@ def main(debug: bool) -> None:
 def run() -> None:
     """The console script: `main` in a process of its own."""
     keep_freed_memory()
+    wait_passively()  # before a command imports torch
     main()
 
 

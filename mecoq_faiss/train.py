@@ -63,7 +63,7 @@ def train(
     _check_out(run, resume)
     check_writable_parent(run.path)
     with run.opened():
-        return _train(run, data, model_config, train_config, resume and run.is_started, device, tensorboard)
+        return _train(run, data, model_config, train_config, resume and run.is_started, device, tensorboard, budget)
 
 
 def _train(
@@ -72,8 +72,9 @@ def _train(
     model_config: ModelConfig | None,
     train_config: TrainConfig | None,
     resume: bool,
-    device: str,
+    device: str | torch.device,
     tensorboard: bool,
+    budget: float | None,
 ) -> MeCoQ:
     device = resolve_device(device)
     source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
