@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 import types
 from importlib import metadata
 from pathlib import Path
@@ -447,6 +449,36 @@ def test_a_size_that_the_file_cannot_hold(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="cut short"):
         load_index(path)
+
+
+def test_loads_that_overlap_leave_the_limits_of_faiss_as_they_were(tmp_path, monkeypatch):
+    """The limits are the process's: the second load to begin is the last to end, and must not restore the first's."""
+    paths = [tmp_path / "first.faiss", tmp_path / "second.faiss"]
+    for path, n in zip(paths, (5, 10), strict=True):
+        save_index(build_index(*arrays(n, 2, 16)[:2]), path)
+    read, limits = faiss.read_index, faiss.get_deserialization_vector_byte_limit
+    before, seen, second_reads, first_is_done = limits(), {}, threading.Event(), threading.Event()
+
+    def slow_read(file, *flags):
+        first = not seen
+        seen[len(seen)] = limits()
+        if first:
+            second_reads.wait(0.5)
+        else:
+            second_reads.set()
+            first_is_done.wait(5)
+        return read(file, *flags)
+
+    monkeypatch.setattr(faiss, "read_index", slow_read)
+    threads = [threading.Thread(target=load_index, args=[path]) for path in paths]
+    threads[0].start()
+    while not seen:
+        time.sleep(0.001)
+    threads[1].start()
+    threads[0].join()
+    first_is_done.set()
+    threads[1].join()
+    assert limits() == before and list(seen.values()) == [path.stat().st_size for path in paths]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
