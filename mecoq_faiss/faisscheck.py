@@ -1,7 +1,8 @@
-"""Is there one working FAISS in this environment? Said in one line, with its mend, before anything else fails."""
+"""Is there a working FAISS in this environment? Said in one line, with its mend, before anything else fails."""
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module, metadata
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
@@ -18,21 +19,24 @@ def installed_wheels() -> dict[str, str]:
     return found
 
 
+def two_wheels() -> str | None:
+    """What two FAISS wheels in one environment do to each other, and the mend; None with one or none."""
+    wheels = installed_wheels()
+    if len(wheels) < 2:
+        return None
+    return (
+        f"{len(wheels)} FAISS wheels share this environment and overwrite each other's files, which may hide the GPU's "
+        f"symbols ({', '.join(f'{name} {version}' for name, version in wheels.items())}): {_mend(wheels)}"
+    )
+
+
 def check_faiss() -> None:
-    """Return where exactly one FAISS imports.
+    """Return where a FAISS imports that works; warn where a second wheel may hide a part of it (faiss issue #2892).
 
     Raises:
-        ImportError: FAISS is missing or broken, or two wheels share one environment: they overwrite each
-            other's files and hide the GPU's symbols (faiss issue #2892).
+        ImportError: FAISS is missing or broken.
     """
-    wheels = installed_wheels()
-    if len(wheels) > 1:
-        names = " ".join(wheels)
-        raise ImportError(
-            f"two FAISS wheels in one environment overwrite each other ({', '.join(wheels)}): "
-            f"run `pip uninstall -y {names}`, then `pip install` the one you want"
-        )
-    reinstall = f"run `pip install --force-reinstall --no-deps {next(iter(wheels), 'faiss-cpu')}`"
+    mend = _mend(installed_wheels())
     try:
         faiss = import_module("faiss")
     except ModuleNotFoundError as error:
@@ -40,9 +44,17 @@ def check_faiss() -> None:
             raise ImportError(f"FAISS needs {error.name}, which is missing: run `pip install {error.name}`") from error
         raise ImportError("FAISS is missing: run `pip install faiss-cpu` (or faiss-gpu for CUDA)") from error
     except ImportError as error:
-        raise ImportError(f"FAISS is installed but does not import ({error}): {reinstall}") from error
+        raise ImportError(f"FAISS is installed but does not import ({error}): {mend}") from error
     if not hasattr(faiss, "IndexPQ"):  # an uninstall of the second wheel leaves an empty package behind
-        raise ImportError(f"FAISS is only partly installed: {reinstall}")
+        raise ImportError(f"FAISS is only partly installed: {mend}")
+    if problem := two_wheels():
+        warnings.warn(problem, RuntimeWarning, stacklevel=1)  # of this line, so that it is shown once
+
+
+def _mend(wheels: dict[str, str]) -> str:
+    if len(wheels) > 1:
+        return f"run `pip uninstall -y {' '.join(wheels)}`, then `pip install` the one you want"
+    return f"run `pip install --force-reinstall --no-deps {next(iter(wheels), 'faiss-cpu')}`"
 
 
 def simd_level() -> str:

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import types
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from mecoq_faiss import faisscheck
 from mecoq_faiss.codes import decode_codes, pack_codes, unpack_codes
+from mecoq_faiss.describe import environment
 from mecoq_faiss.index import (
     GPU_M,
     KINDS,
@@ -512,11 +514,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, wheels: dict[str, str], imported: o
     monkeypatch.setattr(faisscheck, "import_module", import_module)
 
 
+TWO = {"faiss-cpu": "1.15.1", "faiss-gpu": "1.14.0"}
+
+
 @pytest.mark.parametrize(
     ("wheels", "imported", "message"),
     [
-        ({"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"}, faiss, "pip uninstall -y faiss-cpu faiss-gpu"),
-        ({"faiss-cpu": "1.15.1", "faiss-gpu-cuvs": "1.15.1"}, faiss, "two FAISS wheels"),
+        (TWO, ImportError("undefined symbol"), "undefined symbol.*pip uninstall -y faiss-cpu faiss-gpu`"),
+        (TWO, types.ModuleType("faiss"), "partly installed.*pip uninstall -y faiss-cpu faiss-gpu`"),
         ({}, ModuleNotFoundError("No module", name="faiss"), "FAISS is missing: run `pip install faiss-cpu`"),
         ({}, ModuleNotFoundError("No module", name="packaging"), "pip install packaging"),
         ({"faiss-gpu": "1.15.1"}, ImportError("libcudart.so.12"), "libcudart.*--no-deps faiss-gpu`"),
@@ -533,8 +538,25 @@ def test_check_faiss_names_the_mend(monkeypatch, wheels, imported, message):
 @pytest.mark.parametrize("wheels", [{"faiss-cpu": "1.15.1"}, {}], ids=["wheel", "own build"])
 def test_check_faiss_accepts_one(monkeypatch, wheels):
     pretend(monkeypatch, wheels, faiss)
-    faisscheck.check_faiss()
-    assert faisscheck.installed_wheels() == wheels
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        faisscheck.check_faiss()
+    assert faisscheck.installed_wheels() == wheels and "problem" not in environment()
+
+
+def test_a_second_wheel_beside_a_faiss_that_works_is_a_warning(monkeypatch):
+    """Packages that bring faiss-cpu themselves share an environment with this one."""
+    pretend(monkeypatch, TWO, faiss)
+    with pytest.warns(RuntimeWarning, match="pip uninstall -y faiss-cpu faiss-gpu") as caught:
+        faisscheck.check_faiss()
+    message = str(caught[0].message)
+    assert "GPU" in message and "faiss-gpu 1.14.0" in message and "\n" not in message
+    assert environment()["problem"] == message
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            faisscheck.check_faiss()
+    assert len(shown) == 1
 
 
 def test_simd_level_is_named():
