@@ -6,6 +6,7 @@ import warnings
 from importlib import import_module, metadata
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
+_said: set[str] = set()  # Python's own memory of warnings shown is forgotten whenever somebody changes the filters
 
 
 def installed_wheels() -> dict[str, str]:
@@ -47,8 +48,10 @@ def check_faiss() -> None:
         raise ImportError(f"FAISS is installed but does not import ({error}): {mend}") from error
     if not hasattr(faiss, "IndexPQ"):  # an uninstall of the second wheel leaves an empty package behind
         raise ImportError(f"FAISS is only partly installed: {mend}")
-    if problem := two_wheels():
-        warnings.warn(problem, RuntimeWarning, stacklevel=1)  # of this line, so that it is shown once
+    problem = two_wheels()
+    if problem and problem not in _said:
+        _said.add(problem)
+        warnings.warn(problem, RuntimeWarning, stacklevel=2)
 
 
 def _mend(wheels: dict[str, str]) -> str:
