@@ -10,11 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from .config import ModelConfig, TrainConfig, from_json, to_json
 from .files import locked, replacing, write_text
@@ -32,25 +32,34 @@ def save_model(model: MeCoQ, path: Path) -> None:
         temporary.write_bytes(save(state, metadata={"sha256": checksum(state)}))
 
 
-def load_model(config: ModelConfig, path: Path) -> MeCoQ:
+def load_model(config: ModelConfig, source: Path | BinaryIO) -> MeCoQ:
     """Build the model of `config` with the tensors of a .safetensors file, in eval mode.
+
+    `source` is the file's path, or the file itself, open. The caller's random state stays as it is.
 
     Raises FileNotFoundError or ValueError where the file is missing, damaged or for another model.
     """
-    if not path.is_file():
+    path = source if isinstance(source, Path) else Path(source.name)
+    if isinstance(source, Path) and not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: train first, or give the right folder")
-    model = MeCoQ(dataclasses.replace(config, weights="none"))
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+        model = MeCoQ(dataclasses.replace(config, weights="none"))
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            written = (file.metadata() or {}).get("sha256")
-        state = load_file(path)
-        if checksum(state) != written:
+        content = source.read_bytes() if isinstance(source, Path) else source.read()
+        state = load(content)
+        if checksum(state) != _written_checksum(content):
             raise RuntimeError("its tensors do not match its checksum")
         model.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged or for another model: {reason}") from error
     return model.eval()
+
+
+def _written_checksum(content: bytes) -> str | None:
+    """The checksum in the header of a safetensors file: 8 bytes of the header's length, then the header in JSON."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {}).get("sha256")
 
 
 class RunFolder:

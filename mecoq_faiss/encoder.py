@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .bundle import ENCODER_FILES, is_bundle, verify_files
+from .bundle import ENCODER_FILES, Pinned, is_bundle, pinned
 from .checkpoint import RunFolder, load_model
 from .config import from_json
 from .devices import resolve_device
@@ -85,13 +85,23 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encod
 
     Raises FileNotFoundError or ValueError where the folder is neither, or damaged, or the device is not there.
     """
-    path = Path(path)
-    if not is_bundle(path):
-        return Encoder(RunFolder(path).load_trained(), device)
-    verify_files(path, ENCODER_FILES)
-    config_file = path / "encoder" / "config.json"
-    model_config, _ = from_json(config_file.read_text(encoding="utf-8"), str(config_file))
-    return Encoder(load_model(model_config, path / "encoder" / "model.safetensors"), device)
+    run = RunFolder(path)
+    if run.config_file.is_file() and not is_bundle(path):
+        return Encoder(run.load_trained(), device)
+    try:
+        with pinned(path, ENCODER_FILES) as files:
+            return encoder_in(files, device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} is not a run folder and not a bundle: give a folder that train or export-index made"
+        ) from error
+
+
+def encoder_in(bundle: Pinned, device: str = "cpu") -> Encoder:
+    """The encoder of an opened bundle."""
+    config_file, weights = map(bundle.file, ENCODER_FILES)
+    model_config, _ = from_json(config_file.read().decode(errors="replace"), str(config_file.name))
+    return Encoder(load_model(model_config, weights), device)
 
 
 def _as_features(features: Any, width: int) -> Tensor:

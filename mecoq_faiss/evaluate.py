@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from .bundle import INDEX, ITEMS, is_bundle, read_items, verify_files
+from .bundle import INDEX, ITEMS, is_bundle, pinned, read_items
+from .checkpoint import RunFolder
 from .config import K_MAP
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source, encode
-from .encoder import load_encoder
+from .encoder import encoder_in, load_encoder
 from .evaluation import FIRST, evaluate_search
 from .index import build_index, without_ids
 from .indexfile import load_index
@@ -50,13 +51,14 @@ def evaluate(
     source = queries if isinstance(queries, ImageSource | FeatureSource) else open_source(queries, "queries")
     if source.labels is None:
         raise ValueError(f"{source.name} has no labels: put the images into one folder a class")
-    encoder = load_encoder(path, device)
-    if is_bundle(path):
-        verify_files(path, (INDEX, ITEMS))
-        items = read_items(path / ITEMS)
-        k = _check(items, source, k)
-        index = without_ids(load_index(path / INDEX))
+    is_run = RunFolder(path).config_file.is_file() and not is_bundle(path)
+    if not is_run:
+        with pinned(path) as files:  # all of one export, although another may take its place meanwhile
+            encoder, items = encoder_in(files, device), read_items(files.file(ITEMS))
+            k = _check(items, source, k)
+            index = without_ids(load_index(files.file(INDEX)))
     else:
+        encoder = load_encoder(path, device)
         if database is None:
             raise ValueError("a run has no images: give --database, or export a bundle")
         with tempfile.TemporaryDirectory() as folder:

@@ -55,7 +55,8 @@ def load_index(source: str | Path | BinaryIO, *, mmap: bool = False) -> faiss.In
         try:
             if isinstance(source, str | Path):
                 return faiss.read_index(str(source), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-            return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+            reader = faiss.PyCallbackIOReader(file.read)  # type: ignore[attr-defined]
+            return faiss.read_index(reader)
         except RuntimeError as error:
             path = source if isinstance(source, str | Path) else file.name
             raise ValueError(f"{path} is cut short or no FAISS index: copy it again, or export it again") from error

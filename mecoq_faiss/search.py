@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from .bundle import INDEX, ITEMS, read_manifest, read_paths, verify_files
+from .bundle import INDEX, ITEMS, pinned, read_paths
 from .config import K_RESULTS
-from .encoder import load_encoder
+from .encoder import encoder_in
 from .indexfile import load_index
 from .indexread import read_ids, without_ids
 
@@ -31,17 +31,17 @@ def search(
     Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or image, or k out of
     range (1 to the number of items).
     """
-    bundle = Path(bundle)
-    items = read_manifest(bundle)["counts"]["items"]
-    k = min(K_RESULTS, items) if k is None else k
-    if not 1 <= k <= items:
-        raise ValueError(f"k={k} is out of range: the bundle has {items} items, choose 1 to {items}")
-    verify_files(bundle)
-    index = load_index(bundle / INDEX)
-    ids = read_ids(index)
-    D, I = without_ids(index).search(load_encoder(bundle, device).encode(list(images)), k)
-    found = I[I >= 0]  # an IVF index may find fewer than k
-    paths = dict(zip(found.tolist(), read_paths(bundle / ITEMS, found), strict=True)) if found.size else {}
+    with pinned(bundle) as files:  # all of one export, although another may take its place meanwhile
+        items = files.manifest["counts"]["items"]
+        k = min(K_RESULTS, items) if k is None else k
+        if not 1 <= k <= items:
+            raise ValueError(f"k={k} is out of range: the bundle has {items} items, choose 1 to {items}")
+        index = load_index(files.file(INDEX))
+        ids = read_ids(index)
+        D, I = without_ids(index).search(encoder_in(files, device).encode(list(images)), k)
+        found = I[I >= 0]  # an IVF index may find fewer than k
+        of_found = read_paths(files.file(ITEMS), found) if found.size else []
+    paths = dict(zip(found.tolist(), of_found, strict=True))
     return [
         [
             Hit(rank, float(score), i, paths[i], i if ids is None else int(ids[i]))

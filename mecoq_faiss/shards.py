@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -90,15 +90,16 @@ def read_key(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def map_array(path: Path, name: str) -> np.ndarray:
-    """A dataset of an HDF5 file as a read-only memory map, so that the system pages it in; strings are read."""
-    with h5py.File(path) as file:
+def map_array(source: Path | BinaryIO, name: str) -> np.ndarray:
+    """A dataset of an HDF5 file (its path, or the open file) as a read-only memory map, so that the system pages it in;
+    strings are read."""
+    with h5py.File(source) as file:
         dataset = file[name]
         offset = dataset.id.get_offset()
         if offset is None or dataset.size == 0 or dataset.dtype.hasobject:
             return dataset[:]
         shape, dtype = dataset.shape, dataset.dtype
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return np.memmap(source, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 
 def _folder(out: Path) -> Path:

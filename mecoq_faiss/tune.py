@@ -13,12 +13,12 @@ import faiss
 import numpy as np
 import torch
 
-from .bundle import ITEMS, read_manifest, verify_files
+from .bundle import ENCODER_FILES, ITEMS, pinned
 from .codes import decode_codes, pair_codebooks
 from .config import K_RESULTS
 from .datasets import FeatureSource, ImageSource, open_source
 from .encode import embed_source
-from .encoder import load_encoder
+from .encoder import encoder_in
 from .faisscheck import simd_level
 from .index import build_index, set_search_effort, without_refiner
 from .indexivf import default_nlist
@@ -181,21 +181,21 @@ def tune(
         ValueError, OSError: what is wrong with the input, in one line.
     """
     bundle = Path(bundle)
-    manifest = read_manifest(bundle)
-    n = manifest["counts"]["items"]
     if not 0 < recall <= 1:
         raise ValueError(f"recall={recall} is out of range: choose a share above 0 and up to 1")
-    k = min(K_RESULTS, n) if k is None else k
-    if not 1 <= k <= n:
-        raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
-    verify_files(bundle, (ITEMS,))
+    with pinned(bundle, (ITEMS, *ENCODER_FILES)) as files:  # all of one export
+        manifest = files.manifest
+        n = manifest["counts"]["items"]
+        k = min(K_RESULTS, n) if k is None else k
+        if not 1 <= k <= n:
+            raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
+        codes, encoder = map_array(files.file(ITEMS), "codes"), encoder_in(files, device)
     source = open_source(queries, "queries") if isinstance(queries, str | Path) else queries
     most = min(MOST_QUERIES, max(1, MOST_SCORES // n))
     source = source.subset(np.sort(np.random.default_rng(0).permutation(len(source))[:most]))
-    encoder = load_encoder(bundle, device)
     xq, _ = embed_source(encoder, source, workers=workers)
     codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
-    truth = Truth(codebooks, map_array(bundle / ITEMS, "codes"), xq, k)
+    truth = Truth(codebooks, codes, xq, k)
     points = sweep(truth)
     best = winner(points, recall)
     chosen = best or max(points, key=lambda p: (p.recall, -p.ms_per_query))
