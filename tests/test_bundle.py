@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import faiss
 import h5py
 import numpy as np
 import pytest
@@ -143,3 +144,24 @@ def test_nothing_stays_open(bundles: tuple[Path, Path], made: Path) -> None:
             with pytest.raises((ValueError, FileNotFoundError)):
                 search(wrong, query, 3)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_images_are_added_as_the_readme_says(bundles: tuple[Path, Path], made: Path, tmp_path: Path) -> None:
+    """To an index of positions and to one of own ids; the bundle's commands take the exported one only, and say so."""
+    encoder, pictures = load_encoder(bundles[0]), sorted((made / "a").rglob("*.png"))[:3]
+    own = tmp_path / "own"
+    export_index(made / "run", made / "a", own, ids=np.arange(100, 100 + N), workers=0)
+    for bundle, new in ((bundles[0], [N, N + 1, N + 2]), (own, [7, 8, 9])):
+        index = faiss.read_index(str(bundle / INDEX))
+        if bundle == own:
+            index.add_with_ids(encoder.encode(pictures), np.array(new))
+        else:
+            index.add(encoder.encode(pictures))
+        faiss.write_index(index, str(tmp_path / "mine.faiss"))
+        found = faiss.read_index(str(tmp_path / "mine.faiss")).search(encoder.encode(pictures), 2)[1]  # twins
+        assert [set(row) & set(new) for row in found.tolist()] == [{id} for id in new]
+        search(bundle, pictures)
+        shutil.copy(tmp_path / "mine.faiss", bundle / INDEX)
+        with pytest.raises(ValueError, match=r"index\.faiss differs .* added to is searched with FAISS itself") as error:
+            search(bundle, pictures)
+        assert "\n" not in str(error.value)
