@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -65,9 +66,10 @@ def command(
 ) -> None:
     """Learn embedding and codebooks from unlabelled images.
 
-    Settings come from the preset, then --config, then the options. `--data digits` (small, offline) has defaults of its
-    own.
+    Settings come from the preset, then --config, then the options; with --resume from the run itself, and any given
+    must be the run's. `--data digits` (small, offline) has defaults of its own.
     """
+    from mecoq_faiss.checkpoint import RunFolder
     from mecoq_faiss.config import make_configs
     from mecoq_faiss.presets import settings_for
     from mecoq_faiss.train import train
@@ -78,7 +80,12 @@ def command(
     elif "cached_views" in options or budget is not None:
         options["view_cache"] = True  # also where the preset has none
     protocol = data.partition("#")[0].partition(":")[0]
-    model_config, train_config = make_configs(**settings_for(preset, config, options, pairs, protocol))
+    started_with: dict[str, Any] = {}
+    if resume and RunFolder(out).config_file.exists():
+        for part in RunFolder(out).read_config():
+            started_with |= dataclasses.asdict(part)
+    settings = settings_for(preset, config, options, pairs, protocol=protocol, started_with=started_with)
+    model_config, train_config = make_configs(**settings)
     started = time.monotonic()
     model = train(
         data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget

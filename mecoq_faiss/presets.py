@@ -63,11 +63,14 @@ def settings_for(
     toml: str | Path | None = None,
     options: dict[str, Any] | None = None,
     pairs: tuple[str, ...] = (),
+    *,
     protocol: str = "",
+    started_with: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Flat settings for `make_configs`: the preset's, under a TOML file's, under `options`, under NAME=VALUE `pairs`.
 
-    Where the data is the protocol `digits`, the default preset is `DIGITS`; with another backbone, only its views.
+    Below them all lie those that a run to be continued was `started_with`; without these, where the data is the
+    protocol `digits`, the default preset is `DIGITS`; with another backbone, only its views.
 
     TOML, options and pairs may also hold `bits`. They decide the code's shape together: M, where not given, is
     bits / nbits; D, where not given, keeps the segments as wide as they are (d = D / M, 16 in the default preset).
@@ -76,9 +79,9 @@ def settings_for(
         ValueError: unknown preset, bits that nbits does not divide, or that contradict M * nbits.
         OSError: a TOML file that cannot be read.
     """
-    base = preset(preset_name)
+    base = (started_with or {}) | preset(preset_name)
     given = (read_toml(toml) if toml else {}) | (options or {}) | dict(_parse_pair(pair) for pair in pairs)
-    if protocol == "digits" and preset_name == "default":
+    if protocol == "digits" and preset_name == "default" and not started_with:
         base = _for_digits(given)
     for name in given.keys() & {"bits", "M", "nbits"}:
         if type(given[name]) is not int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from .checkpoint import RunFolder, load_model, save_model
 from .config import ModelConfig, TrainConfig, make_configs
 from .datasets import FeatureSource, ImageSource, open_source
-from .devices import resolve_device, use_bf16
+from .devices import random_state_kept, resolve_device, use_bf16
 from .files import check_writable_parent, write_text
 from .metrics import recorder
 from .model import MeCoQ
@@ -22,9 +22,10 @@ from .pairs import ImagePairs, Pairs
 from .preparation import check_enough, check_same_data, chosen, describe_data, fit_to_source, make_pairs, prepare
 from .presets import settings_for
 from .progress import Estimate, progress
-from .trainer import Interrupted, StopSignal, Trainer
+from .trainer import Interrupted, StopSignal, Trainer, TrainingError
 
 logger = logging.getLogger("mecoq_faiss")
+CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
 
 
 def train(
@@ -44,7 +45,8 @@ def train(
         data: a source, or what names one (see `datasets.open_source`); its training split is used.
         out: the run folder. Refused where it exists, unless `resume`.
         model_config, train_config: settings; where None the defaults, which for the protocol `digits` are small (see
-            `presets.DIGITS`). A resumed run uses the ones it was started with, and the numbers that were chosen.
+            `presets.DIGITS`). A resumed run goes on with those it was started with, and the numbers that were chosen:
+            where None, or else equal to them but for `workers`.
         resume: continue what is in `out`, or start where there is nothing; ends in the same bytes.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
         tensorboard: also write TensorBoard events into `out`/tensorboard.
@@ -52,17 +54,18 @@ def train(
             `train_config.cached_views` is 0.
 
     Returns:
-        The trained model, in eval mode.
+        The trained model, in eval mode. torch's global random state is left as it was.
 
     Raises:
-        ValueError, OSError: what is wrong with the input, in one line.
+        ValueError, OSError: what is wrong with the input, in one line; settings that contradict the run's.
         TrainingError: the loss or a gradient stopped being finite.
         Interrupted: SIGINT or SIGTERM came; the place is saved.
     """
     run = RunFolder(out)
     _check_out(run, resume)
     check_writable_parent(run.path)
-    with run.opened():
+    device = resolve_device(device)
+    with run.opened(), random_state_kept(device):
         return _train(run, data, model_config, train_config, resume and run.is_started, device, tensorboard, budget)
 
 
@@ -72,15 +75,14 @@ def _train(
     model_config: ModelConfig | None,
     train_config: TrainConfig | None,
     resume: bool,
-    device: str | torch.device,
+    device: str,
     tensorboard: bool,
     budget: float | None,
 ) -> MeCoQ:
-    device = resolve_device(device)
     source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
     if resume:
-        model_config, train_config = run.read_config()
         check_same_data(run.split_file, source)
+        model_config, train_config = _settings_of(run, source, model_config, train_config)
         if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
             train_config = replace(train_config, cached_views=most_views(len(source)))
         if run.next_epoch() > train_config.epochs:
@@ -114,6 +116,8 @@ def _train(
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
+        elif isinstance(error, TrainingError):
+            raise TrainingError(f"{error}; the last checkpoint is kept in {run.path}") from error
         raise
     return model.cpu().eval()
 
@@ -129,6 +133,31 @@ def _check_out(run: RunFolder, resume: bool) -> None:
         run.read_config()  # says what is wrong with it
     elif resume and run.foreign():
         raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
+
+
+def _settings_of(
+    run: RunFolder,
+    source: ImageSource | FeatureSource,
+    model_config: ModelConfig | None,
+    train_config: TrainConfig | None,
+) -> tuple[ModelConfig, TrainConfig]:
+    """What a run was started with; ValueError where settings given now are others.
+
+    No setting can change, as the rates fall towards the last epoch, and the same bytes must come of it. Only `workers`,
+    of which no byte depends, is taken as given. A number left to be chosen is the one that was.
+    """
+    model, train = run.read_config()
+    given: dict[str, Any] = asdict(fit_to_source(model_config, source)) if model_config else {}
+    given |= asdict(train_config) if train_config else {}
+    workers = given.pop("workers", train.workers)
+    started = asdict(model) | asdict(train)
+    for name, value in given.items():
+        if value != started[name] and not (name in CHOSEN and value == 0):
+            raise ValueError(
+                f"{name}={value} contradicts {run.path}, which was started with {name}={started[name]} and can only go "
+                f"on with that: leave {name} out, or train anew into another --out"
+            )
+    return model, replace(train, workers=workers)
 
 
 def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:

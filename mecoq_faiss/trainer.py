@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .pairs import Pairs
 
 FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often; always before a checkpoint
-MEND = "train anew with a lower lr, or look for broken features in the data; the last checkpoint is kept"
+MEND = "train anew with a lower lr, or look for broken features in the data"
 NO_IMAGE = "no image of the training data can be read: give images that open in a viewer"
 
 

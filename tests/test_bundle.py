@@ -162,6 +162,8 @@ def test_images_are_added_as_the_readme_says(bundles: tuple[Path, Path], made: P
         assert [set(row) & set(new) for row in found.tolist()] == [{id} for id in new]
         search(bundle, pictures)
         shutil.copy(tmp_path / "mine.faiss", bundle / INDEX)
-        with pytest.raises(ValueError, match=r"index\.faiss differs .* added to is searched with FAISS itself") as error:
+        with pytest.raises(
+            ValueError, match=r"index\.faiss differs .* added to is searched with FAISS itself"
+        ) as error:
             search(bundle, pictures)
         assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,16 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from mecoq_faiss import numviews, preparation, viewcache
 from mecoq_faiss import progress as progress_module
+from mecoq_faiss import export_index, load_encoder
 from mecoq_faiss.checkpoint import RunFolder
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.objective import Objective
 from mecoq_faiss.pairs import CachedPairs
 from mecoq_faiss.train import train
 from mecoq_faiss.trainer import Interrupted, TrainingError
+from mecoq_faiss_cli.main import main
 
 MODEL = ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=32, D=16, M=2, nbits=4)
 # 47 steps an epoch, the last of 28 images; a memory that the batch does not divide
@@ -264,6 +268,82 @@ def test_two_on_one_run_folder(features: Path, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "value"), [("epochs", 200), ("lr", 0.5), ("hidden", 8)])
+def test_resume_with_other_settings(
+    name: str, value: Any, whole: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that is finished, and of one that is not; given in Python, or as an option."""
+    stop_after(monkeypatch, 2)
+    short = replace(TRAIN, batch_size=16, memory_size=0, lr=0.001)
+    with pytest.raises(Interrupted):
+        train(features, tmp_path / "run", MODEL, short)
+    monkeypatch.undo()
+    message = rf"^{name}={value} contradicts .*, which was started with {name}=.*: leave {name} out, or train anew"
+    for out, data, config in ((whole, "digits", TRAIN), (tmp_path / "run", features, short)):
+        model, config = replace(MODEL), replace(config)
+        if hasattr(model, name):
+            model = replace(model, **{name: value})
+        else:
+            config = replace(config, **{name: value})
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(ValueError, match=message):
+            train(data, out, model, config, resume=True)
+        said = CliRunner().invoke(
+            main, ["train", "--data", str(data), "--out", str(out), "--set", f"{name}={value}", "--resume"]
+        )
+        assert said.exit_code == 1 and re.search(message, said.stderr.splitlines()[-1].removeprefix("Error: "))
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    train(features, tmp_path / "run", MODEL, replace(short, workers=0), resume=True)  # what changes no byte may change
+    assert RunFolder(tmp_path / "run").load_trained()
+
+
+def test_the_command_that_started_a_run_continues_it(features: Path, tmp_path: Path) -> None:
+    """Its settings are those that the run was started with, also where one follows from another, or from the data."""
+    base = ["train", "--data", str(features), "--out", str(tmp_path / "run")]
+    options = ["--preset", "cifar10-ii-32", "--bits", "16", "--epochs", "1", "--batch-size", "16", "--set", "lr=0.1"]
+    for given in ([], ["--resume"], ["--resume", "--workers", "0"]):
+        done = CliRunner().invoke(main, [*base, *options, *given])
+        assert done.exit_code == 0, done.output
+    for given in (["--bits", "16"], [], ["--dim", "24", "--backbone", "vgg16"]):
+        done = CliRunner().invoke(main, [*base, *given, "--resume"])
+        assert done.exit_code == 0, done.output
+    for given in (["--bits", "32"], ["--preset", "cifar10-ii-16"], ["--nbits", "4"]):
+        done = CliRunner().invoke(main, [*base, *given, "--resume"])
+        assert done.exit_code == 1 and " contradicts " in done.stderr, done.output
+
+
+def test_the_random_state_is_the_callers(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def state() -> list[Any]:
+        return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
+
+    config = TrainConfig(epochs=2, batch_size=16, codebook_init="data")
+    before = state()
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 2)
+        train(features, tmp_path / "run", MODEL, config)
+    assert state() == before
+    train(features, tmp_path / "run", resume=True)
+    export_index(tmp_path / "run", features, tmp_path / "bundle")
+    load_encoder(tmp_path / "bundle").encode(np.ones((2, 12)))
+    assert state() == before
+
+
+def test_equal_runs_are_equal_in_every_file_but_the_clock(whole: Path, tmp_path: Path) -> None:
+    """In another folder, in this process and in another one."""
+    code = (
+        "import sys; from mecoq_faiss.config import *; from mecoq_faiss.train import train; "
+        f"train('digits', sys.argv[1], {MODEL!r}, {TRAIN!r})"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "child")], check=True, env=env, timeout=300)
+    train("digits", tmp_path / "same", MODEL, TRAIN)
+    for other in (tmp_path / "child", tmp_path / "same"):
+        for path in whole.iterdir():
+            if path.name != "metrics.jsonl":
+                assert (other / path.name).read_bytes() == path.read_bytes(), path.name
+        assert metrics(other) == metrics(whole)
+
+
 def test_resume_with_other_data(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(monkeypatch, 2)
     with pytest.raises(Interrupted):
@@ -288,7 +368,7 @@ def test_broken_features_in_the_middle_keep_the_last_checkpoint(
         patch.setattr(CachedPairs, "batches", broken)
         with pytest.raises(TrainingError, match="became nan in epoch 2, step 2") as error:
             train(features, tmp_path / "run", MODEL, config)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and f"checkpoint is kept in {tmp_path / 'run'}" in str(error.value)
     assert RunFolder(tmp_path / "run").load_state()["epoch"] == 2
     train(features, tmp_path / "run", resume=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
@@ -494,7 +574,7 @@ def test_a_failed_start_leaves_no_folder(name: str, message: str, features: Path
     source, model, config = bad_start(name, tmp_path, features)
     with pytest.raises((ValueError, TrainingError), match=message) as error:
         train(source, tmp_path / "run", model, config)
-    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists() and "kept" not in str(error.value)
 
 
 def test_some_unreadable_images_are_left_out(photos: Path, tmp_path: Path) -> None:
