@@ -16,7 +16,7 @@ COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
     "export-index": "Encode images and write a FAISS index with its encoder.",
     "encode": "Encode images into embeddings and codes (HDF5).",
-    "search": "Search a bundle with image files.",
+    "search": "Search a bundle with images or features.",
     "evaluate": "MAP@k of a run or a bundle, by labels.",
     "compare": "A run beside PQ, OPQ, ITQ and LSH at equal bytes: a report.",
     "tune": "Find the fastest index at a wanted recall, on your own queries.",

@@ -9,20 +9,21 @@ from .options import K_RESULTS, device_option, json_option, k_option
 
 @click.command("search")
 @click.argument("bundle", type=click.Path())
-@click.argument("images", nargs=-1, required=True, type=click.Path())
-@k_option(K_RESULTS, "Results an image.", "all of a smaller bundle")
+@click.argument("queries", nargs=-1, required=True, type=click.Path())
+@k_option(K_RESULTS, "Results a query.", "all of a smaller bundle")
 @device_option
 @json_option
-def command(bundle: str, images: tuple[str, ...], k: int | None, device: str, as_json: bool) -> None:
-    """Search BUNDLE with image files."""
-    from mecoq_faiss.search import search
+def command(bundle: str, queries: tuple[str, ...], k: int | None, device: str, as_json: bool) -> None:
+    """Search BUNDLE with image files; with .npy or .h5 files, each row a query, where the model takes features."""
+    from mecoq_faiss.search import query_names, search
 
-    results = search(bundle, images, k, device=device)
+    results = search(bundle, queries, k, device=device)
+    names = query_names(queries)
     if as_json:
-        rows = [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(images, results, strict=True)]
+        rows = [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(names, results, strict=True)]
         click.echo(json.dumps(rows))
         return
-    for query, hits in zip(images, results, strict=True):
+    for query, hits in zip(names, results, strict=True):
         click.echo(query)
         for hit in hits:
             click.echo(f"{hit.rank:>5}  {hit.score:8.4f}  {hit.path}")

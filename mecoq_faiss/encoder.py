@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .bundle import ENCODER_FILES, Pinned, is_bundle, pinned
 from .checkpoint import RunFolder, load_model
 from .config import from_json
 from .devices import resolve_device
+from .features import FEATURE_TYPES, open_features
 from .images import UnreadableImage, decode_image, upright_rgb
 from .model import MeCoQ
 from .views import fixed_view, to_float
@@ -46,9 +48,11 @@ class Encoder:
         """Encode one image or many.
 
         Args:
-            images: a path, a PIL image, a uint8 array (h, w, 3), or a list of these; a uint8 array (n, h, w, 3); a
-                tensor (3, h, w) or (n, 3, h, w), uint8 in 0-255 or float in [0, 1]. For a model of features:
-                (F,) or (n, F) floats.
+            images: a path, an image file's bytes, an open binary file (read from its start, and left open), a PIL
+                image, a uint8 array (h, w, 3), or a list of these; a uint8 array (n, h, w, 3); a tensor (3, h, w) or
+                (n, 3, h, w), uint8 in 0-255 or float in [0, 1]. For a model of features: (F,) or (n, F) floats, or
+                the path, or a list of paths, of .npy or .h5 files as `train` takes them: every row is a query, of
+                several views the first.
 
         Returns:
             (n, D) float32; every one of the M segments has norm 1. One image gives n = 1.
@@ -58,7 +62,7 @@ class Encoder:
             FileNotFoundError: a path that is not there.
         """
         if self.takes_features:
-            return self.encode_batch(_as_features(images, self.model.backbone.feature_dim))
+            return self.encode_batch(_to_features(images, self.model.backbone.feature_dim))
         size = self.model.config.image_size
         items = list(_each_image(images))
         batches = (items[i : i + BATCH] for i in range(0, len(items), BATCH))
@@ -104,17 +108,44 @@ def encoder_in(bundle: Pinned, device: str = "cpu") -> Encoder:
     return Encoder(load_model(model_config, weights), device)
 
 
-def _as_features(features: Any, width: int) -> Tensor:
-    x = np.atleast_2d(np.asarray(features, dtype=np.float32))
+def _to_features(features: Any, width: int) -> Tensor:
+    """Floats (F,) or (n, F), or the files that hold them, -> (n, F) float32."""
+    paths = [features] if isinstance(features, str | Path) else features
+    if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | Path) for path in paths):
+        return torch.cat([_read_features(Path(path), width) for path in paths])
+    try:
+        x = torch.as_tensor(features if isinstance(features, Tensor) else np.asarray(features, np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the model takes features (n, {width}) or files of them: {error}") from error
+    x = x.detach().float().cpu()
+    x = x.reshape(0, width) if x.shape == (0,) else x.view(1, -1) if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[1] != width:
-        raise ValueError(f"the model takes features of width {width}, got shape {x.shape}")
-    if not np.isfinite(x).all():
+        raise ValueError(f"the model takes features of width {width}, got shape {tuple(x.shape)}")
+    if not x.isfinite().all():
         raise ValueError("the features hold NaN or infinite values: remove or recompute those rows")
-    return torch.from_numpy(x)
+    return x
+
+
+def _read_features(path: Path, width: int) -> Tensor:
+    _check_is_file(path)
+    if path.suffix.lower() not in FEATURE_TYPES:
+        raise ValueError(f"{path}: the model takes features, give a file of them ({', '.join(FEATURE_TYPES)})")
+    source = open_features(path, str(path))
+    if source.features.shape[-1] != width:
+        raise ValueError(f"{path} holds features of width {source.features.shape[-1]}, the model takes {width}")
+    source.check_finite()
+    return torch.from_numpy(source.vectors(slice(None)))
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the files in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: check the path")
 
 
 def _each_image(images: Any) -> Iterator[Any]:
-    if isinstance(images, str | Path | Image.Image):
+    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
         yield images
     elif isinstance(images, np.ndarray | Tensor):
         if images.ndim not in (3, 4):
@@ -123,14 +154,21 @@ def _each_image(images: Any) -> Iterator[Any]:
     elif isinstance(images, Sequence):
         yield from images
     else:
-        raise ValueError(f"cannot encode a {type(images).__name__}: give paths, PIL images, arrays or a tensor")
+        raise ValueError(f"cannot encode a {type(images).__name__}: give paths, bytes, PIL images, arrays or a tensor")
 
 
 def _open(image: Any, size: int) -> Image.Image:
     """Anything that is an image -> RGB."""
     if isinstance(image, str | Path):
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"no image {image}")
+        _check_is_file(Path(image))
+        if Path(image).suffix.lower() in FEATURE_TYPES:
+            raise ValueError(f"{image} is a file of features: the model takes images")
+        return decode_image(image, draft=size)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image), draft=size, name="the bytes given")
+    if isinstance(image, TextIOBase):
+        raise ValueError(f"{getattr(image, 'name', 'the file')} is open as text: open it with mode 'rb'")
+    if hasattr(image, "read"):
         return decode_image(image, draft=size)
     if isinstance(image, Image.Image):
         try:
@@ -150,4 +188,4 @@ def _open(image: Any, size: int) -> Image.Image:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(np.ascontiguousarray(image))
     seen = f"array {image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"cannot read an image from {seen}: give a path, a PIL image or a uint8 array (h, w, 3)")
+    raise ValueError(f"cannot read an image from {seen}: give a path, bytes, a PIL image or a uint8 array (h, w, 3)")

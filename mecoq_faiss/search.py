@@ -1,4 +1,4 @@
-"""Search a bundle with images: what `mecoq-faiss search` does, and an application can do itself in four lines."""
+"""Search a bundle with images or features: what `mecoq-faiss search` does, and an application can in four lines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from .bundle import INDEX, ITEMS, pinned, read_paths
 from .config import K_RESULTS
 from .encoder import encoder_in
+from .features import FEATURE_TYPES, open_features
 from .indexfile import load_index
 from .indexread import read_ids, without_ids
 
@@ -23,12 +24,30 @@ class Hit(NamedTuple):
     id: int  # what the index itself returns: the row, or the item's own id
 
 
+def query_names(queries: Sequence[str | Path]) -> list[str]:
+    """What to call each query: an image by its path, a row of a file of features FILE:ROW, rows from 0."""
+    names = []
+    for path in map(Path, queries):
+        rows = len(open_features(path, str(path))) if path.suffix.lower() in FEATURE_TYPES else None
+        names += [str(path)] if rows is None else [f"{path}:{row}" for row in range(rows)]
+    return names
+
+
 def search(
     bundle: str | Path, images: Sequence[str | Path], k: int | None = None, *, device: str | torch.device = "auto"
 ) -> list[list[Hit]]:
-    """The k best items of a bundle for each query image; by default 10, or all of a smaller bundle.
+    """The k best items of a bundle for each query.
 
-    Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or image, or k out of
+    Args:
+        bundle: its folder.
+        images: image files; for a model of features .npy or .h5 files, every row of which is a query.
+        k: results a query; by default 10, or all of a smaller bundle.
+        device: where the encoder runs.
+
+    Returns:
+        For each image, or each row of the files in turn, its hits, best first.
+
+    Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or query, or k out of
     range (1 to the number of items).
     """
     with pinned(bundle) as files:  # all of one export, although another may take its place meanwhile

@@ -189,7 +189,17 @@ def test_features_go_the_whole_way(work: Path, feature_run: Path) -> None:
     ok("export-index", feature_run, "--data", work / "x.npy", "--out", work / "feature-bundle")
     encoder = load_encoder(work / "feature-bundle")
     index = faiss.read_index(str(work / "feature-bundle" / "index.faiss"))
-    assert index.search(encoder.encode(x[:3]), 5)[1].shape == (3, 5)
+    D, I = index.search(encoder.encode(x[:3]), 5)
+    np.save(work / "queries.npy", x[:2])
+    with h5py.File(work / "queries.h5", "w") as file:
+        file["features"] = x[2:3]
+    queries = work / "queries.npy", work / "queries.h5"
+    found = json.loads(ok("search", work / "feature-bundle", *queries, "-k", 5, "--json"))
+    assert [query["query"] for query in found] == [f"{queries[0]}:0", f"{queries[0]}:1", f"{queries[1]}:0"]
+    assert [[hit["row"] for hit in query["hits"]] for query in found] == I.tolist()
+    np.testing.assert_allclose([[hit["score"] for hit in query["hits"]] for query in found], D, atol=1e-5)
+    table = ok("search", work / "feature-bundle", queries[0], "-k", 5).splitlines()
+    assert len(table) == 2 * 6 and table[6] == f"{queries[0]}:1" and table[7].split()[0] == "1"
 
 
 # --- wrong input: one line, exit 1 or 2, nothing left behind
@@ -380,6 +390,16 @@ def test_search_names_a_bad_query(bundle: Path, work: Path) -> None:
     (work / "text.jpg").write_text("hello")
     assert "nowhere.jpg" in fails("search", bundle, "nowhere.jpg")
     assert "text.jpg" in fails("search", bundle, work / "text.jpg")
+
+
+def test_search_names_queries_of_another_kind(
+    bundle: Path, work: Path, digit_image: Path, feature_run: Path, tmp_path: Path
+) -> None:
+    ok("export-index", feature_run, "--data", work / "x.npy", "--out", tmp_path / "features")
+    assert "x.npy is a file of features: the model takes images" in fails("search", bundle, work / "x.npy")
+    assert "query.png: the model takes features" in fails("search", tmp_path / "features", digit_image)
+    for either in (bundle, tmp_path / "features"):
+        assert f"{tmp_path} is a folder" in fails("search", either, tmp_path)
 
 
 def test_not_a_run_not_a_bundle(work: Path, digit_image: Path) -> None:

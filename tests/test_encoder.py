@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -47,6 +51,23 @@ def test_all_kinds_of_input_agree(encoder: Encoder, pixels: np.ndarray, tmp_path
         np.testing.assert_array_equal(encoder.encode(images), z)
     for one in (paths[0], str(paths[0]), Image.open(paths[0]), pixels[0], tensor[0]):
         np.testing.assert_allclose(encoder.encode(one), z[:1], atol=1e-6)
+
+
+def test_bytes_and_open_files_are_images(encoder: Encoder, pixels: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels[0]).resize((60, 90)).save(path)  # large enough for JPEG's own scaling
+    data, z = path.read_bytes(), encoder.encode(path)
+    with open(path, "rb") as file, open(path, "rb", buffering=0) as raw:
+        for image in (data, bytearray(data), memoryview(data), io.BytesIO(data), file, raw):
+            np.testing.assert_array_equal(encoder.encode(image), z)
+        assert not file.closed
+        np.testing.assert_allclose(encoder.encode([data, file, path, raw]), np.repeat(z, 4, axis=0), atol=1e-6)
+    with pytest.raises(UnreadableImage, match="the bytes given: not an image"):
+        encoder.encode([data[:2]])
+    with open(path, encoding="latin-1") as text, pytest.raises(ValueError, match=r"a\.jpg is open as text: .*'rb'"):
+        encoder.encode(text)
+    with pytest.raises(UnreadableImage, match="closed file"):
+        encoder.encode(file)
 
 
 def test_it_is_the_model_with_segments_of_norm_1(encoder: Encoder, pixels: np.ndarray) -> None:
@@ -99,18 +120,78 @@ def test_files_that_are_no_images(encoder: Encoder, tmp_path: Path) -> None:
         encoder.encode(tmp_path / "text.jpg")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
         encoder.encode("nowhere.jpg")
+    with pytest.raises(ValueError, match="is a folder: give the files in it"):
+        encoder.encode(tmp_path)
+    np.save(tmp_path / "x.npy", np.ones((2, 5), np.float32))
+    with pytest.raises(ValueError, match=r"x\.npy is a file of features: the model takes images"):
+        encoder.encode([tmp_path / "x.npy"])
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         load_encoder(tmp_path)
 
 
-def test_features(pixels: np.ndarray) -> None:
-    model = MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2))
-    encoder = Encoder(model)
+@pytest.fixture
+def of_features() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2)))
+
+
+def test_features(of_features: Encoder) -> None:
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    z = encoder.encode(x)
-    assert isinstance(model.quantizer, SoftProductQuantizer)
+    z = of_features.encode(x)
+    assert isinstance(of_features.model.quantizer, SoftProductQuantizer)
     np.testing.assert_allclose(np.linalg.norm(z.reshape(4, 2, 4), axis=-1), 1, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(x[0]), z[:1], atol=1e-6)
-    for wrong in (x[:, :4], np.full((1, 5), np.nan)):
-        with pytest.raises(ValueError):
-            encoder.encode(wrong)
+    np.testing.assert_allclose(of_features.encode(x[0]), z[:1], atol=1e-6)
+    for same in (x.tolist(), x.astype(np.float64), torch.from_numpy(x), torch.from_numpy(x).requires_grad_()):
+        np.testing.assert_array_equal(of_features.encode(same), z)
+    assert of_features.encode([]).shape == of_features.encode(x[:0]).shape == (0, 8)
+
+
+def test_files_of_features(of_features: Encoder, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+    z = of_features.encode(x[:, 0])
+    np.save(tmp_path / "x.npy", x[:, 0].astype(np.float64))
+    np.save(tmp_path / "views.npy", x)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["features"] = x[:, 0]
+    for name in ("x.npy", "views.npy", "x.h5"):
+        np.testing.assert_array_equal(of_features.encode(tmp_path / name), z)
+        np.testing.assert_array_equal(of_features.encode(str(tmp_path / name)), z)
+    both = of_features.encode([tmp_path / "x.npy", str(tmp_path / "x.h5")])
+    np.testing.assert_allclose(both, np.concatenate([z, z]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.ones((2, 4)), "features of width 5, got shape (2, 4)"),
+        (np.ones((2, 3, 5)), "got shape (2, 3, 5)"),
+        (np.full((1, 5), np.nan), "NaN or infinite"),
+        (b"bytes", "the model takes features (n, 5) or files of them"),
+        (["x.npy", np.ones(5)], "the model takes features (n, 5)"),
+        (None, "features"),
+        (42, "features"),
+        (Image.new("RGB", (5, 5)), "features"),
+        ("nowhere.npy", "no file nowhere.npy"),
+        ("photo.png", "photo.png: the model takes features, give a file of them (.h5, .hdf5, .npy)"),
+        ("folder", "folder is a folder"),
+        ("wide.npy", "wide.npy holds features of width 6, the model takes 5"),
+        ("nan.npy", "nan.npy: row 1 (1) has NaN"),
+        ("ints.npy", "ints.npy: features are int64"),
+        ("broken.npy", "broken.npy: not a readable .npy"),
+        ("broken.h5", "broken.h5: not a readable HDF5"),
+    ],
+)
+def test_no_features(
+    wrong: Any, message: str, of_features: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (5, 5)).save("photo.png")
+    np.save("wide.npy", np.ones((2, 6), np.float32))
+    np.save("nan.npy", np.array([[1] * 5, [np.nan] * 5], np.float32))
+    np.save("ints.npy", np.ones((2, 5), np.int64))
+    for name in ("broken.npy", "broken.h5"):
+        Path(name).write_bytes(b"no")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)) as error:
+        of_features.encode(wrong)
+    assert "\n" not in str(error.value)
