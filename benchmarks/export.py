@@ -1,9 +1,13 @@
-"""Export of stored codes: resident memory, rates beside memcpy's, and opening a bundle by mmap.
+"""Export of stored codes: its parts, resident memory, rates beside memcpy's, and opening a bundle by mmap.
 
 python -m benchmarks.export [--sizes 10000000 100000000] [--bytes 4] [--folder /big/disk]
 
 The limit is memory traffic: building the index is shown beside FAISS taking the packed codes in one call (which copies
-them into fresh memory) and beside memcpy, writing it beside a plain write of as many bytes. Memory is the peak of the
+them into fresh memory), beside memcpy into memory that is there, and beside a copy into fresh memory, whose pages the
+system must first give; writing it beside a plain write of as many bytes, both fsynced and renamed, in turn. The parts
+are those of one whole export: `check` reads the codes' file, `build`, `write` and `read` are the index's, `items`
+copies what belongs to the codes, `proof` searches the index and compares, `hashes` are the manifest's, and `rest` is
+what remains. Memory is the peak of the
 whole export, proof included, over what the process held before, and is compared with the index file. Pages of mapped
 files do not count: the system drops them when it wants memory.
 """
@@ -15,8 +19,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import faiss
 import h5py
@@ -26,10 +35,21 @@ from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, p
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
 from mecoq_faiss.codes import pack_codes
 from mecoq_faiss.encode import model_fingerprint
+from mecoq_faiss.files import replacing
 from mecoq_faiss.index import build_index, load_index, save_index
 from mecoq_faiss.shards import map_array
 
 BLOCK = 1 << 22
+REPEATS = 3
+PARTS = {  # of an export -> the function of `mecoq_faiss.export` that does it
+    "check": "_count_codes",
+    "build": "build_index",
+    "write": "save_index",
+    "items": "_write_items",
+    "read": "load_index",
+    "proof": "verify",
+    "hashes": "write_manifest",
+}
 
 
 def make_run(folder: Path, M: int, nbits: int) -> Path:
@@ -57,17 +77,39 @@ def make_codes(path: Path, run: Path, n: int) -> None:
             ids[start : start + rows] = np.arange(start, start + rows)
 
 
-def plain_write(path: Path, size: int) -> float:
-    """Seconds to write as many bytes and have them on the disk."""
-    data = np.ones(min(size, BLOCK), np.uint8)
-    started = time.perf_counter()
-    with open(path, "wb", buffering=0) as file:
-        for start in range(0, size, len(data)):
-            file.write(data[: size - start].data)
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - started
-    path.unlink()
-    return seconds
+def plain_write(path: Path, data: np.ndarray) -> None:
+    """Write bytes as an index is written: under another name, fsynced, renamed."""
+    with replacing(path) as temporary, open(temporary, "wb", buffering=0) as file:
+        for start in range(0, len(data), BLOCK):
+            file.write(data[start : start + BLOCK].data)
+
+
+def fresh_copy_rate(size: int = 1 << 27) -> float:
+    """Bytes a second of a copy into memory that the system must first give, on one thread."""
+    source = np.ones(size, np.uint8)
+    return size / in_turn({"copy": source.copy}, 5)["copy"]
+
+
+@contextmanager
+def timed_parts() -> Iterator[Row]:
+    """Seconds of each of an export's PARTS, filled in while it runs."""
+    seconds: Row = dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, work: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return work(*args, **options)
+            finally:
+                seconds[part] += time.perf_counter() - started
+
+        return run
+
+    export = import_module("mecoq_faiss.export")
+    with ExitStack() as patches:
+        for part, name in PARTS.items():
+            patches.enter_context(mock.patch.object(export, name, timed(part, getattr(export, name))))
+        yield seconds
 
 
 def raw_faiss(kind: str, books: np.ndarray, packed: np.ndarray) -> faiss.Index:
@@ -79,7 +121,7 @@ def raw_faiss(kind: str, books: np.ndarray, packed: np.ndarray) -> faiss.Index:
     return faiss.IndexPQFastScan(index) if kind == "pqfs" else index
 
 
-def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> Row:
+def measure(folder: Path, kind: str, num_bytes: int, n: int, copy_rates: dict[str, float]) -> Row:
     nbits = 4 if kind.endswith("fs") else 8
     M = 8 * num_bytes // nbits
     run = folder / f"run-{M}x{nbits}"
@@ -95,14 +137,18 @@ def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> R
         "build": lambda: build_index(books, codes, kind),
         "faiss": lambda packed=packed: raw_faiss(kind, books, packed),  # type: ignore[misc]
     }
-    seconds = in_turn(sides, 3)
+    seconds = in_turn(sides, REPEATS)
     del packed, sides
     index = build_index(books, codes, kind)
-    started = time.perf_counter()
     save_index(index, file)
-    written = time.perf_counter() - started
-    del index
     size = file.stat().st_size
+    data = np.fromfile(file, np.uint8)
+    os.sync()  # neither pays for what was written before
+    seconds |= in_turn(
+        {"save": partial(save_index, index, file), "plain": partial(plain_write, folder / "plain", data)}, REPEATS
+    )
+    del index, data
+    (folder / "plain").unlink()
     row: Row = {
         "kind": kind,
         "bytes": num_bytes,
@@ -111,13 +157,16 @@ def measure(folder: Path, kind: str, num_bytes: int, n: int, memcpy: float) -> R
         "build_s": seconds["build"],
         "build_memory / index": memory / size,
         "raw_faiss_s / build_s": seconds["faiss"] / seconds["build"],
-        "build_rate / memcpy": size / seconds["build"] / memcpy,
-        "write_rate / plain write": plain_write(folder / "plain", size) / written,
+        **{f"build_rate / {name}": size / seconds["build"] / rate for name, rate in copy_rates.items()},
+        "write_s": seconds["save"],
+        "plain_write_s / write_s": seconds["plain"] / seconds["save"],
     }
     file.unlink()
     out = folder / "bundle"
-    export_s, memory = peak_of(lambda: export_index(run, None, out, codes=codes_file, kind=kind))
+    with timed_parts() as parts:
+        export_s, memory = peak_of(lambda: export_index(run, None, out, codes=codes_file, kind=kind))
     row |= {"export_s": export_s, "export_memory / index": memory / size}
+    row["export_parts_s"] = parts | {"rest": export_s - sum(parts.values())}
     started = time.perf_counter()
     load_index(out / "index.faiss", mmap=True)
     row["mmap_open_s"] = time.perf_counter() - started
@@ -133,13 +182,15 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files are made; removed afterwards")
     a = parser.parse_args()
     use_threads(a.threads)
-    memcpy = copy_rate()
+    copy_rates = {"memcpy": copy_rate(), "fresh copy": fresh_copy_rate()}
     rows = []
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         for kind in a.kinds:
             for n in a.sizes:
-                rows.append(measure(Path(folder), kind, a.bytes, n, memcpy))
-                show(f"{kind}, {n} codes of {a.bytes} bytes", [rows[-1]])
+                rows.append(measure(Path(folder), kind, a.bytes, n, copy_rates))
+                row = {name: value for name, value in rows[-1].items() if name != "export_parts_s"}
+                show(f"{kind}, {n} codes of {a.bytes} bytes", [row])
+                show("seconds of the whole export", [rows[-1]["export_parts_s"]])
     goals = []
     for row in rows:
         where = f"{row['kind']}, {row['n']} codes"
@@ -151,7 +202,7 @@ def main() -> None:
         k: ([r["n"] for r in rows if r["kind"] == k], [r["export_s"] for r in rows if r["kind"] == k]) for k in a.kinds
     }
     plot(a.out.with_suffix(".png"), curves, "codes", "export with proof, seconds")
-    finish(a.out, a, goals, memcpy_bytes_per_second=memcpy, rows=rows)
+    finish(a.out, a, goals, memcpy_bytes_per_second=copy_rates["memcpy"], rows=rows)
 
 
 if __name__ == "__main__":

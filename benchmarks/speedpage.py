@@ -6,6 +6,7 @@ python -m benchmarks.speedpage
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ SECTIONS = {  # result files -> what they measure
     "encode": "Encoding images, answering queries",
     "export": "Export of stored codes",
     "evaluate": "Evaluation",
+}
+EXPORT = {  # column -> its figure in a row of export.json; what a file lacks is left out
+    "index": lambda row: row["kind"],
+    "codes": lambda row: row["n"],
+    "whole export, s": lambda row: row["export_s"],
+    "build alone, s": lambda row: row["build_s"],
+    "whole / build": lambda row: row["export_s"] / row["build_s"],
+    "build rate / memcpy": lambda row: row["build_rate / memcpy"],
+    "build rate / copy into fresh memory": lambda row: row["build_rate / fresh copy"],
+    "write rate / plain write": lambda row: row["plain_write_s / write_s"],
 }
 TABLES = {"fine_tuning": "Steps in which the backbone learns", "cache": "View cache", "query": "One query"}
 
@@ -40,6 +51,8 @@ def page() -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         parts += [f"## {title}\n", _machine(content), _goals(content["goals"])]
         parts += [f"{what}:\n\n{_rows(content[key])}" for key, what in TABLES.items() if content.get(key)]
+        if name == "export":
+            parts += _export(content["rows"])
         parts += [f"![{p.stem}](../benchmarks/results/{p.name})\n" for p in sorted(RESULTS.glob(f"{name}*.png"))]
     return "\n".join(parts)
 
@@ -56,6 +69,25 @@ def _goals(goals: list[dict[str, Any]]) -> str:
         f"| {g['goal']} | {g['measured']:.4g} | {g['wanted']} | {'yes' if g['met'] else '**no**'} |" for g in goals
     ]
     return "\n".join(["| ratio | measured | wanted | met |", "| --- | --- | --- | --- |", *lines]) + "\n"
+
+
+def _export(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The rates of an export, and where its seconds go, of each index."""
+    shown = [name for name, figure in EXPORT.items() if all(_has(figure, row) for row in rows)]
+    yield f"Rates:\n\n{_rows([{name: EXPORT[name](row) for name in shown} for row in rows])}"
+    parts = [
+        {"index": row["kind"], "codes": row["n"], **row["export_parts_s"]} for row in rows if "export_parts_s" in row
+    ]
+    if parts:
+        yield f"Seconds of each part of the whole export:\n\n{_rows(parts)}"
+
+
+def _has(figure: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> bool:
+    try:
+        figure(row)
+    except KeyError:
+        return False
+    return True
 
 
 def _rows(rows: list[dict[str, Any]] | dict[str, Any]) -> str:

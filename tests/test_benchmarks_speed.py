@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import madeup, speed, speedpage
-from benchmarks.export import make_codes, make_run
+from benchmarks.export import PARTS, make_codes, make_run
 from benchmarks.search import Codes, hand_made
 from benchmarks.steps import SamePair, make_trainer
 from benchmarks.train import filled, kept_bytes, memory_config
@@ -93,6 +93,26 @@ def test_made_up_codes_of_any_size_can_be_exported(tmp_path: Path) -> None:
     export_index(run, None, tmp_path / "bundle", codes=tmp_path / "codes.h5")
     codes = read_codes(faiss.read_index(str(tmp_path / "bundle" / "index.faiss")))
     assert codes.shape == (1234, 2) and len(np.unique(codes)) > 200
+
+
+def test_the_parts_of_an_export_are_its_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "export.json"
+    monkeypatch.setattr(sys, "argv", ["export", *TINY["export"].split(), "--kinds", "pq", "--out", str(out)])
+    importlib.import_module("benchmarks.export").main()
+    content = json.loads(out.read_text())
+    for row in content["rows"]:
+        parts = row["export_parts_s"]
+        assert parts.keys() == {*PARTS, "rest"} and all(seconds > 0 for seconds in parts.values())
+        assert sum(parts.values()) == pytest.approx(row["export_s"])
+        assert row["plain_write_s / write_s"] > 0
+    rates, parts = speedpage._export(content["rows"])
+    assert rates.count("\n| pq | ") == parts.count("\n| pq | ") == 2
+    assert all(f"| {name} |" in rates for name in speedpage.EXPORT if name != "index") and "| proof |" in parts
+    assert parts.splitlines()[4].split(" | ")[1:3] == ["1000", f"{content['rows'][0]['export_parts_s']['check']:.4g}"]
+    for row in content["rows"]:  # as older results are
+        del row["export_parts_s"], row["plain_write_s / write_s"], row["build_rate / fresh copy"]
+    (rates,) = speedpage._export(content["rows"])
+    assert "| whole / build | build rate / memcpy |\n" in rates
 
 
 def test_kept_bytes_count_the_slots_and_what_backward_needs() -> None:
