@@ -128,6 +128,26 @@ def test_the_deviation_is_no_more_than_said() -> None:
             assert len(maps) == 3 and np.std(maps, ddof=1) <= float(said[1]), (system, bits)
 
 
+def test_the_findings_on_speed_and_baselines_are_measured() -> None:
+    findings = " ".join((ROOT / "docs" / "findings.md").read_text(encoding="utf-8").split())
+    results = ROOT / "benchmarks" / "results"
+    said = re.search(r"made (\d\.\d) times as fast as in float32 .*?resnet50 at 224 px: (\d\.\d) times", findings)
+    assert said
+    for figure, name, backbone in zip(
+        said.groups(), ("train", "default-backbone"), ("timm:mobilenetv1_100", "resnet50"), strict=True
+    ):
+        measured = json.loads((results / f"{name}.json").read_text())
+        assert measured["settings"]["backbone"] == backbone
+        assert figure == f"{measured['cache']['creation in bf16 / in float32']:.1f}"
+    rows = json.loads((results / "table1.json").read_text())["rows"]
+    chosen = {
+        system: sum("standardised" in row["setting"] for row in rows if row["system"] == system)
+        for system in ("PQ", "OPQ", "ITQ", "LSH")
+    }
+    assert chosen == {"PQ": 9, "OPQ": 9, "ITQ": 6, "LSH": 0}
+    assert "PQ and OPQ chose it in all nine runs, ITQ in six, LSH in none" in findings
+
+
 def test_links_and_make_targets_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
