@@ -101,7 +101,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encod
         ) from error
 
 
-def encoder_in(bundle: Pinned, device: str = "cpu") -> Encoder:
+def encoder_in(bundle: Pinned, device: str | torch.device = "auto") -> Encoder:
     """The encoder of an opened bundle."""
     config_file, weights = map(bundle.file, ENCODER_FILES)
     model_config, _ = from_json(config_file.read().decode(errors="replace"), str(config_file.name))

@@ -19,9 +19,8 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from mecoq_faiss import numviews, preparation, viewcache
+from mecoq_faiss import export_index, load_encoder, numviews, preparation, viewcache
 from mecoq_faiss import progress as progress_module
-from mecoq_faiss import export_index, load_encoder
 from mecoq_faiss.checkpoint import RunFolder
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.objective import Objective
