@@ -337,6 +337,21 @@ def test_fastscan_stays_within_its_table_rounding(parts: tuple) -> None:
     assert (off <= bound + 1e-5).all() and (off > bound / 20).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("pq", {}), ("pqfs", {}), ("ivfpq", {"nprobe": 1}), ("ivfpqfs", {"nprobe": 2, "refine": True})],
+)
+def test_the_recall_in_the_proof_is_that_of_a_search(parts: tuple, kind: str, options: dict) -> None:
+    """Of the ten found by a search for ten, also where the proof need not search a second time."""
+    quantizer, books, codes, xq = parts
+    index = build_index(books, codes, kind, **options)
+    I = index.search(xq, 10)[1]
+    kth = search_exact(books, codes, xq, 10)[0][:, -1:]
+    share = ((scores_of(quantizer, xq, codes[np.maximum(I, 0)]) >= kth - 1e-4) & (I >= 0)).mean()
+    assert verify(index, books, quantizer, codes, xq)["recall_at_10"] == pytest.approx(share)
+    assert (share < 1) == kind.startswith("ivf")
+
+
 @pytest.mark.parametrize("kind", ["pq", "pqfs", "ivfpq", "ivfpqfs"])
 def test_the_proof_finds_what_is_wrong(parts: tuple, kind: str) -> None:
     quantizer, books, codes, xq = parts
