@@ -44,7 +44,8 @@ def queries_like_images(encoder: Encoder, source: ImageSource | FeatureSource) -
         images.append(crop(image, view.box, size))
         colours.append(torch.from_numpy(view.colour))
     if not images:  # all of the sample is unreadable: any vectors serve
-        return encoder.model.quantizer.segments(torch.randn(QUERIES, encoder.d)).flatten(1).numpy()
+        z = torch.randn(QUERIES, encoder.d, generator=torch.Generator().manual_seed(0))
+        return encoder.model.quantizer.segments(z).flatten(1).numpy()
     views = apply_colour(torch.stack(images), torch.stack(colours))
     return encoder.encode_batch((views * 255).round().to(torch.uint8))
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train
+from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train
 from mecoq_faiss.bundle import read_manifest, verify_files
 from mecoq_faiss.codes import code_blocks
 from mecoq_faiss.datasets import open_source
+from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.files import InUseError
 from mecoq_faiss.index import build_index, load_index, read_codes, read_ids, search_exact
+from mecoq_faiss.probes import queries_like_images
 from mecoq_faiss.quantizer import SoftProductQuantizer
 from mecoq_faiss.search import search
 from mecoq_faiss.shards import map_array
@@ -306,6 +308,18 @@ def test_the_command_takes_codes_ids_and_refine(work: Path, tmp_path: Path) -> N
     assert I.min() >= 5 and I.max() < N + 5
     result = CliRunner().invoke(main, ["export-index", str(work / "run4"), "--out", str(tmp_path / "c")])
     assert result.exit_code == 1 and "--codes" in result.output
+
+
+def test_queries_where_no_image_of_the_sample_can_be_read(tmp_path: Path) -> None:
+    """Any vectors serve, but always the same, and none drawn from the caller's random numbers."""
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"broken")
+    encoder = Encoder(MeCoQ(ModelConfig(backbone="pixels", image_size=6, D=8, M=2, hidden=4)))
+    before = torch.get_rng_state()
+    first, second = (queries_like_images(encoder, open_source(tmp_path, "database")) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(np.linalg.norm(first.reshape(-1, 2, 4), axis=2), 1, atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- the proof itself

@@ -493,7 +493,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(faiss, "write_index", fail)
-    with pytest.raises(RuntimeError, match="disk full"):
+    with pytest.raises(OSError, match="disk full"):
         save_index(build_index(CODEBOOKS, CODES), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
