@@ -13,7 +13,14 @@ EXTRAS = {
     "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],
-    "test": ["pytest>=8", "pytest-xdist>=3.5", "scikit-learn>=1.3", "timm>=1.0", "matplotlib>=3.8", "tensorboard>=2.14"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "scikit-learn>=1.3",
+        "timm>=1.0",
+        "matplotlib>=3.8",
+        "tensorboard>=2.14",
+    ],
 }
 EXTRAS["dev"] = EXTRAS["test"] + ["ruff>=0.6", "mypy>=1.11"]
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})

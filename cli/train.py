@@ -81,7 +81,7 @@ def command(
         options["view_cache"] = True  # also where the preset has none
     protocol = data.partition("#")[0].partition(":")[0]
     started_with: dict[str, Any] = {}
-    if resume and RunFolder(out).config_file.exists():
+    if resume and RunFolder(out).is_started:
         for part in RunFolder(out).read_config():
             started_with |= dataclasses.asdict(part)
     settings = settings_for(preset, config, options, pairs, protocol=protocol, started_with=started_with)

@@ -12,7 +12,7 @@ import h5py
 
 from .bundle import is_bundle, read_manifest
 from .checkpoint import RunFolder
-from .faisscheck import installed_wheels, simd_level, two_wheels
+from .faisscheck import installed_wheels, shared_environment, simd_level
 from .index import describe_index, load_index
 from .presets import PRESETS
 
@@ -102,8 +102,7 @@ def environment() -> dict[str, Any]:
             found[name] = "not installed"
     found["faiss"] = faiss.__version__
     found["faiss_wheels"] = ", ".join(f"{name} {version}" for name, version in installed_wheels().items()) or "none"
-    if problem := two_wheels():
-        found["problem"] = problem
+    found["problems"] = shared_environment() or "none"
     found["simd"] = simd_level()
     found["faiss_gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     cuda = torch.cuda.is_available()

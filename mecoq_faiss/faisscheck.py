@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from importlib import import_module, metadata
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
-_said: set[str] = set()  # Python's own memory of warnings shown is forgotten whenever somebody changes the filters
 
 
 def installed_wheels() -> dict[str, str]:
@@ -20,44 +20,63 @@ def installed_wheels() -> dict[str, str]:
     return found
 
 
-def two_wheels() -> str | None:
-    """What two FAISS wheels in one environment do to each other, and the mend; None with one or none."""
+def shared_environment() -> str | None:
+    """What to know where several wheels share one environment, and the mend, in one line; None for one or none.
+
+    They overwrite each other's files (faiss issue #2892); packages such as autofaiss bring faiss-cpu. Often FAISS works
+    all the same, and only the GPU's symbols are hidden.
+    """
     wheels = installed_wheels()
     if len(wheels) < 2:
         return None
-    return (
-        f"{len(wheels)} FAISS wheels share this environment and overwrite each other's files, which may hide the GPU's "
-        f"symbols ({', '.join(f'{name} {version}' for name, version in wheels.items())}): {_mend(wheels)}"
-    )
+    faiss = import_module("faiss")
+    of_gpu = any(name.startswith("faiss-gpu") for name in wheels)
+    hidden = ", and the GPU's symbols are hidden" if of_gpu and not hasattr(faiss, "StandardGpuResources") else ""
+    return f"two FAISS wheels in one environment ({_named(wheels)}) overwrite each other{hidden}: {_keep_one(wheels)}"
 
 
 def check_faiss() -> None:
-    """Return where a FAISS imports that works; warn where a second wheel may hide a part of it (faiss issue #2892).
+    """Return where a working FAISS imports; a UserWarning of one line where two wheels share the environment.
 
     Raises:
-        ImportError: FAISS is missing or broken.
+        ImportError: FAISS is missing or broken; in one line, with the mend.
     """
-    mend = _mend(installed_wheels())
+    wheels = installed_wheels()
+    mend = f"run `pip install --force-reinstall --no-deps {next(iter(wheels), 'faiss-cpu')}`"
+    if len(wheels) > 1:
+        mend = f"two wheels overwrite each other ({_named(wheels)}), {_keep_one(wheels)}"
     try:
         faiss = import_module("faiss")
     except ModuleNotFoundError as error:
-        if error.name != "faiss":
+        if error.name == "faiss":
+            mend = mend if wheels else "run `pip install faiss-cpu` (or faiss-gpu for CUDA)"
+            raise ImportError(f"FAISS is missing: {mend}") from error
+        if not str(error.name).startswith("faiss."):
             raise ImportError(f"FAISS needs {error.name}, which is missing: run `pip install {error.name}`") from error
-        raise ImportError("FAISS is missing: run `pip install faiss-cpu` (or faiss-gpu for CUDA)") from error
-    except ImportError as error:
-        raise ImportError(f"FAISS is installed but does not import ({error}): {mend}") from error
+        raise ImportError(f"FAISS is only partly installed ({error}): {mend}") from error
+    except Exception as error:  # files of two versions side by side fail with an AttributeError, for one
+        raise ImportError(f"FAISS is installed but does not import ({_first_line(error)}): {mend}") from error
     if not hasattr(faiss, "IndexPQ"):  # an uninstall of the second wheel leaves an empty package behind
         raise ImportError(f"FAISS is only partly installed: {mend}")
-    problem = two_wheels()
-    if problem and problem not in _said:
-        _said.add(problem)
-        warnings.warn(problem, RuntimeWarning, stacklevel=2)
+    if problem := shared_environment():
+        _warn(problem)
 
 
-def _mend(wheels: dict[str, str]) -> str:
-    if len(wheels) > 1:
-        return f"run `pip uninstall -y {' '.join(wheels)}`, then `pip install` the one you want"
-    return f"run `pip install --force-reinstall --no-deps {next(iter(wheels), 'faiss-cpu')}`"
+@cache  # once a process: importing torch makes Python forget which warnings it has shown
+def _warn(problem: str) -> None:
+    warnings.warn(problem, stacklevel=1)
+
+
+def _named(wheels: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in wheels.items())
+
+
+def _keep_one(wheels: dict[str, str]) -> str:
+    return f"run `pip uninstall -y {' '.join(wheels)}`, then `pip install` the one you want"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def simd_level() -> str:

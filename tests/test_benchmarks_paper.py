@@ -239,10 +239,12 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
     table = json.loads((tmp_path / "table1.json").read_text())
     assert table["data"] == "digits" and "torch" in table["environment"]
     systems = {row["system"]: row["map"] for row in table["rows"]}
+    precision = {row["system"]: row["precision_at"] for row in table["rows"]}
     assert {"MeCoQ", "MeCoQ, 4-bit codes", "PQ", "ITQ", "Flat", *hashing.METHODS} <= systems.keys()
     page = (tmp_path / "paper.md").read_text()
     for system, value in systems.items():
-        assert f"| {system} | {100 * value:.2f} |" in page
+        first = ", ".join(f"{100 * precision[system][n]:.1f}" for n in ("1", "10", "100"))
+        assert f"| {system} | {100 * value:.2f} ({first}) |" in page
     assert "| TBH | CVPR'20 | DBH |" in page
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
     assert [row["value"] for row in rows if row["default"]] == ["5.0", "MLP 1024", "2"]

@@ -5,18 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import types
-import warnings
-from importlib import metadata
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 
-from mecoq_faiss import faisscheck
 from mecoq_faiss.codes import decode_codes, pack_codes, unpack_codes
-from mecoq_faiss.describe import environment
 from mecoq_faiss.index import (
     GPU_M,
     KINDS,
@@ -497,63 +492,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_index(build_index(CODEBOOKS, CODES), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, wheels: dict[str, str], imported: object) -> None:
-    def version(name: str) -> str:
-        if name in wheels:
-            return wheels[name]
-        raise metadata.PackageNotFoundError(name)
-
-    def import_module(name: str) -> object:
-        if isinstance(imported, Exception):
-            raise imported
-        return imported
-
-    monkeypatch.setattr(faisscheck.metadata, "version", version)
-    monkeypatch.setattr(faisscheck, "import_module", import_module)
-
-
-TWO = {"faiss-cpu": "1.15.1", "faiss-gpu": "1.14.0"}
-
-
-@pytest.mark.parametrize(
-    ("wheels", "imported", "message"),
-    [
-        (TWO, ImportError("undefined symbol"), "undefined symbol.*pip uninstall -y faiss-cpu faiss-gpu`"),
-        (TWO, types.ModuleType("faiss"), "partly installed.*pip uninstall -y faiss-cpu faiss-gpu`"),
-        ({}, ModuleNotFoundError("No module", name="faiss"), "FAISS is missing: run `pip install faiss-cpu`"),
-        ({}, ModuleNotFoundError("No module", name="packaging"), "pip install packaging"),
-        ({"faiss-gpu": "1.15.1"}, ImportError("libcudart.so.12"), "libcudart.*--no-deps faiss-gpu`"),
-        ({"faiss-gpu": "1.15.1"}, types.ModuleType("faiss"), "partly installed.*faiss-gpu`"),
-    ],
-)
-def test_check_faiss_names_the_mend(monkeypatch, wheels, imported, message):
-    pretend(monkeypatch, wheels, imported)
-    with pytest.raises(ImportError, match=message) as caught:
-        faisscheck.check_faiss()
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("wheels", [{"faiss-cpu": "1.15.1"}, {}], ids=["wheel", "own build"])
-def test_check_faiss_accepts_one(monkeypatch, wheels):
-    pretend(monkeypatch, wheels, faiss)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        faisscheck.check_faiss()
-    assert faisscheck.installed_wheels() == wheels and "problem" not in environment()
-
-
-def test_a_second_wheel_beside_a_faiss_that_works_is_a_warning(monkeypatch):
-    """Packages that bring faiss-cpu themselves share an environment with this one."""
-    pretend(monkeypatch, TWO, faiss)
-    monkeypatch.setattr(faisscheck, "_said", set())
-    with pytest.warns(RuntimeWarning, match="pip uninstall -y faiss-cpu faiss-gpu") as caught:
-        for _ in range(3):
-            faisscheck.check_faiss()
-    message, *more = (str(warning.message) for warning in caught)
-    assert "GPU" in message and "faiss-gpu 1.14.0" in message and "\n" not in message and not more
-    assert environment()["problem"] == message
 
 
 def test_simd_level_is_named():
