@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -156,7 +157,7 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         content = BytesIO()  # a file's own name would stand in its bytes
-        torch.save({"format": FORMAT, "settings": to_json(*self.read_config()), **state}, content)
+        torch.save(_interned({"format": FORMAT, "settings": to_json(*self.read_config()), **state}), content)
         with replacing(self.state_file) as temporary:
             temporary.write_bytes(content.getbuffer())
 
@@ -217,3 +218,13 @@ class RunFolder:
                 f"{self.path} is unfinished (epoch {epoch} of {train_config.epochs}): continue it with --resume"
             )
         return load_model(model_config, self.model_file)
+
+
+def _interned(value: Any) -> Any:
+    """The same content with one object for equal names: pickle writes a name once for each object, and those that were
+    read from a file are others than the program's."""
+    if isinstance(value, dict):
+        return {_interned(name): _interned(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_interned(inner) for inner in value]
+    return sys.intern(value) if type(value) is str else value

@@ -163,6 +163,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(number: int, code: int, whole: 
         RunFolder(out).load_trained()
     train("digits", out, resume=True)
     assert weights(out) == weights(whole) and metrics(out) == metrics(whole)
+    assert (out / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
 
 
 @pytest.mark.parametrize(("steps", "micro_batch"), [(1, 0), (2, 0), (3, 0), (3, 4), (4, 0)])
