@@ -13,5 +13,5 @@ from .export import export_index  # noqa: E402
 from .model import MeCoQ  # noqa: E402
 from .train import train  # noqa: E402
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["MeCoQ", "ModelConfig", "TrainConfig", "encode", "evaluate", "export_index", "load_encoder", "train"]
