@@ -14,7 +14,7 @@ from .checkpoint import RunFolder
 from .config import K_MAP, TrainConfig
 from .copies import FEWEST, choose_rows, copy_features
 from .datasets import FeatureSource, ImageSource, open_source
-from .encode import check_fits
+from .embedding import check_fits
 from .encoder import Encoder
 from .fitting import Baseline
 from .fixedfeatures import fixed_features

@@ -12,7 +12,8 @@ from .bundle import INDEX, ITEMS, is_bundle, pinned, read_items
 from .checkpoint import RunFolder
 from .config import K_MAP
 from .datasets import FeatureSource, ImageSource, open_source
-from .encode import embed_source, encode
+from .embedding import embed_source
+from .encoded import encode_source
 from .encoder import encoder_in, load_encoder
 from .evaluation import FIRST, evaluate_search
 from .index import build_index, without_ids
@@ -62,7 +63,8 @@ def evaluate(
         if database is None:
             raise ValueError("a run has no images: give --database, or export a bundle")
         with tempfile.TemporaryDirectory() as folder:
-            encode(encoder, database, Path(folder) / ITEMS, embeddings=None, workers=workers)
+            given = database if isinstance(database, ImageSource | FeatureSource) else open_source(database, "database")
+            encode_source(encoder, given, Path(folder) / ITEMS, embeddings=None, workers=workers)
             items = read_items(Path(folder) / ITEMS)
         k = _check(items, source, k)
         index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])

@@ -20,7 +20,8 @@ from .bundle import INDEX, ITEMS, is_bundle, read_manifest, verify_files, write_
 from .checkpoint import save_model
 from .config import to_json
 from .datasets import FeatureSource, ImageSource, open_source
-from .encode import check_fits, encode, model_fingerprint
+from .embedding import check_fits, model_fingerprint
+from .encoded import encode_source
 from .encoder import Encoder, load_encoder
 from .faisscheck import simd_level
 from .files import check_writable_parent, replacing, write_text
@@ -154,7 +155,7 @@ def _encode(encoder: Encoder, source: ImageSource | FeatureSource, encoded: Path
     if encoded.exists():
         logger.warning("%s is damaged (%s): it is made again", encoded, reason)
         encoded.unlink()
-    encode(encoder, source, encoded, embeddings=None, workers=workers)
+    encode_source(encoder, source, encoded, embeddings=None, workers=workers)
 
 
 def _finish(

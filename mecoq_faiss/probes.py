@@ -8,8 +8,7 @@ import torch
 
 from .codes import decode_codes
 from .datasets import FeatureSource, ImageSource, UnreadableImage
-from .encode import BATCH
-from .encoder import Encoder
+from .encoder import BATCH, Encoder
 from .views import ViewSpec, apply_colour, crop, draw_view
 
 QUERIES = 64

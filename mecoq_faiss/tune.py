@@ -17,7 +17,7 @@ from .bundle import ENCODER_FILES, ITEMS, pinned
 from .codes import decode_codes, pair_codebooks
 from .config import K_RESULTS
 from .datasets import FeatureSource, ImageSource, open_source
-from .encode import embed_source
+from .embedding import embed_source
 from .encoder import encoder_in
 from .faisscheck import simd_level
 from .index import build_index, set_search_effort, without_refiner

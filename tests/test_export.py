@@ -232,7 +232,7 @@ def test_whatever_ends_an_export_its_encoding_is_kept(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     killed(work / "run8", work / "x.npy", tmp_path / "bundle", monkeypatch, error)
-    monkeypatch.setattr("mecoq_faiss.export.encode", lambda *a, **k: pytest.fail("all is encoded"))
+    monkeypatch.setattr("mecoq_faiss.export.encode_source", lambda *a, **k: pytest.fail("all is encoded"))
     assert export_index(work / "run8", work / "x.npy", tmp_path / "bundle")["counts"]["items"] == N
     assert not (tmp_path / "bundle.partial").exists()
 
@@ -287,7 +287,7 @@ def test_two_exports_to_one_place(work: Path, tmp_path: Path, monkeypatch: pytes
             export_index(work / "run8", work / "x.npy", tmp_path / "b")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mecoq_faiss.export.encode", second)
+    monkeypatch.setattr("mecoq_faiss.export.encode_source", second)
     with pytest.raises(KeyboardInterrupt):
         export_index(work / "run8", work / "x.npy", tmp_path / "b")
     assert not list(tmp_path.iterdir())

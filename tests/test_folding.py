@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mecoq_faiss.backbone import create_backbone
 from mecoq_faiss.config import ModelConfig
-from mecoq_faiss.encode import model_fingerprint
+from mecoq_faiss.embedding import model_fingerprint
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.folding import folded
 from mecoq_faiss.model import MeCoQ
