@@ -25,9 +25,9 @@ from .describe import environment
 from .devices import resolve_device
 from .encoder import load_encoder
 from .files import check_writable_parent, write_text
+from .fit import fit_run
 from .measure import Task, file_bytes, quality, search_milliseconds
 from .model import MeCoQ
-from .train import train
 from .verdict import verdict
 
 logger = logging.getLogger("mecoq_faiss")
@@ -167,7 +167,7 @@ def _train_again(
     assert train_config is not None and data.train_source is not None
     again = replace(train_config, seed=train_config.seed + extra, workers=workers)
     logger.info("training %s with seed %d", LEARNED, again.seed)
-    model = train(data.train_source, folder / "run", model_config, again, device=device)
+    model = fit_run(data.train_source, folder / "run", model_config, again, device=device)
     shutil.rmtree(folder / "run")
     return model
 

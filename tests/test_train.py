@@ -262,7 +262,7 @@ def test_two_on_one_run_folder(features: Path, tmp_path: Path, monkeypatch: pyte
                 train(features, tmp_path / "run", MODEL, resume=resume)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["mecoq_faiss.train"], "_fit", second)
+    monkeypatch.setattr(sys.modules["mecoq_faiss.fit"], "_fit", second)
     with pytest.raises(KeyboardInterrupt):
         train(features, tmp_path / "run", MODEL, TrainConfig(batch_size=16))
     assert not (tmp_path / "run").exists()
@@ -470,7 +470,7 @@ def test_a_run_that_did_not_record_its_number_of_views_goes_on_with_it(
     config = TrainConfig(epochs=2, batch_size=6, workers=0)
     train(photos, tmp_path / "whole", MODEL, replace(config, cached_views=40))
     stop_after(monkeypatch, 3)
-    monkeypatch.setattr(sys.modules["mecoq_faiss.train"], "chosen", lambda c, source, pairs: c)  # as before
+    monkeypatch.setattr(sys.modules["mecoq_faiss.fit"], "chosen", lambda c, source, pairs: c)  # as before
     with pytest.raises(Interrupted):
         train(photos, tmp_path / "run", MODEL, config)
     monkeypatch.setattr(numviews, "forward_operations", lambda *a: 1e30)
