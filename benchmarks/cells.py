@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mecoq_faiss.describe import environment
+from mecoq_faiss.environment import environment
 from mecoq_faiss.files import write_text
 
 Result = dict[str, Any]

@@ -13,7 +13,7 @@ from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.datasets import ImageSource, open_source
 from mecoq_faiss.fixedfeatures import fixed_features
 from mecoq_faiss.viewcache import cached_view_features
-from mecoq_faiss.views import ViewSpec
+from mecoq_faiss.views import ViewSpec, view_spec
 
 HELD_OUT = 11_000
 CUTS = {"flickr25k": 5000, "nuswide": 5000}  # MAP@k of the paper; 1000 for the others
@@ -65,9 +65,7 @@ def load(
     splits = [open_source(source, split) for split in ("train", "queries", "database")]
     train, queries, database = (split for split in splits if isinstance(split, ImageSource))
     c = TrainConfig()
-    spec = ViewSpec(
-        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
-    )
+    spec = view_spec(c)
     if source.partition(":")[0] == "digits":  # neither mirrored nor coloured
         spec = ViewSpec(crop_scale=c.crop_scale, flip=0, jitter_p=0, grey=0, blur=0)
     views, rows_t = cached_view_features(

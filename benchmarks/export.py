@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, peak_of, plot, show, use_threads
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
 from mecoq_faiss.codes import pack_codes
-from mecoq_faiss.encode import model_fingerprint
+from mecoq_faiss.embedding import model_fingerprint
 from mecoq_faiss.files import replacing
 from mecoq_faiss.index import build_index, load_index, save_index
 from mecoq_faiss.shards import map_array

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import torch
 
-from mecoq_faiss.describe import environment
+from mecoq_faiss.environment import environment
 from mecoq_faiss.files import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"

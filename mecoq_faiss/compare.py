@@ -21,9 +21,9 @@ from .comparedata import CompareData, load_data, of_model
 from .config import ModelConfig, TrainConfig
 from .contenders import LEARNED, Contender, baseline_contender, learned_contender
 from .datasets import FeatureSource, ImageSource
-from .describe import environment
 from .devices import resolve_device
 from .encoder import load_encoder
+from .environment import environment
 from .files import check_writable_parent, write_text
 from .fit import fit_run
 from .measure import Task, file_bytes, quality, search_milliseconds

@@ -16,12 +16,12 @@ from .copies import FEWEST, choose_rows, copy_features
 from .datasets import FeatureSource, ImageSource, open_source
 from .embedding import check_fits
 from .encoder import Encoder
+from .feature_cache import fingerprint
 from .fitting import Baseline
 from .fixedfeatures import fixed_features
 from .measure import NEIGHBOURS, Task
 from .model import MeCoQ
 from .relevance import same_classes
-from .viewcache import fingerprint
 
 Array = NDArray[Any]
 Source = ImageSource | FeatureSource

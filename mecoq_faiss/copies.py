@@ -12,7 +12,7 @@ from .config import TrainConfig
 from .datasets import ImageSource
 from .loading import ImageLoader
 from .model import MeCoQ
-from .views import ViewSpec, apply_colour
+from .views import apply_colour, view_spec
 
 SEED = 0
 FEWEST = 100  # images worth measuring on
@@ -44,9 +44,7 @@ def choose_rows(n: int, seen: NDArray[np.bool_] | None, rng: np.random.Generator
 @torch.inference_mode()
 def copy_features(source: ImageSource, model: MeCoQ, c: TrainConfig, workers: int) -> NDArray[Any]:
     """Features (n, F) of one new random view of every image."""
-    spec = ViewSpec(
-        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
-    )
+    spec = view_spec(c)
     loader = ImageLoader(source, model.config.image_size, spec=spec, seed=SEED, workers=workers)
     items = [[(row, (NEW_VIEWS,)) for row in range(i, min(i + 64, len(source)))] for i in range(0, len(source), 64)]
     parts = []

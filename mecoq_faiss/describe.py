@@ -1,10 +1,7 @@
-"""What a path is (run, bundle, index, encoded file), and what this machine has."""
+"""What a path is: a run, a bundle, an index or an encoded file; and what there is to choose from."""
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ import h5py
 
 from .bundle import is_bundle, read_manifest
 from .checkpoint import RunFolder
-from .faisscheck import installed_wheels, shared_environment, simd_level
 from .index import describe_index, load_index
 from .presets import PRESETS
 
@@ -24,8 +20,6 @@ KINDS = {
     "gpu": "IndexIVFPQ with one list for each 65,536 codes, all visited: for faiss.index_cpu_to_gpu; 8-bit codes",
 }
 """The kinds of index, a line each."""
-
-PACKAGES = ("mecoq-faiss", "torch", "torchvision", "numpy", "h5py", "safetensors", "pillow", "timm", "scikit-learn")
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -87,27 +81,3 @@ def describe_presets() -> dict[str, str]:
                 f"temperature {s['temperature']}, {s['epochs']} epochs of {s['optimizer'].upper()}"
             )
     return lines
-
-
-def environment() -> dict[str, Any]:
-    """Versions, FAISS wheels, GPUs, threads, SIMD level of this machine; problems are named."""
-    import faiss
-    import torch
-
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    found["faiss"] = faiss.__version__
-    found["faiss_wheels"] = ", ".join(f"{name} {version}" for name, version in installed_wheels().items()) or "none"
-    found["problems"] = shared_environment() or "none"
-    found["simd"] = simd_level()
-    found["faiss_gpus"] = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    cuda = torch.cuda.is_available()
-    found["torch_gpus"] = ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) if cuda else 0
-    found["cores"] = os.cpu_count()
-    found["torch_threads"] = torch.get_num_threads()
-    found["faiss_threads"] = faiss.omp_get_max_threads()
-    return found

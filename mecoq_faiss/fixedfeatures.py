@@ -10,10 +10,10 @@ import torch
 
 from .backbone import Backbone
 from .datasets import FeatureSource, ImageSource
+from .feature_cache import fingerprint, from_cache, of_device
 from .loading import ImageLoader
 from .progress import progress
 from .shards import Arrays, write_in_shards
-from .viewcache import fingerprint, from_cache, of_device
 from .views import to_float
 
 FORMAT = 1

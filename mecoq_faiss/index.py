@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .codes import check_codebooks, check_codes, pair_codebooks, search_exact
+from .codes import check_codebooks, check_codes, pair_codebooks
 from .faisscheck import check_faiss, simd_level
 
 check_faiss()
@@ -43,7 +43,6 @@ __all__ = [
     "read_codes",
     "read_ids",
     "save_index",
-    "search_exact",
     "set_search_effort",
     "simd_level",
     "without_ids",

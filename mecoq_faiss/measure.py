@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .contenders import Contender
 from .evaluation import FIRST, evaluate_search, neighbour_recall
+from .tuner import one_thread
 
 NEIGHBOURS = 10
 RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
@@ -85,18 +86,17 @@ def search_milliseconds(contender: Contender, xq: NDArray[Any]) -> float:
     It holds all in which contenders differ: projection, rotation or hashing of the query, then the search.
     """
     features, k = np.ascontiguousarray(xq[:TIMED_QUERIES]), min(TIMED_K, contender.index.ntotal)
-    threads = faiss.omp_get_max_threads(), torch.get_num_threads()
-    faiss.omp_set_num_threads(1)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        best, until = float("inf"), time.perf_counter() + TIMED_SECONDS
-        while best == float("inf") or time.perf_counter() < until:
-            started = time.perf_counter()
-            contender.index.search(contender.queries(features), k)
-            best = min(best, time.perf_counter() - started)
+        with one_thread():
+            best, until = float("inf"), time.perf_counter() + TIMED_SECONDS
+            while best == float("inf") or time.perf_counter() < until:
+                started = time.perf_counter()
+                contender.index.search(contender.queries(features), k)
+                best = min(best, time.perf_counter() - started)
     finally:
-        faiss.omp_set_num_threads(threads[0])
-        torch.set_num_threads(threads[1])
+        torch.set_num_threads(threads)
     return 1000 * best / len(features)
 
 

@@ -18,7 +18,7 @@ from .numviews import check_budget, default_views, forward_rate, views_in_budget
 from .pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from .trainer import NO_IMAGE
 from .viewcache import cached_view_features
-from .views import ViewSpec
+from .views import view_spec
 
 logger = logging.getLogger("mecoq_faiss")
 PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
@@ -95,9 +95,7 @@ def make_pairs(
             return CachedPairs(source.features, batch, c.seed, device)
         return FeaturePairs(source.features, c.feature_dropout, batch, c.seed, device)
     size = model.config.image_size
-    spec = ViewSpec(
-        crop_scale=c.crop_scale, flip=c.flip, jitter=c.jitter, jitter_p=c.jitter_p, grey=c.grey, blur=c.blur
-    )
+    spec = view_spec(c)
     if cached:
         bf16, num_views = c.precision == "bf16", c.cached_views
         if not num_views and budget is not None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,65 +16,16 @@ from torch import Tensor
 
 from .backbone import Backbone, inference_part
 from .datasets import ImageSource
-from .files import locked
-from .hdf5 import damaged_dataset
+from .feature_cache import fingerprint, from_cache, of_device
 from .loading import ImageLoader
 from .progress import Estimate, progress
-from .shards import Arrays, bytes_written, map_array, read_key, write_in_shards
-from .tensors import checksum
+from .shards import Arrays, bytes_written, write_in_shards
 from .views import ViewSpec, apply_colour
 
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1
 FORWARD_IMAGES = 120  # a batch through the backbone: V views of so many rows that they come near this
 SHARD_IMAGES = 6000
-
-
-def cache_folder() -> Path:
-    """$MECOQ_FAISS_CACHE, or mecoq-faiss in the user's cache folder."""
-    base = os.environ.get("MECOQ_FAISS_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mecoq-faiss"
-
-
-def fingerprint(backbone: Backbone) -> str:
-    """SHA-256 over a backbone: architecture and weights."""
-    tensors = checksum(backbone.state_dict() | {"mean": backbone.mean, "std": backbone.std})
-    return hashlib.sha256(f"{backbone.net!r} {tensors}".encode()).hexdigest()
-
-
-def of_device(device: str) -> dict[str, str]:
-    """What a key says of the device; nothing for the CPU."""
-    kind = torch.device(device).type
-    return {} if kind == "cpu" else {"device": kind}
-
-
-def from_cache(
-    prefix: str, key: dict[str, Any], write: Callable[[Path], None], folder: Path | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays `features` (memory-mapped) and `rows` of the cache file of this key; `write` makes it where it is not.
-
-    Where several processes ask for the same file, one makes it and the others wait. A file that does not match its
-    checksums is made again.
-    """
-    folder = folder or cache_folder()
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = folder / f"{prefix}-{name}.h5"
-    if not _is_whole(path, key):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / f".{prefix}-{name}.lock"):
-            if not _is_whole(path, key):
-                write(path)
-    return map_array(path, "features"), np.asarray(map_array(path, "rows"))
-
-
-def _is_whole(path: Path, key: dict[str, Any]) -> bool:
-    if read_key(path) != key:
-        return False
-    with suppress(OSError):
-        if damaged_dataset(path) is None:
-            return True
-    logger.warning("%s is damaged: it is made again", path)
-    return False
 
 
 def cached_view_features(

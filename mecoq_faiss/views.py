@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .config import TrainConfig
+
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
 # x -> axis x (x) / sqrt(3), with the axis (1, 1, 1) of the greys: a quarter turn of the chroma, red towards green
 QUARTER_TURN = ((0.0, -(3**-0.5), 3**-0.5), (3**-0.5, 0.0, -(3**-0.5)), (-(3**-0.5), 3**-0.5, 0.0))
@@ -42,6 +44,18 @@ class ViewSpec:
     jitter_p: float = 0.7
     grey: float = 0.2
     blur: float = 0.5
+
+
+def view_spec(config: TrainConfig) -> ViewSpec:
+    """How the views of a training are drawn."""
+    return ViewSpec(
+        crop_scale=config.crop_scale,
+        flip=config.flip,
+        jitter=config.jitter,
+        jitter_p=config.jitter_p,
+        grey=config.grey,
+        blur=config.blur,
+    )
 
 
 class View(NamedTuple):

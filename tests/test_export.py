@@ -19,13 +19,14 @@ from mecoq_faiss.codes import code_blocks
 from mecoq_faiss.datasets import open_source
 from mecoq_faiss.encoder import Encoder
 from mecoq_faiss.files import InUseError
-from mecoq_faiss.index import build_index, load_index, read_codes, read_ids, search_exact
+from mecoq_faiss.index import build_index, load_index, read_codes, read_ids
 from mecoq_faiss.probes import queries_like_images
 from mecoq_faiss.quantizer import SoftProductQuantizer
 from mecoq_faiss.search import search
 from mecoq_faiss.shards import map_array
 from mecoq_faiss.verification import VerificationError, best_scores, scores_of, table_rounding, verify
 from mecoq_faiss_cli.main import main
+from tests.exact import search_exact
 
 KINDS = [
     ("pq", 8, {}),

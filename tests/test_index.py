@@ -23,11 +23,11 @@ from mecoq_faiss.index import (
     read_codebooks,
     read_codes,
     save_index,
-    search_exact,
     simd_level,
 )
 from mecoq_faiss.indexivf import coarse_centroids, default_nlist, default_nprobe
 from mecoq_faiss.indexpq import fastscan
+from tests.exact import search_exact
 
 CASES = [  # kind, M, K, options
     ("pq", 2, 256, {}),

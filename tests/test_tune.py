@@ -15,7 +15,8 @@ from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
 from mecoq_faiss.bundle import read_manifest
 from mecoq_faiss.codes import decode_codes
 from mecoq_faiss.index import build_index, read_ids
-from mecoq_faiss.tune import Point, Truth, frontier, sweep, tune, winner
+from mecoq_faiss.tune import tune
+from mecoq_faiss.tuner import Point, Truth, frontier, sweep, winner
 from mecoq_faiss_cli.main import main
 
 N = 3000

@@ -20,8 +20,9 @@ from torch import nn
 from mecoq_faiss import fixedfeatures, viewcache
 from mecoq_faiss.backbone import Backbone, create_backbone
 from mecoq_faiss.datasets import open_source
+from mecoq_faiss.feature_cache import cache_folder, fingerprint
 from mecoq_faiss.fixedfeatures import fixed_features
-from mecoq_faiss.viewcache import cache_folder, cached_view_features, fingerprint
+from mecoq_faiss.viewcache import cached_view_features
 from mecoq_faiss.views import ViewSpec, apply_colour, crop, draw_view
 
 N, SIZE, V, BROKEN = 23, 8, 3, 5
