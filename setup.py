@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mecoq_faiss" / "__init__.py").read_text())[1]  # type: ignore[index]
@@ -33,9 +33,13 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["mecoq_faiss", "mecoq_faiss_cli"],
+    packages=[*find_packages(include=["mecoq_faiss*"]), "mecoq_faiss_cli"],
     package_dir={"mecoq_faiss": "mecoq_faiss", "mecoq_faiss_cli": "cli"},
-    package_data={"mecoq_faiss": ["py.typed", "report.html"], "mecoq_faiss_cli": ["py.typed"]},
+    package_data={
+        "mecoq_faiss": ["py.typed"],
+        "mecoq_faiss.comparison": ["report.html"],
+        "mecoq_faiss_cli": ["py.typed"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.19",

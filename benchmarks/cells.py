@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mecoq_faiss.environment import environment
-from mecoq_faiss.files import write_text
+from mecoq_faiss.runtime.environment import environment
+from mecoq_faiss.storage.files import write_text
 
 Result = dict[str, Any]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mecoq_faiss.backbone import create_backbone
+from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.backbone.network import create_backbone
+from mecoq_faiss.backbone.view_cache import cached_view_features
 from mecoq_faiss.config import TrainConfig
-from mecoq_faiss.datasets import ImageSource, open_source
-from mecoq_faiss.fixedfeatures import fixed_features
-from mecoq_faiss.viewcache import cached_view_features
-from mecoq_faiss.views import ViewSpec, view_spec
+from mecoq_faiss.data.sources import ImageSource, open_source
+from mecoq_faiss.data.views import ViewSpec, view_spec
 
 HELD_OUT = 11_000
 CUTS = {"flickr25k": 5000, "nuswide": 5000}  # MAP@k of the paper; 1000 for the others

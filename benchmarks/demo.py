@@ -16,7 +16,7 @@ import numpy as np
 
 from mecoq_faiss import ModelConfig, TrainConfig, evaluate, export_index, load_encoder, train
 from mecoq_faiss.baselines import Baseline
-from mecoq_faiss.datasets import ImageSource, open_source
+from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.evaluation import evaluate_search
 
 BYTES = 4

@@ -19,10 +19,10 @@ import torch
 from benchmarks.madeup import jpegs
 from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, encode
-from mecoq_faiss.datasets import ImageSource, decode_image, open_source
-from mecoq_faiss.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.data.sources import ImageSource, decode_image, open_source
+from mecoq_faiss.data.views import fixed_view, to_float
 from mecoq_faiss.index import build_index
-from mecoq_faiss.views import fixed_view, to_float
 
 ITEMS = 50_000  # in the index that a query searches
 BATCHES = (1, 4, 16, 64, 256)

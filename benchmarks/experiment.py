@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.data import Data
+from mecoq_faiss.comparison.contenders import learned_contender
 from mecoq_faiss.config import DEFAULT_BATCH, make_configs
-from mecoq_faiss.contenders import learned_contender
-from mecoq_faiss.datasets import ImageSource
+from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.objective import Objective
-from mecoq_faiss.pairs import CachedPairs, Pairs
-from mecoq_faiss.preparation import batch_size, make_pairs, prepare
 from mecoq_faiss.presets import PRESETS, settings_for
-from mecoq_faiss.trainer import StopSignal, Trainer
+from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.pairs import CachedPairs, Pairs
+from mecoq_faiss.training.start import batch_size, make_pairs, prepare
+from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 Settings = dict[str, Any]
 CURVE_POINTS = 60

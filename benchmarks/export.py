@@ -33,15 +33,15 @@ import numpy as np
 
 from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, peak_of, plot, show, use_threads
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
-from mecoq_faiss.codes import pack_codes
-from mecoq_faiss.embedding import model_fingerprint
-from mecoq_faiss.files import replacing
+from mecoq_faiss.bundle.embedding import model_fingerprint
 from mecoq_faiss.index import build_index, load_index, save_index
-from mecoq_faiss.shards import map_array
+from mecoq_faiss.index.codes import pack_codes
+from mecoq_faiss.storage.files import replacing
+from mecoq_faiss.storage.shards import map_array
 
 BLOCK = 1 << 22
 REPEATS = 3
-PARTS = {  # of an export -> the function of `mecoq_faiss.export` that does it
+PARTS = {  # of an export -> the function of `mecoq_faiss.jobs.export_index` that does it
     "check": "_count_codes",
     "build": "build_index",
     "write": "save_index",
@@ -105,7 +105,7 @@ def timed_parts() -> Iterator[Row]:
 
         return run
 
-    export = import_module("mecoq_faiss.export")
+    export = import_module("mecoq_faiss.jobs.export_index")
     with ExitStack() as patches:
         for part, name in PARTS.items():
             patches.enter_context(mock.patch.object(export, name, timed(part, getattr(export, name))))

@@ -18,9 +18,9 @@ from benchmarks import hashing
 from benchmarks.cells import Cells, Result
 from benchmarks.data import Data
 from benchmarks.experiment import Settings, default_settings, fit, held_out_map, paper_settings
-from mecoq_faiss.contenders import embed_features, learned_contender
-from mecoq_faiss.fixedfeatures import fixed_features
-from mecoq_faiss.objective import Objective
+from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.comparison.contenders import embed_features, learned_contender
+from mecoq_faiss.training.objective import Objective
 
 PLAIN = {"positive_prior": 0.0, "memory_size": 0}  # Figures 2 and 3: contrastive learning and nothing else
 CONDITIONS: dict[str, dict[str, Any]] = {  # Figure 2: what may bring the degeneration about

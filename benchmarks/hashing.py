@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mecoq_faiss.model import Standardize
-from mecoq_faiss.pairs import CachedPairs
+from mecoq_faiss.training.pairs import CachedPairs
 
 METHODS = ("CIBHash", "Bi-half Net", "GreedyHash")
 HIDDEN = 1024  # CIBHash's hidden layer; the two others are linear

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.published import BITS, TABLE1, published
-from mecoq_faiss.files import write_text
+from mecoq_faiss.storage.files import write_text
 
 Content = dict[str, Any]
 HERE = {  # the paper's name -> the system run here; what differs from the paper: all use the same frozen features

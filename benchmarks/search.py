@@ -21,9 +21,10 @@ import numpy as np
 from benchmarks.madeup import Mixture, codebooks_for, encode
 from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss.evaluation import evaluate_search
-from mecoq_faiss.index import GPU_M, build_index, save_index
-from mecoq_faiss.tune import tune
-from mecoq_faiss.tuner import Point, Truth, frontier, sweep, winner
+from mecoq_faiss.index import build_index, save_index
+from mecoq_faiss.index.build import GPU_M
+from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
+from mecoq_faiss.jobs.tune import tune
 
 WIDTH = 8  # floats an 8-bit code stands for
 K = 10

@@ -15,8 +15,8 @@ import faiss
 import numpy as np
 import torch
 
-from mecoq_faiss.environment import environment
-from mecoq_faiss.files import replacing, write_text
+from mecoq_faiss.runtime.environment import environment
+from mecoq_faiss.storage.files import replacing, write_text
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = ("data", "bundle", "queries")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import RESULTS
-from mecoq_faiss.files import write_text
+from mecoq_faiss.storage.files import write_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 SECTIONS = {  # result files -> what they measure

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.speed import Row, in_turn, peak_of
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.devices import use_bf16
-from mecoq_faiss.objective import Objective
-from mecoq_faiss.pairs import Pair, Pairs
-from mecoq_faiss.trainer import StopSignal, Trainer
+from mecoq_faiss.runtime.devices import use_bf16
+from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.pairs import Pair, Pairs
+from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 FINE_TUNING: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32"},

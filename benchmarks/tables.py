@@ -18,7 +18,7 @@ from benchmarks.experiment import Settings, default_settings, figures, fit, pape
 from benchmarks.recipe import changed
 from benchmarks.speed import peak_of
 from mecoq_faiss.baselines import Baseline, choose, grid
-from mecoq_faiss.contenders import baseline_contender, learned_contender
+from mecoq_faiss.comparison.contenders import baseline_contender, learned_contender
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 

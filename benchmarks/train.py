@@ -25,13 +25,13 @@ from benchmarks.madeup import jpegs
 from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.datasets import ImageSource, open_source
-from mecoq_faiss.encoder import Encoder
-from mecoq_faiss.loading import ImageLoader
-from mecoq_faiss.pairs import CachedPairs, ImagePairs, Pair
-from mecoq_faiss.trainer import Trainer
-from mecoq_faiss.viewcache import FORWARD_IMAGES, cached_view_features
-from mecoq_faiss.views import ViewSpec
+from mecoq_faiss.backbone.view_cache import FORWARD_IMAGES, cached_view_features
+from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.data.loading import ImageLoader
+from mecoq_faiss.data.sources import ImageSource, open_source
+from mecoq_faiss.data.views import ViewSpec
+from mecoq_faiss.training.pairs import CachedPairs, ImagePairs, Pair
+from mecoq_faiss.training.trainer import Trainer
 
 PAPER_SLOTS, PAPER_BATCH = 896, 128
 PAPER_TIME, PAPER_BYTES = 0.066, 22e6

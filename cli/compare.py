@@ -23,8 +23,8 @@ def command(
     """Is it better than PQ or OPQ, on your images, at the same bytes? Writes OUT/report.html and report.json."""
     import json
 
-    from mecoq_faiss.compare import compare
-    from mecoq_faiss.report import beside
+    from mecoq_faiss.comparison.report import beside
+    from mecoq_faiss.jobs.compare import compare
 
     report = compare(run, queries, database, out, k, seeds=seeds, items=items, workers=workers, device=device)
     if as_json:

@@ -9,6 +9,6 @@ from .options import json_option, show
 @json_option
 def command(as_json: bool) -> None:
     """Report versions, FAISS wheels, GPUs, threads and SIMD level."""
-    from mecoq_faiss.environment import environment
+    from mecoq_faiss.jobs.doctor import doctor
 
-    show(environment(), as_json)
+    show(doctor(), as_json)

@@ -16,7 +16,7 @@ from .options import data_option, device_option, json_option, show, workers_opti
 @json_option
 def command(run: str, data: str, out: str, split: str, dtype: str, workers: int, device: str, as_json: bool) -> None:
     """Encode images into embeddings, codes, ids, paths and labels (HDF5)."""
-    from mecoq_faiss.encode import encode
+    from mecoq_faiss.jobs.encode import encode
 
     embeddings = None if dtype == "none" else dtype
     n = encode(run, data, out, split=split, embeddings=embeddings, workers=workers, device=device)

@@ -21,6 +21,6 @@ def command(
     "map" divides each query's precisions by its relevant items among the first k, the usual convention; "map all" by
     all of its relevant items, as in the paper (Eq. 18).
     """
-    from mecoq_faiss.evaluate import evaluate
+    from mecoq_faiss.jobs.evaluate import evaluate
 
     show(evaluate(path, queries, database, k, workers=workers, device=device), as_json)

@@ -46,7 +46,7 @@ def command(
 
     A pq index opens at once at any size: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC).
     """
-    from mecoq_faiss.export import export_index
+    from mecoq_faiss.jobs.export_index import export_index
 
     options = {name: value for name, value in options.items() if value is not None}
     if refine or k_factor is not None:

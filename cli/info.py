@@ -14,6 +14,6 @@ def command(path: str | None, presets: bool, kinds: bool, as_json: bool) -> None
     """Describe a run, a bundle, a FAISS index file or an encoded file; or list what there is to choose from."""
     if bool(path) + presets + kinds != 1:
         raise click.UsageError("give a run, a bundle or a file, or --presets, or --kinds: one of them")
-    from mecoq_faiss.describe import KINDS, describe, describe_presets
+    from mecoq_faiss.jobs.info import KINDS, describe, describe_presets
 
     show(describe(path) if path else describe_presets() if presets else KINDS, as_json)

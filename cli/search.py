@@ -15,7 +15,7 @@ from .options import K_RESULTS, device_option, json_option, k_option
 @json_option
 def command(bundle: str, queries: tuple[str, ...], k: int | None, device: str, as_json: bool) -> None:
     """Search BUNDLE with image files; with .npy or .h5 files, each row a query, where the model takes features."""
-    from mecoq_faiss.search import query_names, search
+    from mecoq_faiss.jobs.search import query_names, search
 
     results = search(bundle, queries, k, device=device)
     names = query_names(queries)

@@ -69,10 +69,10 @@ def command(
     Settings come from the preset, then --config, then the options; with --resume from the run itself, and any given
     must be the run's. `--data digits` (small, offline) has defaults of its own.
     """
-    from mecoq_faiss.checkpoint import RunFolder
     from mecoq_faiss.config import make_configs
+    from mecoq_faiss.jobs.train import train
     from mecoq_faiss.presets import settings_for
-    from mecoq_faiss.train import train
+    from mecoq_faiss.training.run_folder import RunFolder
 
     options = {name: value for name, value in flags.items() if value is not None}
     if no_view_cache:

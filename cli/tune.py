@@ -20,7 +20,7 @@ COLUMNS = ("kind", "nlist", "nprobe", "k_factor", "recall", "ms_per_query")
 @json_option
 def command(bundle: str, queries: str, recall: float, k: int | None, workers: int, device: str, as_json: bool) -> None:
     """Find the fastest index of BUNDLE's codes at a wanted recall, on your own queries."""
-    from mecoq_faiss.tune import tune
+    from mecoq_faiss.jobs.tune import tune
 
     found = tune(bundle, queries, recall, k, workers=workers, device=device)
     if as_json:

@@ -1,17 +1,43 @@
-"""Learned product quantization for FAISS image search: MeCoQ trained on unlabelled images, exported to FAISS."""
+"""Learned product quantization for FAISS image search: MeCoQ trained on unlabelled images, exported to FAISS.
 
-from .faisscheck import check_faiss
+The names below are imported when they are asked for: a part that needs no torch, such as `mecoq_faiss.index`, loads
+none.
+"""
 
-check_faiss()  # before anything fails in a way that does not name the mend
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-# `train`, `encode` and `evaluate` name both a function here and the module it is in: imported now, the function wins.
-from .config import ModelConfig, TrainConfig  # noqa: E402
-from .encode import encode  # noqa: E402
-from .encoder import load_encoder  # noqa: E402
-from .evaluate import evaluate  # noqa: E402
-from .export import export_index  # noqa: E402
-from .model import MeCoQ  # noqa: E402
-from .train import train  # noqa: E402
+if TYPE_CHECKING:
+    from mecoq_faiss.bundle.encoder import load_encoder
+    from mecoq_faiss.config import ModelConfig, TrainConfig
+    from mecoq_faiss.jobs.encode import encode
+    from mecoq_faiss.jobs.evaluate import evaluate
+    from mecoq_faiss.jobs.export_index import export_index
+    from mecoq_faiss.jobs.train import train
+    from mecoq_faiss.model import MeCoQ
 
 __version__ = "0.2.0.dev0"
 __all__ = ["MeCoQ", "ModelConfig", "TrainConfig", "encode", "evaluate", "export_index", "load_encoder", "train"]
+
+_PLACES = {
+    "MeCoQ": "model",
+    "ModelConfig": "config",
+    "TrainConfig": "config",
+    "encode": "jobs.encode",
+    "evaluate": "jobs.evaluate",
+    "export_index": "jobs.export_index",
+    "load_encoder": "bundle.encoder",
+    "train": "jobs.train",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value  # the next time it is there
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

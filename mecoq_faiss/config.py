@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .suggest import did_you_mean
+from mecoq_faiss.runtime.suggest import did_you_mean
 
 DEFAULT_BATCH = 512
 K_MAP, K_RESULTS = 1000, 10  # cut-off of MAP, and results of a search, where none is given; or a smaller whole database
@@ -95,8 +95,8 @@ class TrainConfig:
         codebook_init: `random` unit vectors, or codewords drawn from the `data`'s first embeddings.
         view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image, at
             least 2; 0 chooses 10 to 40, 200,000 in all where that lies between, and on a CPU fewer of a heavy backbone,
-            down to 4 (`numviews`).
-        crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `views.ViewSpec`.
+            down to 4 (`training.num_views`).
+        crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `data.views.ViewSpec`.
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
         workers: processes that decode images; -1 chooses.

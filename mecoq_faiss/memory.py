@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .quantizer import SoftProductQuantizer
+from mecoq_faiss.quantizer import SoftProductQuantizer
 
 KINDS = ("soft", "feature", "hard")
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .backbone import create_backbone
-from .config import ModelConfig
-from .quantizer import SoftProductQuantizer
+from mecoq_faiss.backbone.network import create_backbone
+from mecoq_faiss.config import ModelConfig
+from mecoq_faiss.quantizer import SoftProductQuantizer
 
 
 class Quantized(NamedTuple):

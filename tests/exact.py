@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mecoq_faiss.codes import check_codes
+from mecoq_faiss.index.codes import check_codes
 
 
 def search_exact(codebooks: np.ndarray, codes: np.ndarray, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from mecoq_faiss import ModelConfig
-from mecoq_faiss.bundle import read_paths
+from mecoq_faiss.bundle.folder import read_paths
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

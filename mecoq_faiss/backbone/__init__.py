@@ -1,0 +1,1 @@
+"""Networks and their weights, folding, the caches of their features."""

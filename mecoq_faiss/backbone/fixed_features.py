@@ -1,0 +1,66 @@
+"""Backbone features of the one fixed view of every image, from the cache file or computed into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_device
+from mecoq_faiss.backbone.network import Backbone
+from mecoq_faiss.data.loading import ImageLoader
+from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.views import to_float
+from mecoq_faiss.runtime.progress import progress
+from mecoq_faiss.storage.shards import Arrays, write_in_shards
+
+FORMAT = 1
+BATCH = 64  # fixed, as in `bundle.encoder`: features differ in the last bits between batch sizes
+SHARD_BATCHES = 64
+
+
+def fixed_features(
+    source: ImageSource | FeatureSource,
+    backbone: Backbone,
+    *,
+    size: int,
+    workers: int = -1,
+    device: str = "cpu",
+    folder: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, F) float32 of every readable image, memory-mapped, and rows (n,) int64 of the source.
+
+    A source of features gives its own (of several views the first). For images the file is found in the cache folder
+    by a hash of data, size, backbone, weights and, where it is not the CPU, the device's type; a killed run continues.
+
+    Raises:
+        ValueError: no image can be read.
+        OSError: a cache folder that cannot be written.
+    """
+    if isinstance(source, FeatureSource):
+        return source.vectors(slice(None)), np.arange(len(source))
+    key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
+    key |= of_device(device)
+
+    def write(path: Path) -> None:
+        loader = ImageLoader(source, size, workers=workers)
+        _write(path, key, loader, backbone.to(device).for_inference(size), device)
+
+    return from_cache("fixed", key, write, folder)
+
+
+def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:
+    n = len(loader.source)
+    items = [[(row, ()) for row in range(first, min(first + BATCH, n))] for first in range(0, n, BATCH)]
+
+    def compute(start: int) -> Iterator[Arrays]:
+        loaded = loader.batches(items[start:])
+        for batch in progress(loaded, total=len(items), initial=start, label="features", unit="batches"):
+            with torch.inference_mode():
+                images = to_float(batch.images[:, 0].to(device, non_blocking=True))
+                features = backbone(images).float().cpu().numpy()
+            yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
+
+    write_in_shards(path, compute, len(items), SHARD_BATCHES, key, require="rows")

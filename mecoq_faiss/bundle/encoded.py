@@ -1,0 +1,96 @@
+"""The encoded file: embeddings, codes, ids, paths and labels of a source in one HDF5 file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
+from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.runtime.progress import progress
+from mecoq_faiss.storage.files import check_writable_parent
+from mecoq_faiss.storage.shards import Arrays, map_array, write_in_shards
+
+logger = logging.getLogger("mecoq_faiss")
+SHARD_ROWS = 8192
+FORMAT = 1
+
+
+def encode_source(
+    encoder: Encoder,
+    source: ImageSource | FeatureSource,
+    out: str | Path,
+    *,
+    embeddings: str | None = "float16",
+    workers: int = -1,
+) -> int:
+    """Encode every readable image of a source into the file `out`.
+
+    The file holds `codes` (n, M) uint8, `embeddings` (n, D) segment-normalised, `ids` (n,) int64 (the source's rows),
+    `paths` (n,) and, where there are any, `labels` (n,) int64 or (n, L) uint8. It is written in shards that a killed
+    run continues; memory does not grow with n.
+
+    Args:
+        encoder: what encodes.
+        source: images, or features of the width that the model takes.
+        out: the .h5 file; refused where it exists.
+        embeddings: `float16`, `float32`, or None to leave them out.
+        workers: processes that decode images, -1 chooses.
+
+    Returns:
+        n, the number of rows written.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+    """
+    out = Path(out)
+    check_target(out, embeddings)
+    check_fits(encoder, source)
+    key = {
+        "format": FORMAT,
+        "model": model_fingerprint(encoder),
+        "data": source.fingerprint,
+        "embeddings": embeddings,
+    }
+
+    def batches(start: int) -> Iterator[Arrays]:
+        shown = embed_batches(encoder, source, start, workers)
+        for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
+            yield _arrays(source, rows, encoder.codes(z), z, embeddings)
+
+    num_batches = -(-len(source) // BATCH)
+    attributes = {"class_names": list(source.class_names), "D": encoder.d, "nbits": encoder.model.config.nbits}
+    write_in_shards(out, batches, num_batches, SHARD_ROWS // BATCH, key, attributes, require="codes")
+    n = len(map_array(out, "ids"))
+    if n < len(source):
+        logger.warning("%d of %d images cannot be read", len(source) - n, len(source))
+    return n
+
+
+def check_target(out: Path, embeddings: str | None) -> None:
+    """FileExistsError, ValueError or OSError where such a file cannot be written, before any work."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another file")
+    if embeddings not in (None, "float16", "float32"):
+        raise ValueError(f"embeddings={embeddings!r}: choose float16, float32 or None")
+    check_writable_parent(out)
+
+
+def _arrays(
+    source: ImageSource | FeatureSource, rows: np.ndarray, codes: np.ndarray, z: np.ndarray, embeddings: str | None
+) -> Arrays:
+    arrays: dict[str, Any] = {
+        "codes": codes,
+        "ids": rows.astype(np.int64),
+        "paths": np.array([source.paths[row] for row in rows], dtype=object),
+    }
+    if embeddings:
+        arrays["embeddings"] = z.astype(embeddings)
+    if source.labels is not None:
+        arrays["labels"] = source.labels[rows]
+    return arrays

@@ -1,0 +1,179 @@
+"""The folder an application gets: index.faiss, items.h5, encoder/, manifest.json. Reading and checking it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from mecoq_faiss.storage.files import sha256, write_text
+
+FORMAT = 1
+TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
+MANIFEST = "manifest.json"
+INDEX = "index.faiss"
+ITEMS = "items.h5"
+ENCODER_FILES = ("encoder/config.json", "encoder/model.safetensors")
+FILES = (INDEX, ITEMS, *ENCODER_FILES)
+
+
+def is_bundle(path: str | Path) -> bool:
+    return (Path(path) / MANIFEST).is_file()
+
+
+def write_manifest(bundle: Path, content: dict[str, Any]) -> None:
+    """Write the manifest of finished files: `content`, the format, and every file's size and SHA-256."""
+    files = {name: {"bytes": (bundle / name).stat().st_size, "sha256": sha256(bundle / name)} for name in FILES}
+    write_text(bundle / MANIFEST, json.dumps({"format": FORMAT, **content, "files": files}, indent=2) + "\n")
+
+
+def read_manifest(bundle: str | Path) -> dict[str, Any]:
+    """The manifest of a bundle.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged or of a newer version.
+    """
+    with pinned(bundle, ()) as files:
+        return files.manifest
+
+
+def verify_files(bundle: str | Path, names: Iterable[str] = FILES) -> None:
+    """Compare files with the manifest's sizes and SHA-256; ValueError names the first that differs."""
+    with pinned(bundle, names) as files:
+        for name in files.names:
+            files.file(name)
+
+
+class Pinned:
+    """Open files of one bundle, and the manifest that they are checked against; see `pinned`."""
+
+    def __init__(self, bundle: Path, manifest: dict[str, Any], files: dict[str, BufferedReader]) -> None:
+        self.bundle, self.manifest, self._files = bundle, manifest, files
+        self._checked: set[str] = set()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def file(self, name: str) -> BufferedReader:
+        """An open file, at its start; ValueError where it is not as the manifest says."""
+        file = self._files[name]
+        if name not in self._checked:
+            self._check(name, file)
+            self._checked.add(name)
+        file.seek(0)
+        return file
+
+    def _check(self, name: str, file: BufferedReader) -> None:
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            raise ValueError(f"{self.bundle} lacks {name}: export or copy the bundle again")
+        same = os.fstat(file.fileno()).st_size == entry["bytes"]
+        if same and hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
+            return
+        mend = "export or copy it again"
+        if name == INDEX:
+            mend += "; an index that images were added to is searched with FAISS itself, and belongs outside the bundle"
+        raise ValueError(f"{self.bundle / name} differs from the manifest (truncated or altered): {mend}")
+
+
+@contextmanager
+def pinned(bundle: str | Path, names: Iterable[str] = FILES) -> Iterator[Pinned]:
+    """The manifest and some files of a bundle, opened together: of one export, whatever takes the bundle's place.
+
+    An export is replaced by renaming folders. The files are opened in the folder that was there first, wherever it is
+    by then; on Windows, which cannot do that, the open manifest keeps its folder from being renamed.
+
+    Raises FileNotFoundError where there is no bundle, ValueError where it is damaged or of a newer version.
+    """
+    bundle = Path(bundle)
+    with ExitStack() as stack:
+        yield _pin(bundle, tuple(names), stack)
+
+
+def _pin(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
+    for attempt in range(TRIES):
+        time.sleep(WAIT if attempt else 0)
+        with ExitStack() as opened:
+            try:
+                pin = _open_all(bundle, names, opened)
+            except _Missing as error:  # perhaps the bundle is being replaced
+                missing = error
+                continue
+            stack.push(opened.pop_all())
+            return pin
+    if missing.name != MANIFEST:
+        raise ValueError(f"{bundle} lacks {missing.name}: export or copy the bundle again")
+    raise FileNotFoundError(f"{bundle} is not a bundle (no {MANIFEST}): give a folder that export-index made")
+
+
+class _Missing(Exception):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _open_all(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
+    folder: int | None = None
+
+    def opened(name: str) -> BufferedReader:
+        in_folder = None if folder is None else lambda _, flags: os.open(name, flags, dir_fd=folder)
+        try:
+            return stack.enter_context(open(bundle / name, "rb", opener=in_folder))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _Missing(name) from error
+
+    if os.open in os.supports_dir_fd:
+        try:
+            folder = os.open(bundle, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _Missing(MANIFEST) from error
+        stack.callback(os.close, folder)
+    manifest = _parse_manifest(opened(MANIFEST), bundle)
+    return Pinned(bundle, manifest, {name: opened(name) for name in names})
+
+
+def _parse_manifest(file: BufferedReader, bundle: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(file.read().decode())
+        version = manifest["format"]
+        if not isinstance(version, int) or not isinstance(manifest["files"], dict):
+            raise TypeError("wrong types")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file.name} is damaged ({error}): export the bundle again") from error
+    if version > FORMAT:
+        raise ValueError(
+            f"{bundle} was made by a newer mecoq-faiss (format {version}, this one reads {FORMAT}): upgrade"
+        )
+    return manifest
+
+
+def read_items(source: str | Path | BinaryIO) -> dict[str, Any]:
+    """Codes (n, M) uint8, ids, paths, labels (or None), class_names of an encoded file or a bundle's items.h5."""
+    try:
+        with h5py.File(source) as file:
+            items: dict[str, Any] = {name: file[name][:] for name in ("codes", "ids")}
+            items["paths"] = file["paths"].asstr()[:]
+            items["labels"] = file["labels"][:] if "labels" in file else None
+            items["class_names"] = [str(name) for name in file.attrs.get("class_names", [])]
+            items["nbits"] = int(file.attrs["nbits"])
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError) as error:
+        path = source if isinstance(source, str | Path) else source.name
+        raise ValueError(f"{path} is not a file of codes, or damaged ({error}): encode the images again") from error
+    return items
+
+
+def read_paths(source: str | Path | BinaryIO, rows: np.ndarray) -> list[str]:
+    """The paths of some rows of items.h5, without reading the others."""
+    wanted, back = np.unique(rows, return_inverse=True)
+    with h5py.File(source) as file:
+        return [str(p) for p in file["paths"].asstr()[wanted][back]]

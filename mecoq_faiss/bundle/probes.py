@@ -1,0 +1,63 @@
+"""What an export is proved with: queries that are not in the database, and images encoded a second time."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import torch
+
+from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, UnreadableImage
+from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
+from mecoq_faiss.index.codes import decode_codes
+
+QUERIES = 64
+NOISE = 0.5  # norm of what is added to each codeword
+
+
+def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Queries (nq, D) float32, segment-normalised, near some of the vectors that codes (n, M) stand for."""
+    M, _, d = codebooks.shape
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(codes), QUERIES)
+    x = decode_codes(codebooks, codes[rows]).reshape(-1, M, d)
+    x = x + rng.normal(0, NOISE / np.sqrt(d), x.shape)
+    return (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32).reshape(-1, M * d)
+
+
+def queries_like_images(encoder: Encoder, source: ImageSource | FeatureSource) -> np.ndarray:
+    """Random views of some images of the database (features: with a tenth dropped), encoded, (nq, D) float32."""
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(source))[:QUERIES]
+    if isinstance(source, FeatureSource):
+        x = source.vectors(np.sort(rows))
+        return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
+    spec, size = ViewSpec(), encoder.model.config.image_size
+    images, colours = [], []
+    for row in rows:
+        try:
+            image = source.open(int(row))
+        except UnreadableImage:
+            continue
+        view = draw_view(spec, *image.size, key=(0, int(row)))
+        images.append(crop(image, view.box, size))
+        colours.append(torch.from_numpy(view.colour))
+    if not images:  # all of the sample is unreadable: any vectors serve
+        z = torch.randn(QUERIES, encoder.d, generator=torch.Generator().manual_seed(0))
+        return encoder.model.quantizer.segments(z).flatten(1).numpy()
+    views = apply_colour(torch.stack(images), torch.stack(colours))
+    return encoder.encode_batch((views * 255).round().to(torch.uint8))
+
+
+def encode_again(encoder: Encoder, source: ImageSource | FeatureSource, encoded: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first rows of an encoded file, up to one batch, and the codes that `Encoder.encode` gives for their images.
+
+    `encoded` is the file, whose `ids` are rows of `source`.
+    """
+    with h5py.File(encoded) as file:
+        ids = file["ids"][:BATCH]
+    if isinstance(source, FeatureSource):
+        z = encoder.encode(source.vectors(ids))
+    else:
+        z = encoder.encode([source.open(int(i), draft=encoder.model.config.image_size) for i in ids])
+    return np.arange(len(ids)), encoder.codes(z)

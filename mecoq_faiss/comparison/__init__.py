@@ -1,0 +1,5 @@
+"""The learned codes beside baselines: data, contenders, figures, verdict, report."""
+
+from mecoq_faiss.runtime.faiss_check import check_faiss
+
+check_faiss()  # before anything fails in a way that does not name the mend

@@ -1,0 +1,99 @@
+"""What is compared: the learned codes and fitted baselines, each as a filled FAISS index of the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from mecoq_faiss.baselines.baseline import HASHING, Array, FittedBaseline
+from mecoq_faiss.index import build_index
+from mecoq_faiss.index.codes import unpack_codes
+from mecoq_faiss.index.exhaustive import fastscan
+from mecoq_faiss.model import MeCoQ
+
+LEARNED = "MeCoQ"
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One method, its index of the database filled.
+
+    Attributes:
+        label: `MeCoQ`, or a baseline's method.
+        setting: what it is in full, such as `PQ 4x8, centred, L2`.
+        num_bytes: bytes a vector in the index.
+        index: as an application would search it; 4-bit codes are in FastScan's layout.
+        queries: features (b, F) -> what `index.search` takes.
+        codes: (n, M) uint8, or None for a method without codewords.
+        K: codewords a codebook.
+    """
+
+    label: str
+    setting: str
+    num_bytes: int
+    index: Any
+    queries: Callable[[Array], Array]
+    codes: Array | None = None
+    K: int = 0
+
+    @property
+    def codewords_used(self) -> list[dict[str, float]]:
+        """For each sub-quantizer the share of codewords that occur, and that of the equally frequent codewords that
+        would carry as much information (2**entropy / K)."""
+        if self.codes is None:
+            return []
+        shares = []
+        for column in self.codes.T:
+            p = np.bincount(column, minlength=self.K) / len(column)
+            entropy = -(p[p > 0] * np.log2(p[p > 0])).sum()
+            shares.append({"used": float((p > 0).mean()), "effective": float(2**entropy / self.K)})
+        return shares
+
+
+def learned_contender(model: MeCoQ, xb: Array) -> Contender:
+    """A trained model's codes of backbone features xb (n, F)."""
+    c = model.config
+    codes = np.concatenate([model.quantizer.encode(z).cpu().numpy() for z in _embeddings(model, xb)])
+    codebooks = model.quantizer.unit_codebooks().detach().cpu().numpy()
+    index = build_index(codebooks, codes, "pqfs" if c.nbits == 4 else "pq")
+    setting = f"{LEARNED} {c.M}x{c.nbits}, D={c.D}"
+    return Contender(LEARNED, setting, c.bits // 8, index, lambda x: embed_features(model, x), codes, c.K)
+
+
+def embed_features(model: MeCoQ, x: Array) -> Array:
+    """Backbone features (n, F) -> segment-normalised embeddings (n, D) float32, as `Encoder.encode` gives them."""
+    return np.concatenate([model.quantizer.segments(z).flatten(1).cpu().numpy() for z in _embeddings(model, x)])
+
+
+@torch.inference_mode()
+def _embeddings(model: MeCoQ, x: Array) -> list[torch.Tensor]:
+    device = model.quantizer.codebooks.device
+    parts = (x[i : i + BATCH] for i in range(0, len(x), BATCH))
+    return [model.embed(torch.from_numpy(np.array(part, dtype=np.float32)).to(device)) for part in parts]
+
+
+def baseline_contender(fitted: FittedBaseline, xb: Array) -> Contender:
+    """A fitted baseline's codes of features xb (n, F)."""
+    b = fitted.baseline
+    index, codes, K = fitted.index(xb), None, 0
+    if b.M and b.method not in HASHING:
+        K = 2**b.nbits
+        codes = unpack_codes(fitted.trained.sa_encode(np.ascontiguousarray(xb, dtype=np.float32)), b.M, b.nbits)
+        if b.nbits == 4:
+            _use_fastscan(index)
+    num_bytes = b.num_bytes or 4 * xb.shape[1]
+    return Contender(b.method, b.name, num_bytes, index, fitted.transform_queries, codes, K)
+
+
+def _use_fastscan(index: Any) -> None:
+    """Replace the 4-bit IndexPQ inside an IndexPreTransform."""
+    fast = fastscan(faiss.downcast_index(index.index))
+    index.own_fields = False
+    index.index = fast
+    index.referenced_objects = [*getattr(index, "referenced_objects", []), fast]

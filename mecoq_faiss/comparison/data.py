@@ -1,0 +1,201 @@
+"""The data of a comparison: backbone features of queries, database and training images, and what is held out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mecoq_faiss.backbone.feature_cache import fingerprint
+from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.baselines.baseline import Baseline
+from mecoq_faiss.bundle.embedding import check_fits
+from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.comparison.copies import FEWEST, choose_rows, copy_features
+from mecoq_faiss.comparison.figures import NEIGHBOURS, Task
+from mecoq_faiss.config import K_MAP, TrainConfig
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.evaluation.relevance import same_classes
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.training.run_folder import RunFolder
+
+Array = NDArray[Any]
+Source = ImageSource | FeatureSource
+
+SEED = 0
+HELD_OUT = 11_000  # images: a thousand of them play the queries
+TRAIN_ROWS = 20_000  # k-means and rotations gain nothing from more
+
+
+@dataclass(frozen=True)
+class CompareData:
+    """Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`, xt's
+    those of `training`. The features are those of the backbone with this fingerprint; see `of_model`."""
+
+    queries: Source
+    database: Source
+    xb: Array  # (n, F)
+    xt: Array  # (nt, F) for the final fits
+    xt_choice: Array  # (<= nt, F) without held-out items
+    held: NDArray[np.int64]
+    task: Task
+    train_source: Source | None
+    train_note: str
+    description: dict[str, Any]
+    training: Source
+    backbone: str
+
+
+def load_data(
+    run: Path,
+    model: MeCoQ,
+    config: TrainConfig | None,
+    queries: str | Path | Source,
+    database: str | Path | Source,
+    k: int | None,
+    *,
+    items: int,
+    workers: int,
+    device: str,
+) -> CompareData:
+    """Open the sources, compute (or find in the cache) their features, and divide them; see `jobs.compare`."""
+    opened = []
+    for source, split in ((queries, "queries"), (database, "database")):
+        opened.append(source if isinstance(source, ImageSource | FeatureSource) else open_source(source, split))
+        check_fits(Encoder(model, device), opened[-1])
+    q, db = opened
+    if len(db) > items:
+        db = db.subset(np.sort(np.random.default_rng(SEED).choice(len(db), items, replace=False)))
+
+    def features(source: Source) -> tuple[Array, Array]:
+        return fixed_features(source, model.backbone, size=model.config.image_size, workers=workers, device=device)
+
+    (xq, rows_q), (xb, rows_db) = features(q), features(db)
+    q, db = q.subset(rows_q), db.subset(rows_db)
+    n = len(db)
+    k = min(K_MAP, n) if k is None else k
+    if n < FEWEST or not 1 <= k <= n:
+        raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST} images and k <= {n}")
+
+    train_source, note = recorded_training(run)
+    rng = np.random.default_rng(SEED)
+    in_database = None if train_source is None else _rows_in(train_source, db)
+    seen = np.zeros(n, dtype=bool)
+    if in_database is not None:
+        seen[in_database] = True
+    elif train_source is not None:
+        x, readable = features(train_source)
+        seen = _same_rows(xb, x)
+    pool = np.flatnonzero(~seen)
+    if len(pool) < n // 4:  # trained on (nearly) the whole database
+        pool = np.arange(n)
+    held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+    if train_source is not None and in_database is None:
+        rows = np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))
+        xt = xt_choice = np.asarray(x[rows])
+        training = train_source.subset(readable[rows])
+    else:
+        rows = np.setdiff1d(np.arange(n), held) if in_database is None else in_database
+        rows = np.sort(rng.choice(rows, min(TRAIN_ROWS, len(rows)), replace=False))
+        xt, xt_choice = np.asarray(xb[rows]), np.asarray(xb[np.setdiff1d(rows, held)])
+        training = db.subset(rows)
+
+    view_note = None
+    if q.labels is not None and db.labels is not None:
+        labels = same_classes(q.labels, q.class_names, db.labels, db.class_names)
+        task = Task(np.asarray(xq), *labels, None, None, None, k)
+    else:
+        view_rows = None
+        if isinstance(db, ImageSource):
+            view_rows, view_note = choose_rows(n, None if train_source is None else seen, rng)
+        task = _without_labels(model, config, db, xq, xb, xt, view_rows, k, workers)
+    description = {
+        "queries": q.name, "database": db.name, "num_queries": len(q), "num_items": n, "feature_width": xb.shape[1],
+        "training_rows": len(xt), "training_rows_for_the_choice": len(xt_choice), "training_data": note,
+        "labels": task.labels_q is not None, **({"views": view_note} if view_note else {}),
+    }  # fmt: skip
+    return CompareData(
+        q, db, xb, xt, xt_choice, held, task, train_source, note, description, training, fingerprint(model.backbone)
+    )
+
+
+def of_model(
+    data: CompareData, model: MeCoQ, config: TrainConfig | None, *, workers: int, device: str
+) -> tuple[Array, Task]:
+    """Features (n, F) of the database and the task for a model with perhaps another backbone than `data`'s, by its own
+    backbone: features of queries, views and database, and the neighbours by these."""
+    if fingerprint(model.backbone) == data.backbone:
+        return data.xb, data.task
+
+    def features(source: Source) -> Array:
+        size = model.config.image_size
+        return fixed_features(source, model.backbone, size=size, workers=workers, device=device)[0]
+
+    xq, xb = features(data.queries), features(data.database)
+    if data.task.labels_q is not None:
+        return xb, replace(data.task, xq=np.asarray(xq))
+    xt, rows = features(data.training), data.task.view_rows
+    return xb, _without_labels(model, config, data.database, xq, xb, xt, rows, data.task.k, workers)
+
+
+def _without_labels(
+    model: MeCoQ,
+    config: TrainConfig | None,
+    database: Source,
+    xq: Array,
+    xb: Array,
+    xt: Array,
+    view_rows: NDArray[np.int64] | None,
+    k: int,
+    workers: int,
+) -> Task:
+    """Exact neighbours of the queries, and where there are `view_rows` a view of each."""
+    exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+    _, neighbours = exact.search(exact.index(xb), xq, NEIGHBOURS)
+    views = None
+    if view_rows is not None:
+        assert isinstance(database, ImageSource)
+        views = copy_features(database.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
+    return Task(np.asarray(xq), None, None, neighbours, views, view_rows, k)
+
+
+def recorded_training(run: Path) -> tuple[Source | None, str]:
+    """The source that a run was trained on, if it can be opened and is unchanged; else None, and a note why."""
+    instead = "baselines are trained on a sample of the database"
+    try:
+        recorded = json.loads(RunFolder(run).split_file.read_text(encoding="utf-8"))
+        source = open_source(recorded["source"], "train")
+        unchanged = source.fingerprint == recorded["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"not found ({str(error).splitlines()[0]}); {instead}"
+    if not unchanged:
+        return None, f"{recorded['source']} has changed since; {instead}"
+    return source, f"{source.name}, the run's {len(source)} training items"
+
+
+def _rows_in(train: Source, database: Source) -> NDArray[np.int64] | None:
+    """Rows of the database that were trained on; None where the two are different collections."""
+    if _collection(train) != _collection(database):
+        return None
+    place = {path: row for row, path in enumerate(database.paths)}
+    found = [place[path] for path in train.paths if path in place]
+    return np.array(sorted(found), dtype=np.int64) if found else None
+
+
+def _same_rows(xb: Array, x: Array) -> NDArray[np.bool_]:
+    """Which rows of xb (n, F) are also rows of x (m, F): the same images in another place."""
+    known = {hash(row.tobytes()) for row in x}
+    return np.array([hash(row.tobytes()) in known for row in xb])
+
+
+def _collection(source: Source) -> Path:
+    """The file or folder of a source, however its name was written; of a protocol the root, whatever the split."""
+    name = source.name
+    if source.protocol:
+        protocol, _, root = name.partition("#")[0].partition(":")
+        name = root or protocol
+    return Path(name).expanduser().resolve()

@@ -1,0 +1,148 @@
+"""Which codes to use, in a sentence: a difference decides only where its 95 % interval leaves out 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mecoq_faiss.comparison.contenders import LEARNED
+from mecoq_faiss.comparison.figures import Task
+
+SEED = 0
+RESAMPLES = 2000
+TOP = ("precision_at_1", "precision_at_10")  # what a verdict by MAP says beside it
+OBJECTIVE = "altered copies are what the learned codes are trained to find"
+
+Samples = Sequence[NDArray[np.float64]]
+Comparison = dict[str, Any]
+
+
+def interval(a: Samples, b: Samples) -> tuple[float, float]:
+    """95 % interval of the difference of two methods' means, a - b.
+
+    It is the percentile bootstrap over the queries, which both answered; with several seeds, 1.96 deviations of a
+    difference of means over the seeds are added in quadrature. One query says nothing: [-1, 1], all there is.
+
+    Args:
+        a, b: for each seed the values (nq,), in [0, 1], of the same queries.
+    """
+    d = np.mean(a, axis=0) - np.mean(b, axis=0)
+    if len(d) < 2:
+        return -1.0, 1.0
+    rng = np.random.default_rng(SEED)
+    means = [d[rng.integers(0, len(d), len(d))].mean() for _ in range(RESAMPLES)]
+    gain, (low, high) = d.mean(), np.percentile(means, (2.5, 97.5))
+    if len(a) > 1:
+        deviations = [np.std([values.mean() for values in seeds], ddof=1) for seeds in (a, b)]
+        spread = 1.96 * np.hypot(*deviations) / np.sqrt(len(a))
+        low, high = gain - np.hypot(gain - low, spread), gain + np.hypot(high - gain, spread)
+    return float(low), float(high)
+
+
+def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> dict[str, Any]:
+    """Which of the methods of `num_bytes` bytes to use.
+
+    Args:
+        methods: the learned codes first. Of each its `label`, `setting`, `num_bytes`, and `per_query`: for each key of
+            `task.measures` a list of every seed's values (nq,).
+        task: what was asked; the first of its measures decides.
+
+    Returns:
+        `measure` and `key` of the deciding figure, `winner` (a label, or None) and `verdict`, the sentence; where there
+        is a rival of this size also its setting (`rival`), the deciding `gain` and `interval` (low, high), and in
+        `comparisons` the same of each measure, with both figures (`learned`, `best`).
+    """
+    (key, name), *_ = task.measures.items()
+    found: dict[str, Any] = {"measure": name, "key": key, "winner": None}
+    learned, others = methods[0], [m for m in methods[1:] if m["num_bytes"] == num_bytes]
+    if not others:
+        return found | {"verdict": "Nothing of the same size was compared."}
+
+    compared: dict[str, Comparison] = {}
+    for each, its_name in task.measures.items():
+        ranked_by = key if each.startswith("precision") else each  # precision is that of MAP's best rival
+        rival = max(others, key=lambda m, by=ranked_by: _mean(m, by))  # type: ignore[misc]
+        compared[each] = _compare(its_name, each, learned, rival)
+    first = compared[key]
+    found |= {field: first[field] for field in ("rival", "gain", "interval", "winner")} | {"comparisons": compared}
+    size = f"both at {num_bytes} bytes a vector"
+    if key == "same_image" and _opposed(first, compared["neighbours"]):
+        return found | {"winner": None, "verdict": _it_depends(first, compared["neighbours"], size)}
+    start = {
+        None: "No clear winner, keep what you have",
+        LEARNED: "Use the learned codes",
+    }.get(first["winner"], f"Use {first['rival']}, without learning")
+    beside = ""
+    if key == "map":
+        beside = _at_the_top([compared[each] for each in TOP if each in compared], first["winner"])
+    elif key == "same_image":
+        beside = f"; {OBJECTIVE}; {_figures(compared['neighbours'])}"
+    return found | {"verdict": f"{start}: {_figures(first, size)}{beside}."}
+
+
+def _mean(method: dict[str, Any], key: str) -> float:
+    """The figure `key` of a method, a mean over its seeds."""
+    return float(np.mean(method["per_query"][key]))
+
+
+def _compare(name: str, key: str, learned: dict[str, Any], rival: dict[str, Any]) -> Comparison:
+    low, high = interval(learned["per_query"][key], rival["per_query"][key])
+    ours, best = _mean(learned, key), _mean(rival, key)
+    return {
+        "measure": name,
+        "learned": ours,
+        "best": best,
+        "rival": rival["setting"],
+        "gain": ours - best,
+        "interval": [low, high],
+        "winner": LEARNED if low > 0 else rival["label"] if high < 0 else None,
+    }
+
+
+def _opposed(a: Comparison, b: Comparison) -> bool:
+    """Whether one is decided for the learned codes, and the other against them."""
+    return None not in (a["winner"], b["winner"]) and (a["winner"] == LEARNED) != (b["winner"] == LEARNED)
+
+
+def _margin(c: Comparison) -> str:
+    low, high = c["interval"]
+    return f"difference {c['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+
+
+def _figures(c: Comparison, size: str = "") -> str:
+    rival = f"{c['rival']}, {size}" if size else c["rival"]
+    return (
+        f"{c['measure']} is {c['learned']:.3f} for the learned codes and {c['best']:.3f} for the best of the others, "
+        f"{rival} ({_margin(c)})"
+    )
+
+
+def _at_the_top(first: Sequence[Comparison], winner: str | None) -> str:
+    """Precision among the very first, and where it says something else than MAP."""
+    if not first:
+        return ""
+    said = ", ".join(f"{c['measure']} {c['learned']:.3f} and {c['best']:.3f}" for c in first)
+    against = [
+        f"the learned codes are {'higher' if c['gain'] > 0 else 'lower'} at {c['measure']} ({_margin(c)})"
+        for c in first
+        if c["winner"] not in (None, winner)
+    ]
+    return f"; {said}" + (f", and there {' and '.join(against)}" if against else "")
+
+
+def _it_depends(copies: Comparison, neighbours: Comparison, size: str) -> str:
+    """The two figures without labels contradict each other: what that means for the user."""
+    learned = "the learned codes"
+    finder, keeper = learned, neighbours["rival"]
+    if copies["winner"] != LEARNED:
+        finder, keeper = copies["rival"], learned
+    find, keep = ("find" if finder == learned else "finds"), ("keep" if keeper == learned else "keeps")
+    return (
+        f"No winner, it depends on what similar means in your application: {finder} {find} altered copies, and what "
+        f"looks alike under the changes trained with, better: {_figures(copies, size)}; {OBJECTIVE}; {keeper} {keep} "
+        f"the neighbours of the uncompressed features better: {_figures(neighbours)}. Use {finder} where a crop or "
+        f"another light of the same thing shall be found, {keeper} where similar means near by the backbone's features."
+    )

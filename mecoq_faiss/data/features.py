@@ -1,0 +1,169 @@
+"""Ready-made features in an HDF5 or ``.npy`` file, with their paths and labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+
+from mecoq_faiss.data.rows import FeatureRows
+
+FEATURE_TYPES = (".h5", ".hdf5", ".npy")
+
+_MOST_CLASSES = 1 << 20
+_BLOCK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSource:
+    """Features of images, with their paths and labels where the file has them.
+
+    Attributes:
+        name: what the user typed.
+        features: (n, F), or (n, V, F) with V views of each image; float16, 32 or 64, read when indexed.
+        paths: the images' names; the row numbers where the file has none.
+        labels: class ids (n,) int64, or (n, L) 0/1 uint8 for several labels an image; None without labels.
+        class_names: by class id; empty without labels.
+    """
+
+    kind: ClassVar[str] = "features"
+
+    name: str
+    features: FeatureRows = field(repr=False)
+    paths: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray | None = field(repr=False)
+    class_names: tuple[str, ...]
+    protocol: dict | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> FeatureSource:
+        """The same file with the chosen rows only (numbers, or a mask), in the order given."""
+        picked = np.arange(len(self))[np.asarray(rows, dtype=None if len(rows) else np.int64)]
+        paths = tuple(self.paths[row] for row in picked)
+        labels = None if self.labels is None else self.labels[picked]
+        return replace(self, features=self.features.take(picked), paths=paths, labels=labels)
+
+    def vectors(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The features of some rows, a copy, (m, F) float32; of several views the first."""
+        x = np.array(self.features[rows], dtype=np.float32)
+        return x if x.ndim == 2 else x[:, 0]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file's name, size and time, and the chosen rows."""
+        return self.features.fingerprint
+
+    def check_finite(self) -> None:
+        """Read everything once, in blocks; raises ValueError naming the first row with NaN or infinity."""
+        row_size = int(np.prod(self.features.shape[1:]))
+        step = max(1, _BLOCK_BYTES // (row_size * self.features.dtype.itemsize))
+        for start in range(0, len(self), step):
+            finite = np.isfinite(self.features[start : start + step]).reshape(-1, row_size)
+            bad = np.flatnonzero(~finite.all(axis=1))
+            if len(bad):
+                row = start + int(bad[0])
+                raise ValueError(
+                    f"{self.name}: row {row} ({self.paths[row]}) has NaN or infinity; remove or recompute it"
+                )
+
+
+def open_features(path: Path, name: str) -> FeatureSource:
+    """Open a ``.npy`` of features, or an HDF5 file with a dataset ``features`` (or ``embeddings``) and, optional,
+    ``paths`` (n,), ``labels`` (n,) class ids or names or (n, L) 0/1, and ``class_names``.
+
+    Raises:
+        ValueError: damaged file, no such dataset, features not (n, F) or (n, V, F) floats, empty, or labels
+            or paths of another length.
+    """
+    if path.suffix.lower() == ".npy":
+        features = _open_npy(path, name)
+        return FeatureSource(name, features, _row_names(len(features)), None, ())
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{name}: not a readable HDF5 file ({error}); write or copy it again") from None
+    with file:
+        key = next((key for key in ("features", "embeddings") if isinstance(file.get(key), h5py.Dataset)), None)
+        if key is None:
+            raise ValueError(f"{name}: has no dataset 'features' or 'embeddings', only {sorted(file)}; rename it")
+        data = file[key]
+        # External and unallocated data have no place in the file, chunked data no single one.
+        offset = None if data.external else data.id.get_offset()
+        _check_features(name, data.shape, data.dtype)
+        features = FeatureRows(os.path.abspath(path), key, data.shape, data.dtype, offset)
+        n = len(features)
+        paths = tuple(_strings(file["paths"], name)) if "paths" in file else _row_names(n)
+        if len(paths) != n:
+            raise ValueError(f"{name}: {len(paths)} paths for {n} features; write one path a row")
+        labels, class_names = _read_labels(file, name, n)
+    return FeatureSource(name, features, paths, labels, class_names)
+
+
+def _open_npy(path: Path, name: str) -> FeatureRows:
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            available = os.fstat(file.fileno()).st_size - file.tell()
+    except ValueError as error:
+        raise ValueError(f"{name}: not a readable .npy file ({error}); write it again with np.save") from None
+    _check_features(name, shape, dtype)
+    wanted = int(np.prod(shape)) * dtype.itemsize
+    if available < wanted:
+        raise ValueError(f"{name}: truncated, {available:,} of {wanted:,} bytes of data; write or copy it again")
+    return FeatureRows(os.path.abspath(path), None, shape, dtype, None)
+
+
+def _check_features(name: str, shape: tuple[int, ...] | None, dtype: np.dtype) -> None:
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise ValueError(f"{name}: features are {dtype}; convert them to float32 (float16 and float64 will do)")
+    if shape is None or len(shape) not in (2, 3):
+        raise ValueError(f"{name}: features have shape {shape}; expected (n, F), or (n, V, F) with V views each")
+    if 0 in shape:
+        raise ValueError(f"{name}: features are empty, shape {shape}; write at least one row")
+
+
+def _read_labels(file: h5py.File, name: str, n: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    if "labels" not in file:
+        return None, ()
+    data = file["labels"]
+    if len(data.shape or ()) not in (1, 2) or data.shape[0] != n:
+        raise ValueError(f"{name}: labels have shape {data.shape} for {n} features; expected ({n},) or ({n}, L)")
+    if data.dtype.kind in "OS" and data.ndim == 1:
+        classes, ids = np.unique(_strings(data, name), return_inverse=True)
+        return ids.astype(np.int64), tuple(classes.tolist())
+    labels = data[:]
+    if labels.ndim == 2:
+        if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"{name}: labels (n, L) must be 0 or 1")
+        labels, count = labels.astype(np.uint8), labels.shape[1]
+    else:
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+            raise ValueError(f"{name}: labels must be class ids, integers from 0 to {_MOST_CLASSES - 1}, or names")
+        labels, count = labels.astype(np.int64), int(labels.max()) + 1
+    if "class_names" not in file:
+        return labels, tuple(str(i) for i in range(count))
+    names = _strings(file["class_names"], name)
+    if len(names) < count:
+        raise ValueError(f"{name}: {len(names)} class_names for {count} classes; write one a class")
+    return labels, tuple(names)
+
+
+def _strings(data: h5py.Dataset, name: str) -> list[str]:
+    if data.dtype.kind not in "OS" or data.ndim != 1:
+        raise ValueError(f"{name}: {data.name} must be a list of strings, not {data.dtype} {data.shape}")
+    return data.asstr()[:].tolist()
+
+
+def _row_names(n: int) -> tuple[str, ...]:
+    return tuple(str(row) for row in range(n))

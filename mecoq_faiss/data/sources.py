@@ -1,0 +1,151 @@
+"""Sources of images or of ready-made features, as the user names them: ``open_source(SRC, split)``."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_features
+from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
+from mecoq_faiss.data.protocols import PROTOCOLS, SEED, SPLITS, open_protocol
+from mecoq_faiss.data.stores import TAR_TYPES, ImageStore, TarStore, scan_folder
+
+__all__ = [
+    "PROTOCOLS",
+    "SPLITS",
+    "FeatureSource",
+    "ImageSource",
+    "UnreadableImage",
+    "decode_image",
+    "open_source",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Images in a folder, a tar or memory, opened one by one. Picklable, and safe in forked workers.
+
+    Attributes:
+        name: what the user typed.
+        paths: names relative to the root, with forward slashes, sorted.
+        labels: class ids (n,) int64, or (n, L) 0/1 uint8 for several labels an image; None without labels.
+        class_names: by class id; empty without labels.
+        protocol: name, split and seed of a built-in protocol; None for a plain folder or tar.
+    """
+
+    kind: ClassVar[str] = "images"
+
+    name: str
+    paths: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray | None = field(repr=False)
+    class_names: tuple[str, ...]
+    protocol: dict | None
+    _store: ImageStore = field(repr=False)
+    _rows: np.ndarray = field(repr=False)  # (n,) rows of the store
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, i: int, draft: int | None = None) -> Image.Image:
+        """Image ``i`` in RGB (``draft`` as in ``decode_image``); raises UnreadableImage naming its path."""
+        return self._store.decode(int(self._rows[i]), draft)
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
+        """The same storage with the chosen rows only (numbers, or a mask), in the order given."""
+        picked = np.arange(len(self))[np.asarray(rows, dtype=None if len(rows) else np.int64)]
+        paths = tuple(self.paths[row] for row in picked)
+        labels = None if self.labels is None else self.labels[picked]
+        return replace(self, paths=paths, labels=labels, _rows=self._rows[picked])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and times (or offsets, or pixels) of the chosen rows."""
+        digest = hashlib.sha256()
+        for path, row in zip(self.paths, self._rows.tolist(), strict=True):
+            stamp = self._store.stamp(row)
+            digest.update(b"%s\0%d\0%s" % (os.fsencode(path), len(stamp), stamp))
+        return digest.hexdigest()
+
+
+def open_source(src: str | Path, split: str) -> ImageSource | FeatureSource:
+    """Open what the user calls SRC.
+
+    Args:
+        src: a folder (searched recursively) or tar of images, whose first folder below the root is the class if
+            every image lies in one; an ``.h5``, ``.hdf5`` or ``.npy`` file of features; or ``NAME[:ROOT][#SPLIT]``
+            of a built-in protocol. A string that is a protocol's name means the protocol: write ``./digits`` for
+            a folder of that name.
+        split: "train", "queries" or "database": the protocol's split unless ``src`` names one; plain files
+            and folders have one part only, and ignore it.
+
+    Raises:
+        FileNotFoundError: no such file, folder or protocol.
+        ValueError: unknown split, or a source that cannot be used; the message says why and how to mend it.
+    """
+    _check_split(split)
+    text = str(src)
+    path = Path(text).expanduser()
+    base, hash_sign, ending = text.rpartition("#") if "#" in text else (text, "", split)
+    name, _, root = base.partition(":")
+    if isinstance(src, str) and name in PROTOCOLS:
+        _check_split(ending)
+        return _protocol_source(text, name, Path(root).expanduser() if root else None, ending)
+    if path.is_dir():
+        return _image_source(text, scan_folder(path))
+    if path.exists():
+        return _file_source(text, path)
+    if hash_sign and Path(base).expanduser().exists():
+        raise ValueError(f"{text}: only built-in protocols have splits; write {base} without #{ending}")
+    close = difflib.get_close_matches(name.lower(), PROTOCOLS, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise FileNotFoundError(
+        f"{text}: no file or folder of this name, and not a built-in protocol ({', '.join(PROTOCOLS)}){hint}"
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+
+
+def _protocol_source(text: str, name: str, root: Path | None, split: str) -> ImageSource:
+    benchmark = open_protocol(name, root)
+    rows = benchmark.splits[split]
+    paths = tuple(benchmark.store.names[row] for row in rows)
+    protocol = {"name": name, "split": split, "seed": SEED}
+    return ImageSource(text, paths, benchmark.labels[rows], benchmark.class_names, protocol, benchmark.store, rows)
+
+
+def _file_source(text: str, path: Path) -> ImageSource | FeatureSource:
+    file_name = path.name.lower()
+    if file_name.endswith(TAR_TYPES):
+        return _image_source(text, TarStore(path))
+    if file_name.endswith(FEATURE_TYPES):
+        return open_features(path, text)
+    if file_name.endswith(".npz"):
+        raise ValueError(f"{text}: .npz cannot be read in parts; save its array alone with np.save as .npy")
+    if file_name.endswith(IMAGE_TYPES):
+        raise ValueError(f"{text}: a single image; give the folder that holds the images")
+    types = ", ".join(TAR_TYPES + FEATURE_TYPES)
+    raise ValueError(f"{text}: unknown file type; give a folder of images or one of {types}")
+
+
+def _image_source(text: str, store: ImageStore) -> ImageSource:
+    labels, class_names = _folder_labels(store.names)
+    return ImageSource(text, store.names, labels, class_names, None, store, np.arange(len(store.names)))
+
+
+def _folder_labels(names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The first folder of each name is its class, if every image lies in one."""
+    if not all("/" in name for name in names):
+        return None, ()
+    class_names, labels = np.unique([name.partition("/")[0] for name in names], return_inverse=True)
+    return labels.astype(np.int64), tuple(class_names.tolist())

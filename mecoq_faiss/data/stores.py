@@ -1,0 +1,175 @@
+"""Where images lie: in a folder, a tar or memory."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import weakref
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
+
+TAR_TYPES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
+
+
+class ImageStore(Protocol):
+    """Images by number. Stores are picklable and safe to use after a fork."""
+
+    names: tuple[str, ...]
+
+    def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        """Image ``i`` in RGB; raises UnreadableImage."""
+
+    def stamp(self, i: int) -> bytes:
+        """What changes when image ``i`` does: sizes, times, offsets or pixels."""
+
+
+class FolderStore:
+    """Image files under ``root``; ``names`` are relative to it, with forward slashes."""
+
+    def __init__(self, root: str | Path, names: tuple[str, ...]) -> None:
+        self.root = os.path.abspath(root)
+        self.names = names
+
+    def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        return decode_image(os.path.join(self.root, self.names[i]), draft=draft)
+
+    def stamp(self, i: int) -> bytes:
+        stat = os.stat(os.path.join(self.root, self.names[i]))
+        return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+
+
+class ArrayStore:
+    """Images in memory: ``pixels`` is (n, h, w) grey or (n, h, w, 3) RGB, uint8."""
+
+    def __init__(self, names: tuple[str, ...], pixels: np.ndarray) -> None:
+        self.names = names
+        self.pixels = pixels
+
+    def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        return Image.fromarray(self.pixels[i]).convert("RGB")
+
+    def stamp(self, i: int) -> bytes:
+        return self.pixels[i].tobytes()
+
+
+class TarStore:
+    """Images in a tar, read in place with ``os.pread``. A compressed tar is unpacked once into a
+    temporary plain tar, removed when the store that made it goes."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Index the tar's images; raises ValueError if it is not a tar, is damaged or has no image."""
+        self.path = os.path.abspath(path)
+        stat = os.stat(self.path)
+        self._archive_stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        try:
+            self._plain = self._unpack()
+            members = _tar_images(self._plain)
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{path}: not a readable tar ({error}); write it again with `tar cf`") from None
+        if not members:
+            raise ValueError(f"{path}: no images in this tar; accepted types: {', '.join(IMAGE_TYPES)}")
+        self.names = tuple(sorted(members))
+        self._spans = np.array([members[name] for name in self.names], dtype=np.int64)  # offset, size, mtime
+        self._file: BinaryIO | None = None
+
+    def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        name = f"{self.path}:{self.names[i]}"
+        offset, size, _ = self._spans[i].tolist()
+        try:
+            # Kept open: pread moves no file position, so forked workers may share it.
+            if self._file is None:
+                self._file = open(self._plain, "rb", buffering=0)  # noqa: SIM115
+            data = os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise UnreadableImage(f"{name}: {error.strerror}") from error
+        return decode_image(data, draft=draft, name=name)
+
+    def stamp(self, i: int) -> bytes:
+        return f"{self._archive_stamp} {self._spans[i].tolist()}".encode()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None}
+
+    def _unpack(self) -> str:
+        with open(self.path, "rb") as file:
+            magic = file.read(6)
+        unpacker = lzma.open if magic == b"\xfd7zXZ\0" else gzip.open if magic[:2] == b"\x1f\x8b" else None
+        if unpacker is None:
+            return self.path
+        handle, plain = tempfile.mkstemp(prefix="mecoq-faiss-", suffix=".tar")
+        weakref.finalize(self, _remove, plain, os.getpid())
+        with open(handle, "wb") as target, unpacker(self.path, "rb") as source:
+            try:
+                shutil.copyfileobj(source, target, 1 << 20)
+            except OSError as error:
+                if isinstance(error, gzip.BadGzipFile):
+                    raise
+                folder = os.path.dirname(plain)
+                raise OSError(f"cannot unpack {self.path} into {folder} ({error}); set TMPDIR") from error
+        return plain
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner:  # not in a forked worker
+        Path(path).unlink(missing_ok=True)
+
+
+def _tar_images(path: str) -> dict[str, tuple[int, int, int]]:
+    """(offset, size, mtime) of each image in a plain tar; of equal names the last counts, as in tar itself."""
+    found = {}
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            name = os.path.normpath(member.name.lstrip("/"))
+            if member.isreg() and _is_image(name):
+                found[name] = (member.offset_data, member.size, int(member.mtime))
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile stops here without a word
+            raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
+    return found
+
+
+def scan_folder(root: str | Path) -> FolderStore:
+    """Find the images under ``root``, sorted by name, hidden files and folders left out.
+
+    Raises:
+        ValueError: no file of a type in ``IMAGE_TYPES``.
+    """
+    names: list[str] = []
+    others = 0
+    seen: set[str] = set()  # linked folders are followed, each once
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [f for f in folders if not f.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        for file in files:
+            name = os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
+            if _is_image(name):
+                names.append(name)
+            else:
+                others += 1
+    if not names:
+        found = f"none of its {others} files is an image" if others else "the folder is empty"
+        raise ValueError(f"{root}: {found}; accepted types: {', '.join(IMAGE_TYPES)}")
+    return FolderStore(root, tuple(sorted(names)))
+
+
+def _is_image(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and name.lower().endswith(IMAGE_TYPES)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,29 @@
+"""Rank quality: MAP, precision, recall, ties, relevance; numpy in, numpy out."""
+
+from mecoq_faiss.evaluation.metrics import (
+    FIRST,
+    average_precision,
+    count_relevant,
+    evaluate_neighbours,
+    evaluate_search,
+    is_relevant,
+    mean_average_precision,
+    neighbour_recall,
+    precision_at,
+    precision_recall_curve,
+    recall_at_k,
+)
+
+__all__ = [
+    "FIRST",
+    "average_precision",
+    "count_relevant",
+    "evaluate_neighbours",
+    "evaluate_search",
+    "is_relevant",
+    "mean_average_precision",
+    "neighbour_recall",
+    "precision_at",
+    "precision_recall_curve",
+    "recall_at_k",
+]

@@ -1,0 +1,48 @@
+"""The whole encoding job: a model and a source -> embeddings, codes, ids, paths and labels in one HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mecoq_faiss.bundle.encoded import check_target, encode_source
+from mecoq_faiss.bundle.encoder import Encoder, load_encoder
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+
+
+def encode(
+    model: str | Path | Encoder,
+    data: str | Path | ImageSource | FeatureSource,
+    out: str | Path,
+    *,
+    split: str = "database",
+    embeddings: str | None = "float16",
+    workers: int = -1,
+    device: str | torch.device = "auto",
+) -> int:
+    """Encode every readable image of a source.
+
+    The file holds `codes` (n, M) uint8, `embeddings` (n, D) segment-normalised, `ids` (n,) int64 (the source's rows),
+    `paths` (n,) and, where there are any, `labels` (n,) int64 or (n, L) uint8. It is written in shards that a killed
+    run continues; memory does not grow with n.
+
+    Args:
+        model: a run folder, a bundle, or an encoder.
+        data: a source or its name; of a built-in protocol, `split`.
+        out: the .h5 file; refused where it exists.
+        embeddings: `float16`, `float32`, or None to leave them out.
+        workers: processes that decode images, -1 chooses.
+        device: where the model runs, as in `train`; of an encoder, its own.
+
+    Returns:
+        n, the number of rows written.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+    """
+    out = Path(out)
+    check_target(out, embeddings)
+    encoder = model if isinstance(model, Encoder) else load_encoder(model, device)
+    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, split)
+    return encode_source(encoder, source, out, embeddings=embeddings, workers=workers)

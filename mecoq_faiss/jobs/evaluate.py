@@ -1,0 +1,93 @@
+"""The whole evaluation job: a run or a bundle, queries and a database -> MAP@k and precision by FAISS search."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mecoq_faiss.bundle.embedding import embed_source
+from mecoq_faiss.bundle.encoded import encode_source
+from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, pinned, read_items
+from mecoq_faiss.config import K_MAP
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.evaluation import FIRST, evaluate_search
+from mecoq_faiss.evaluation.relevance import same_classes
+from mecoq_faiss.index import build_index, without_ids
+from mecoq_faiss.index.file import load_index
+from mecoq_faiss.training.run_folder import RunFolder
+
+
+def evaluate(
+    path: str | Path,
+    queries: str | Path | ImageSource | FeatureSource,
+    database: str | Path | ImageSource | FeatureSource | None = None,
+    k: int | None = None,
+    *,
+    workers: int = -1,
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """MAP@k of searching `database` with `queries`, by the labels of both (which nothing else uses).
+
+    Args:
+        path: a finished run, whose codes of `database` are made here (`IndexPQ`), or a bundle, whose own index and
+            items are searched (`database` is then not needed).
+        queries, database: sources or their names, with labels.
+        k: the cut-off, 1 to the database's size; by default 1000, or the whole of a smaller database.
+        workers, device: as in `encode`.
+
+    Returns:
+        `map` (a share, 0 to 1; each query's precisions divided by its relevant items among the first k, the usual
+        convention), `map_all` (divided by all of its relevant items, Eq. 18), `precision_at_1`, `precision_at_10` and
+        `precision_at_100` (the relevant share of the first n; left out where n exceeds k), `k`, `queries`, `items`,
+        `skipped_queries`.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+    """
+    path = Path(path)
+    source = queries if isinstance(queries, ImageSource | FeatureSource) else open_source(queries, "queries")
+    if source.labels is None:
+        raise ValueError(f"{source.name} has no labels: put the images into one folder a class")
+    is_run = RunFolder(path).config_file.is_file() and not is_bundle(path)
+    if not is_run:
+        with pinned(path) as files:  # all of one export, although another may take its place meanwhile
+            encoder, items = encoder_in(files, device), read_items(files.file(ITEMS))
+            k = _check(items, source, k)
+            index = without_ids(load_index(files.file(INDEX)))
+    else:
+        encoder = load_encoder(path, device)
+        if database is None:
+            raise ValueError("a run has no images: give --database, or export a bundle")
+        with tempfile.TemporaryDirectory() as folder:
+            given = database if isinstance(database, ImageSource | FeatureSource) else open_source(database, "database")
+            encode_source(encoder, given, Path(folder) / ITEMS, embeddings=None, workers=workers)
+            items = read_items(Path(folder) / ITEMS)
+        k = _check(items, source, k)
+        index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])
+    xq, rows = embed_source(encoder, source, workers=workers)
+    labels_q, labels_db = same_classes(source.labels[rows], source.class_names, items["labels"], items["class_names"])
+    found = evaluate_search(index, xq, labels_q, labels_db, k)
+    return {
+        "map": found["map"],
+        "map_all": found["map_all"],
+        **{name: float(found[name].mean()) for n in FIRST if (name := f"precision_at_{n}") in found},
+        "k": k,
+        "queries": len(rows),
+        "items": len(items["codes"]),
+        "skipped_queries": len(source) - len(rows),
+    }
+
+
+def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int | None) -> int:
+    """The cut-off, in range, of a database that has labels."""
+    n = len(items["codes"])
+    if items["labels"] is None:
+        raise ValueError("the database has no labels: put the images into one folder a class")
+    k = min(K_MAP, n) if k is None else k
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} is out of range: the database has {n} items, choose 1 to {n}")
+    return k

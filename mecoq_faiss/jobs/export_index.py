@@ -1,0 +1,238 @@
+"""The whole export job: images, or codes made before, -> a proved bundle."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import faiss
+import h5py
+import numpy as np
+import torch
+
+from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
+from mecoq_faiss.bundle.encoded import encode_source
+from mecoq_faiss.bundle.encoder import Encoder, load_encoder
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, read_manifest, verify_files, write_manifest
+from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
+from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.config import to_json
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
+from mecoq_faiss.index.file import load_index, save_index
+from mecoq_faiss.runtime.faiss_check import simd_level
+from mecoq_faiss.storage.files import check_writable_parent, replacing, write_text
+from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
+from mecoq_faiss.storage.shards import map_array, read_key, shards_written
+from mecoq_faiss.storage.work_folder import WorkFolder
+from mecoq_faiss.training.run_folder import save_model
+
+logger = logging.getLogger("mecoq_faiss")
+FORMAT = 1  # of unfinished exports
+ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
+PARTIAL_NAMES = r"encoded\.h5(\.parts)?|index\.faiss|items\.h5|encoder|manifest\.json"
+SPARE = ("embeddings",)  # what an encoded file may hold and a bundle does not
+DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
+
+
+def export_index(
+    run: str | Path,
+    data: str | Path | ImageSource | FeatureSource | None,
+    out: str | Path,
+    *,
+    codes: str | Path | None = None,
+    kind: str = "pq",
+    ids: np.ndarray | str | Path | None = None,
+    workers: int = -1,
+    device: str | torch.device = "auto",
+    **options: Any,
+) -> dict[str, Any]:
+    """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
+
+    Everything is made in `OUT.partial`, and renamed when it is proved; whatever ended an export before that, the next
+    one continues with what was encoded. Memory hardly grows beyond the index. A `pq` bundle of any size opens at once
+    with `faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC)`.
+
+    Args:
+        run: a finished run folder, or a bundle.
+        data: a source or its name; of a built-in protocol, the database. None with `codes`.
+        out: the new bundle's folder; refused where it exists.
+        codes: a file that `encode` wrote with this model, or a bundle or its items.h5: no image is read.
+        kind: the FAISS index, see `index.KINDS`; `options` (nlist, nprobe, refine, k_factor, seed) go to
+            `index.build_index`.
+        ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
+            `codes`); or a .npy file, or an .h5 file with a dataset `ids`.
+        workers, device: as in `encode`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+        VerificationError: the index does not match the model; no bundle is left.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another --out")
+    if codes is not None and is_bundle(codes):
+        codes = Path(codes) / ITEMS
+    if (data is None) == (codes is None):
+        raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
+    check_writable_parent(out)
+    encoder = load_encoder(run, device)
+    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits)
+    source = open_source(data, "database") if isinstance(data, str | Path) else data
+    if source is not None:
+        check_fits(encoder, source)
+    n = len(source) if source is not None else _count_codes(Path(codes or ""), encoder)
+    check_options(kind, n, **{name: value for name, value in options.items() if name != "seed"})
+    if ids is not None:
+        ids = ids if isinstance(ids, np.ndarray) else _read_ids(Path(ids))
+        check_ids(ids, n)
+    key = {"format": FORMAT, "model": model_fingerprint(encoder), "data": source.fingerprint if source else None}
+    work = WorkFolder(out.with_name(out.name + ".partial"), key, PARTIAL_NAMES)
+    encoded = work.path / ENCODED
+    with work.opened():
+        work.clear(keep=(encoded.name, encoded.name + ".parts"))
+        try:
+            if source is not None:
+                _encode(encoder, source, encoded, workers)
+            manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options)
+        except BaseException:
+            if encoded.exists() or shards_written(encoded):
+                logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
+            else:
+                work.remove()
+            raise
+        work.become(out, without=(encoded.name,))
+    return manifest
+
+
+def _count_codes(codes: Path, encoder: Encoder) -> int:
+    """Rows of an encoded file, which must be this model's and whole."""
+    if not codes.is_file():
+        raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")
+    key = read_key(codes)
+    if key is None or "model" not in key:
+        raise ValueError(f"{codes} is not a file of codes: make it with mecoq-faiss encode")
+    if key["model"] != model_fingerprint(encoder):
+        raise ValueError(
+            f"{codes} was encoded with another model: give the run that made it, or encode the images anew"
+        )
+    if codes.name == ITEMS and is_bundle(codes.parent):
+        verify_files(codes.parent, (ITEMS,))
+    if name := damaged_dataset(codes):
+        raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
+    with h5py.File(codes) as file:
+        return len(file["codes"])
+
+
+def _read_ids(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: give a .npy file of int64, or an .h5 file with ids")
+    try:
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else map_array(path, "ids")
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"{path} holds no ids ({error}): give a .npy file of int64, or an .h5 file with ids"
+        ) from error
+
+
+def _encode(encoder: Encoder, source: ImageSource | FeatureSource, encoded: Path, workers: int) -> None:
+    """Encode the source, unless a killed export has done so."""
+    try:
+        if encoded.exists() and damaged_dataset(encoded) is None:
+            return
+        reason = "does not match its checksums"
+    except OSError as error:
+        reason = str(error)
+    if encoded.exists():
+        logger.warning("%s is damaged (%s): it is made again", encoded, reason)
+        encoded.unlink()
+    encode_source(encoder, source, encoded, embeddings=None, workers=workers)
+
+
+def _finish(
+    partial: Path,
+    encoder: Encoder,
+    source: ImageSource | FeatureSource | None,
+    encoded: Path,
+    ids: np.ndarray | None,
+    kind: str,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Index, items, encoder, proof and manifest from an encoded file."""
+    codes = map_array(encoded, "codes")
+    if ids is not None and source is not None:
+        ids = ids[map_array(encoded, "ids")]  # of the images that could be read
+    quantizer = copy.deepcopy(encoder.model.quantizer).cpu()
+    codebooks = quantizer.unit_codebooks().detach().numpy()
+    save_index(build_index(codebooks, codes, kind, ids=ids, **options), partial / INDEX)
+    _write_items(encoded, partial / ITEMS, ids)
+    model_config = dataclasses.replace(encoder.model.config, weights="none")
+    (partial / "encoder").mkdir()
+    write_text(partial / "encoder" / "config.json", to_json(model_config))
+    save_model(encoder.model, partial / "encoder" / "model.safetensors")
+    if source is None:
+        xq, re_encoded = queries_like_codes(codebooks, codes), None
+    else:
+        xq, re_encoded = queries_like_images(encoder, source), encode_again(encoder, source, str(encoded))
+    index = load_index(partial / INDEX)
+    figures = verify(index, read_codebooks(index), quantizer, codes, xq, re_encoded, ids=ids)
+    backbone = encoder.model.backbone
+    counts = {"items": len(codes)}
+    if source is not None:
+        counts |= {"source_items": len(source), "unreadable": len(source) - len(codes)}
+    said = describe_index(index)
+    content = {
+        "kind": kind,
+        "M": model_config.M,
+        "nbits": model_config.nbits,
+        "d": model_config.D,
+        "bytes_per_code": model_config.bits / 8,
+        "metric": "inner_product",
+        "query_normalisation": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
+        **{name: said[name] for name in DESCRIBED},
+        "preprocessing": {
+            "backbone": model_config.backbone,
+            "image_size": model_config.image_size,
+            "resize": "centred square, bicubic, antialiased",
+            "mean": backbone.mean.flatten().tolist(),
+            "std": backbone.std.flatten().tolist(),
+        },
+        "counts": counts,
+        "source": str(encoded) if source is None else source.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in ("mecoq-faiss", "torch", "torchvision", "numpy")}
+        | {"faiss": faiss.__version__, "simd": simd_level()},
+        "verification": figures,
+    }
+    write_manifest(partial, content)
+    return read_manifest(partial)
+
+
+def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
+    """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
+    with replacing(items) as path, h5py.File(encoded) as source, create_hdf5(path) as file:
+        file.attrs.update(source.attrs)
+        for name in source:
+            if name not in SPARE:
+                source.copy(name, file)
+        sums = read_checksums(source)
+        if ids is not None:
+            file["ids"][...] = ids
+            sums.pop("ids", None)
+        file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name not in SPARE})
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,83 @@
+"""What a path is: a run, a bundle, an index or an encoded file; and what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from mecoq_faiss.bundle.folder import is_bundle, read_manifest
+from mecoq_faiss.index import describe_index, load_index
+from mecoq_faiss.presets import PRESETS
+from mecoq_faiss.training.run_folder import RunFolder
+
+KINDS = {
+    "pq": "IndexPQ, an exhaustive scan of 8-bit or 4-bit codes: exact, opens at once at any size",
+    "pqfs": "IndexPQFastScan, an exhaustive scan of 4-bit codes in registers: many times faster; --refine scores again",
+    "ivfpq": "IndexIVFPQ, a scan of the nprobe nearest of nlist lists: for millions of codes",
+    "ivfpqfs": "IndexIVFPQFastScan, lists of 4-bit codes in registers: the fastest",
+    "gpu": "IndexIVFPQ with one list for each 65,536 codes, all visited: for faiss.index_cpu_to_gpu; 8-bit codes",
+}
+"""The kinds of index, a line each."""
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """A flat description of a run folder, a bundle, a FAISS index file or an encoded .h5 file.
+
+    Raises FileNotFoundError or ValueError where it is none of them, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a run, a bundle, an index or an .h5 file")
+    if path.is_file():
+        return _describe_h5(path) if h5py.is_hdf5(path) else {"type": "index", **describe_index(load_index(path))}
+    if is_bundle(path):
+        manifest = read_manifest(path)
+        size = sum(entry["bytes"] for entry in manifest.pop("files").values())
+        return {"type": "bundle", **manifest, "bytes": size}
+    return _describe_run(path)
+
+
+def _describe_run(path: Path) -> dict[str, Any]:
+    run = RunFolder(path)
+    model, train = run.read_config()
+    epochs = [record for record in run.read_metrics() if "step" not in record]
+    description: dict[str, Any] = {
+        "type": "run",
+        "backbone": model.backbone,
+        "bits": model.bits,
+        "M": model.M,
+        "nbits": model.nbits,
+        "D": model.D,
+        "epochs": f"{len(epochs)} of {train.epochs}",
+        "finished": len(epochs) >= train.epochs,
+    }
+    if epochs:
+        description |= {name: epochs[-1][name] for name in ("codeword_usage", "codeword_similarity")}
+    return description
+
+
+def _describe_h5(path: Path) -> dict[str, Any]:
+    try:
+        with h5py.File(path) as file:
+            description: dict[str, Any] = {"type": "encoded" if "codes" in file else "features"}
+            for name, dataset in file.items():
+                description[name] = f"{tuple(dataset.shape)} {dataset.dtype}"
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}): write it again") from error
+    return description
+
+
+def describe_presets() -> dict[str, str]:
+    """The presets, a line each."""
+    lines = {"default": "this project's own recipe, for any images: frozen resnet50, cached views, 32 bits"}
+    for name, s in PRESETS.items():
+        if s:
+            whose = "the paper's public release" if name.startswith("release-") else "the paper"
+            layers = f"{s['trainable_layers']} layers learn" if s["trainable_layers"] else "frozen"
+            lines[name] = (
+                f"{whose}, {8 * s['M']} bits: {s['backbone']} at {s['image_size']} px ({layers}), D={s['D']}, "
+                f"temperature {s['temperature']}, {s['epochs']} epochs of {s['optimizer'].upper()}"
+            )
+    return lines

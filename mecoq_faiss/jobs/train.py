@@ -1,0 +1,58 @@
+"""The whole training job: data -> run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.runtime.devices import resolve_device
+from mecoq_faiss.storage.files import check_writable_parent
+from mecoq_faiss.training.fit import check_out, fit_run
+from mecoq_faiss.training.run_folder import RunFolder
+
+
+def train(
+    data: str | Path | ImageSource | FeatureSource,
+    out: str | Path,
+    model_config: ModelConfig | None = None,
+    train_config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    tensorboard: bool = False,
+    budget: float | None = None,
+) -> MeCoQ:
+    """Train MeCoQ on unlabelled images or features and write a run folder.
+
+    Args:
+        data: a source, or what names one (see `data.open_source`); its training split is used.
+        out: the run folder. Refused where it exists, unless `resume`.
+        model_config, train_config: settings; where None the defaults, which for the protocol `digits` are small (see
+            `presets.DIGITS`). A resumed run goes on with those it was started with, and the numbers that were chosen:
+            where None, or else equal to them but for `workers`.
+        resume: continue what is in `out`, or start where there is nothing; ends in the same bytes.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
+        tensorboard: also write TensorBoard events into `out`/tensorboard.
+        budget: seconds to make the view cache in: the number of cached views follows from the measured rate, where
+            `train_config.cached_views` is 0.
+
+    Returns:
+        The trained model, in eval mode. torch's global random state is left as it was.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line; settings that contradict the run's.
+        TrainingError: the loss or a gradient stopped being finite.
+        Interrupted: SIGINT or SIGTERM came; the place is saved.
+    """
+    run = RunFolder(out)  # what is wrong with it is said before the data is looked at
+    check_out(run, resume)
+    check_writable_parent(run.path)
+    device = resolve_device(device)
+    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
+    return fit_run(
+        source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
+    )

@@ -1,0 +1,92 @@
+"""The whole tuning job: the fastest index of a bundle's codes at a wanted recall, measured on the user's queries."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mecoq_faiss.bundle.embedding import embed_source
+from mecoq_faiss.bundle.encoder import encoder_in
+from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, pinned
+from mecoq_faiss.config import K_RESULTS
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
+from mecoq_faiss.runtime.faiss_check import simd_level
+from mecoq_faiss.storage.shards import map_array
+
+MOST_QUERIES = 1000
+MOST_SCORES = 2_000_000_000  # of one exhaustive search
+
+
+def tune(
+    bundle: str | Path,
+    queries: str | Path | ImageSource | FeatureSource,
+    recall: float = 0.95,
+    k: int | None = None,
+    *,
+    workers: int = -1,
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """Measure what indexes of a bundle's stored codes find, and how fast, for the user's queries.
+
+    Args:
+        bundle: its codes and encoder are used, whatever its index is.
+        queries: a source or its name; at most 1,000 of it are used (fewer on a large database), chosen by a seed.
+        recall: wanted share of the k results of an exhaustive scan of the same codes, in (0, 1].
+        k: results a query; by default 10, or all of a smaller bundle.
+        workers, device: as in `encode`.
+
+    Returns:
+        `frontier` and `winner` (points as dicts; the winner is the fastest of the wanted recall, or where none reaches
+        it, the most exact), `reached`, `command` that exports the winner, `exhaustive_ms`, `recall`, `k`, `queries`,
+        `items`, `threads`, `simd`.
+
+    Raises:
+        ValueError, OSError: what is wrong with the input, in one line.
+    """
+    bundle = Path(bundle)
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall={recall} is out of range: choose a share above 0 and up to 1")
+    with pinned(bundle, (ITEMS, *ENCODER_FILES)) as files:  # all of one export
+        manifest = files.manifest
+        n = manifest["counts"]["items"]
+        k = min(K_RESULTS, n) if k is None else k
+        if not 1 <= k <= n:
+            raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
+        codes, encoder = map_array(files.file(ITEMS), "codes"), encoder_in(files, device)
+    source = open_source(queries, "queries") if isinstance(queries, str | Path) else queries
+    most = min(MOST_QUERIES, max(1, MOST_SCORES // n))
+    source = source.subset(np.sort(np.random.default_rng(0).permutation(len(source))[:most]))
+    xq, _ = embed_source(encoder, source, workers=workers)
+    codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
+    truth = Truth(codebooks, codes, xq, k)
+    points = sweep(truth)
+    best = winner(points, recall)
+    chosen = best or max(points, key=lambda p: (p.recall, -p.ms_per_query))
+    return {
+        "frontier": [point._asdict() for point in frontier(points)],
+        "winner": chosen._asdict(),
+        "reached": best is not None,
+        "command": _export_command(bundle, chosen, own_ids=bool(manifest.get("has_ids"))),
+        "exhaustive_ms": truth.ms_per_query,
+        "recall": recall,
+        "k": k,
+        "queries": len(xq),
+        "items": n,
+        "threads": 1,
+        "simd": simd_level(),
+    }
+
+
+def _export_command(bundle: Path, point: Point, *, own_ids: bool) -> str:
+    """The command that makes a bundle of the same codes with this index."""
+    items = str(bundle / ITEMS)
+    out = f"{bundle}-{point.kind}"
+    words = ["mecoq-faiss", "export-index", str(bundle), "--codes", items, "--out", out, "--index", point.kind]
+    for name, value in (("nlist", point.nlist), ("nprobe", point.nprobe), ("k-factor", point.k_factor)):
+        words += [] if value is None else [f"--{name}", f"{value:g}"]
+    return shlex.join(words + (["--ids", items] if own_ids else []))

@@ -1,0 +1,166 @@
+"""A large HDF5 file written in shards: a killed run continues at the first missing one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from mecoq_faiss.storage.files import replacing, sha256
+from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
+from mecoq_faiss.storage.work_folder import WorkFolder
+
+logger = logging.getLogger("mecoq_faiss")
+WHOLE = "whole.h5"
+PART_NAMES = r"\d{6}(-[0-9a-f]{64})?\.h5|whole\.h5"
+Arrays = dict[str, np.ndarray]
+
+
+def write_in_shards(
+    out: Path,
+    batches: Callable[[int], Iterable[Arrays]],
+    num_batches: int,
+    batches_per_shard: int,
+    key: dict[str, Any],
+    attributes: dict[str, Any] | None = None,
+    *,
+    require: str | None = None,
+) -> None:
+    """Write the rows that `batches` yields into one HDF5 file at `out`, with bounded memory.
+
+    Args:
+        out: the file; until it is whole there is only a folder `OUT.parts` beside it.
+        batches: `batches(start)` yields the batches from number `start` on, each a dict of arrays that share their
+            first axis; the same names and dtypes in every batch. Strings are numpy arrays of dtype object.
+        num_batches: how many there are in all.
+        batches_per_shard: how many make a shard.
+        key: what the content depends on; shards of an unfinished run with another key are thrown away.
+        attributes: stored on the file, beside the key.
+        require: a dataset that must not end up empty.
+
+    Raises:
+        ValueError: `require` has no rows: nothing of the source could be read; or there are no batches.
+    """
+    if num_batches < 1:
+        raise ValueError(f"nothing to write into {out}: the source is empty")
+    parts = WorkFolder(_folder(out), key, PART_NAMES)
+    with parts.opened():
+        num_shards = -(-num_batches // batches_per_shard)
+        done = _whole_shards(parts.path)
+        position = -1
+        for i in sorted(set(range(num_shards)) - done.keys()):
+            if i != position:
+                remaining = iter(batches(i * batches_per_shard))
+            count = min(batches_per_shard, num_batches - i * batches_per_shard)
+            done[i] = _write_part(parts.path, i, [next(remaining) for _ in range(count)])
+            position = i + 1
+        written = [done[i] for i in range(num_shards)]
+        if require is not None and not sum(len(part[require]) for part in _open_each(written)):
+            parts.remove()
+            raise ValueError("no readable image in the source: see the names skipped above")
+        whole = parts.path / WHOLE  # in there, so that a killed merge leaves nothing else behind
+        _merge(written, whole, {"key": json.dumps(key, sort_keys=True), **(attributes or {})})
+        os.replace(whole, out)
+        parts.remove()
+
+
+def bytes_written(out: Path) -> int:
+    """How much of an unfinished `out` is on the disk."""
+    parts = _folder(out)
+    return sum(file.stat().st_size for file in parts.iterdir()) if parts.exists() else 0
+
+
+def shards_written(out: Path) -> int:
+    """How many shards of an unfinished `out` there are."""
+    return len(list(_folder(out).glob("??????-*.h5")))
+
+
+def read_key(path: Path) -> dict[str, Any] | None:
+    """The key that a file was written under, or None where it is no such file."""
+    try:
+        with h5py.File(path) as file:
+            return json.loads(file.attrs["key"])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def map_array(source: Path | BinaryIO, name: str) -> np.ndarray:
+    """A dataset of an HDF5 file (its path, or the open file) as a read-only memory map, so that the system pages it in;
+    strings are read."""
+    with h5py.File(source) as file:
+        dataset = file[name]
+        offset = dataset.id.get_offset()
+        if offset is None or dataset.size == 0 or dataset.dtype.hasobject:
+            return dataset[:]
+        shape, dtype = dataset.shape, dataset.dtype
+    return np.memmap(source, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
+
+
+def _whole_shards(parts: Path) -> dict[int, Path]:
+    """The shards that are there and whole, by number; the others are removed, and so made again.
+
+    A shard's name holds the SHA-256 of its file.
+    """
+    done: dict[int, Path] = {}
+    for path in sorted(parts.glob("*.h5")):
+        number, _, digest = path.stem.partition("-")
+        if digest and path.is_file() and sha256(path) == digest:
+            done[int(number)] = path
+            continue
+        if digest:
+            logger.warning("%s is damaged: it is made again", path)
+        path.unlink()
+    return done
+
+
+def _write_part(parts: Path, i: int, batches: list[Arrays]) -> Path:
+    written = parts / f"{i:06d}.h5"
+    with replacing(written) as temporary:
+        with create_hdf5(temporary) as file:
+            for name in batches[0]:
+                array = np.concatenate([batch[name] for batch in batches])
+                if array.dtype == object:  # file names need not be UTF-8
+                    texts = [text.encode("utf-8", "backslashreplace") for text in array]
+                    file.create_dataset(name, shape=array.shape, data=texts or None, dtype=h5py.string_dtype())
+                else:
+                    file.create_dataset(name, data=array)
+        digest = sha256(temporary)
+    return written.rename(parts / f"{i:06d}-{digest}.h5")
+
+
+def _merge(parts: list[Path], out: Path, attributes: dict[str, Any]) -> None:
+    with replacing(out) as temporary, create_hdf5(temporary) as file:
+        file.attrs.update(attributes)
+        with h5py.File(parts[0]) as first:
+            names = {name: (dataset.shape[1:], dataset.dtype) for name, dataset in first.items()}
+        totals = dict.fromkeys(names, 0)
+        for part in _open_each(parts):
+            for name in names:
+                totals[name] += len(part[name])
+        for name, (shape, dtype) in names.items():
+            file.create_dataset(name, shape=(totals[name], *shape), dtype=dtype)
+        starts = dict.fromkeys(names, 0)
+        sums = {name: DatasetHash() for name in names}
+        for part in _open_each(parts):
+            for name in names:
+                rows = part[name][:]
+                file[name][starts[name] : starts[name] + len(rows)] = rows
+                sums[name].update(rows)
+                starts[name] += len(rows)
+        file.attrs[SHA256] = json.dumps({name: digest.hexdigest() for name, digest in sums.items()})
+
+
+def _open_each(parts: list[Path]) -> Iterator[h5py.File]:
+    for path in parts:
+        with h5py.File(path) as file:
+            yield file

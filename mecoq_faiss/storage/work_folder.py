@@ -1,0 +1,118 @@
+"""WorkFolder: unfinished work beside its target, in a folder marked as ours that one process at a time works in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mecoq_faiss.storage.files import locked, write_text
+
+MARKER = "key.json"
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what `storage.files.replacing` leaves behind when it is killed
+
+
+class WorkFolder:
+    """A folder that a killed run leaves and the next one continues.
+
+    Args:
+        path: the folder, such as `OUT.parts`.
+        key: JSON; what the content depends on. It is written into the folder, marks it as ours, and content of another
+            key is not continued.
+        names: regular expression of the names that the work makes; nothing else is ever removed.
+    """
+
+    def __init__(self, path: Path, key: dict[str, Any], names: str) -> None:
+        self.path, self.key = path, json.loads(json.dumps(key))
+        self._names = re.compile(rf"{names}|{re.escape(MARKER)}|{re.escape(LOCK)}|{TEMPORARY.pattern}")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within, the folder is there, marked, and this process's; what an earlier run made under the key is kept.
+
+        Raises:
+            FileExistsError: something of that name is there which is not ours.
+            files.InUseError: another process works there.
+        """
+        self._check_ours()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / LOCK, wait=False):
+            if self._read_marker() != self.key:
+                self._check_ours()
+                self._remove_content(keep=(LOCK,))
+                write_text(self.path / MARKER, json.dumps({"mecoq-faiss": self.key}, sort_keys=True))
+            for entry in self.path.iterdir():
+                if TEMPORARY.fullmatch(entry.name):
+                    entry.unlink()
+            yield
+
+    def remove(self) -> None:
+        """Remove what the work made, and the folder if nothing else is in it. Only within `opened`."""
+        self._remove_content()
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def clear(self, keep: tuple[str, ...]) -> None:
+        """Remove what the work made but for the names in `keep`. Only within `opened`."""
+        self._remove_content((MARKER, LOCK, *keep))
+
+    def become(self, target: Path, without: tuple[str, ...] = ()) -> None:
+        """Rename the finished folder to its target, and then drop marker, lock and the files `without`, so that a kill
+        loses nothing. Only within `opened`."""
+        os.replace(self.path, target)
+        for name in (MARKER, LOCK, *without):
+            (target / name).unlink(missing_ok=True)
+
+    def _check_ours(self) -> None:
+        """FileExistsError unless the folder is missing, fresh, marked, or holds nothing but names of ours and a marker
+        that is damaged."""
+        if not self.path.exists() and not self.path.is_symlink():
+            return
+        entries = [] if self.path.is_symlink() or not self.path.is_dir() else list(self.path.iterdir())
+        foreign = next((entry.name for entry in entries if not self._names.fullmatch(entry.name)), None)
+        fresh = {entry.name for entry in entries if not TEMPORARY.fullmatch(entry.name)} <= {LOCK}
+        real = self.path.is_dir() and not self.path.is_symlink()
+        marker = self.path / MARKER
+        marked = self._read_marker() is not None or (marker.is_file() and not _is_json(marker))
+        if not real or foreign or not (fresh or marked):
+            why = f"holds {foreign}" if foreign else "was not made by this program"
+            raise FileExistsError(
+                f"{self.path} is in the way and {why}: move it, or choose another name for the output"
+            )
+
+    def _read_marker(self) -> dict[str, Any] | None:
+        """The key in the folder, or None without one."""
+        try:
+            found = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if isinstance(found, dict) and {"format", "data"} <= found.keys():  # as version 0.1 wrote it
+            return found
+        return found.get("mecoq-faiss") if isinstance(found, dict) else None
+
+    def _remove_content(self, keep: Container[str] = ()) -> None:
+        for entry in self.path.iterdir():
+            if entry.name not in keep and self._names.fullmatch(entry.name):
+                _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        for inner in entry.iterdir():
+            _remove(inner)
+        entry.rmdir()
+    else:
+        entry.unlink()
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""A model fitted to a source, in a run folder: begun, continued, or refused."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mecoq_faiss.config import ModelConfig, TrainConfig, make_configs
+from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.presets import settings_for
+from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
+from mecoq_faiss.runtime.progress import Estimate, progress
+from mecoq_faiss.storage.files import check_writable_parent, write_text
+from mecoq_faiss.training.log import recorder
+from mecoq_faiss.training.num_views import most_views
+from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.pairs import ImagePairs, Pairs
+from mecoq_faiss.training.run_folder import RunFolder, load_model, save_model
+from mecoq_faiss.training.start import (
+    check_enough,
+    check_same_data,
+    chosen,
+    describe_data,
+    fit_to_source,
+    make_pairs,
+    prepare,
+)
+from mecoq_faiss.training.trainer import Interrupted, StopSignal, Trainer, TrainingError
+
+logger = logging.getLogger("mecoq_faiss")
+CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
+
+
+def fit_run(
+    source: ImageSource | FeatureSource,
+    out: str | Path,
+    model_config: ModelConfig | None = None,
+    train_config: TrainConfig | None = None,
+    *,
+    resume: bool = False,
+    device: str | torch.device = "auto",
+    tensorboard: bool = False,
+    budget: float | None = None,
+) -> MeCoQ:
+    """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
+
+    Settings left out are chosen here and not by the caller: whether the run goes on with its own is known once its
+    folder is locked.
+    """
+    run = RunFolder(out)
+    check_out(run, resume)
+    check_writable_parent(run.path)
+    device = resolve_device(device)
+    with run.opened(), random_state_kept(device):
+        return _fit_run(run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget)
+
+
+def _fit_run(
+    run: RunFolder,
+    source: ImageSource | FeatureSource,
+    model_config: ModelConfig | None,
+    train_config: TrainConfig | None,
+    resume: bool,
+    device: str,
+    tensorboard: bool,
+    budget: float | None,
+) -> MeCoQ:
+    if resume:
+        check_same_data(run.split_file, source)
+        model_config, train_config = _settings_of(run, source, model_config, train_config)
+        if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
+            train_config = replace(train_config, cached_views=most_views(len(source)))
+        if run.next_epoch() > train_config.epochs:
+            logger.info("%s is finished already", run.path)
+            return run.load_trained()
+        model = load_model(model_config, run.model_file)
+        run.remove_temporary()
+    else:
+        if model_config is None or train_config is None:
+            defaults = make_configs(**settings_for(protocol=(source.protocol or {}).get("name", "")))
+            model_config, train_config = model_config or defaults[0], train_config or defaults[1]
+        model_config = fit_to_source(model_config, source)
+        check_enough(source, train_config)
+        torch.manual_seed(train_config.seed % 2**63)
+        model = MeCoQ(model_config)
+    model.backbone.micro_batch = train_config.micro_batch
+    if train_config.compile:
+        model.backbone.compile_net()
+    try:
+        pairs = make_pairs(source, model, train_config, device, None if resume else budget)
+        check_enough(pairs.rows, train_config)
+        train_config = chosen(train_config, source, pairs)
+        objective = Objective(model.to(device), train_config)
+        if not resume:
+            prepare(model, pairs, train_config.codebook_init)
+            run.remove()  # what a killed start left
+            run.write_config(model_config, train_config)
+            write_text(run.split_file, describe_data(source))
+            save_model(model, run.model_file)
+        _fit(run, objective, pairs, train_config, device, tensorboard)
+    except BaseException as error:
+        if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
+            run.remove()  # nothing was learned
+        elif isinstance(error, TrainingError):
+            raise TrainingError(f"{error}; the last checkpoint is kept in {run.path}") from error
+        raise
+    return model.cpu().eval()
+
+
+def check_out(run: RunFolder, resume: bool) -> None:
+    """FileExistsError where the folder holds anything but, on `resume`, a run or what a killed start left."""
+    if not run.path.is_dir():
+        if run.path.exists():
+            raise FileExistsError(f"{run.path} is a file: choose another --out")
+    elif not resume and (run.is_ours or run.foreign()):
+        raise FileExistsError(f"{run.path} exists: choose another --out, or continue it with --resume")
+    elif resume and run.config_file.exists():
+        run.read_config()  # says what is wrong with it
+    elif resume and run.foreign():
+        raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
+
+
+def _settings_of(
+    run: RunFolder,
+    source: ImageSource | FeatureSource,
+    model_config: ModelConfig | None,
+    train_config: TrainConfig | None,
+) -> tuple[ModelConfig, TrainConfig]:
+    """What a run was started with; ValueError where settings given now are others.
+
+    No setting can change, as the rates fall towards the last epoch, and the same bytes must come of it. Only `workers`,
+    of which no byte depends, is taken as given. A number left to be chosen is the one that was.
+    """
+    model, train = run.read_config()
+    given: dict[str, Any] = asdict(fit_to_source(model_config, source)) if model_config else {}
+    given |= asdict(train_config) if train_config else {}
+    workers = given.pop("workers", train.workers)
+    started = asdict(model) | asdict(train)
+    for name, value in given.items():
+        if value != started[name] and not (name in CHOSEN and value == 0):
+            raise ValueError(
+                f"{name}={value} contradicts {run.path}, which was started with {name}={started[name]} and can only go "
+                f"on with that: leave {name} out, or train anew into another --out"
+            )
+    return model, replace(train, workers=workers)
+
+
+def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
+    optimizer = objective.optimizer()
+
+    def save(epoch: int, step: int) -> None:
+        if epoch > c.epochs:
+            save_model(objective.model, run.model_file)
+        run.save_state(
+            {
+                "epoch": epoch,
+                "step": step,
+                "objective": objective.training_state(),
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+
+    epoch, step = 1, 0
+    if run.state_file.exists():
+        epoch, step = _load_state(run, objective, optimizer)
+        logger.info("resuming at epoch %d, step %d", epoch, step + 1)
+    else:
+        save(epoch, step)
+    run.rewind_metrics(epoch, step)
+    write, close = recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
+    latest: dict[str, Any] = {}
+
+    def record(values: dict[str, Any]) -> None:
+        write(values)
+        latest.update(values)
+
+    def note() -> str:
+        return f"loss {latest['loss']:.3f}, codewords {latest['codeword_usage']:.0%}" if "loss" in latest else ""
+
+    views = 2 * pairs.batch_size  # a step
+    steps = (c.epochs - epoch + 1) * pairs.steps_per_epoch - step
+    what = f"training: {views * steps:,} views through the network"
+    estimate = Estimate(
+        views * steps, what, "fewer --epochs take less, and so does a frozen backbone with a view cache"
+    )
+
+    def after_step() -> None:
+        objective.after_step()
+        if isinstance(pairs, ImagePairs):
+            estimate.done(views)
+
+    trainer = Trainer(
+        objective,
+        optimizer,
+        pairs,
+        epochs=c.epochs,
+        warmup_epochs=c.warmup_epochs,
+        final_lr_scale=c.final_lr_scale,
+        seed=c.seed,
+        after_step=after_step,
+        end_epoch=objective.end_epoch,
+        record=record,
+        save=save,
+        autocast=use_bf16(c.precision, device),
+    )
+    objective.train()
+    try:
+        with StopSignal() as stop:
+            remaining = range(epoch, c.epochs + 1)
+            for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note):
+                trainer.run_epoch(e, step if e == epoch else 0, stop)
+    finally:
+        close()
+
+
+def _load_state(run: RunFolder, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+    """Put `last.pt` into place; returns the epoch and step from which to continue."""
+    state = run.load_state()
+    try:
+        if state["objective"].keys() != objective.training_state().keys():
+            raise ValueError("its tensors have other names")
+        objective.load_state_dict(state["objective"], strict=False)  # a frozen backbone is not in it
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
+    return state["epoch"], state["step"]

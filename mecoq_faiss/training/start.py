@@ -1,0 +1,150 @@
+"""Before the first step: does the data fit the settings, how its batches are made, what is measured on it once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mecoq_faiss.backbone.view_cache import cached_view_features
+from mecoq_faiss.config import DEFAULT_BATCH, ModelConfig, TrainConfig
+from mecoq_faiss.data.loading import ImageLoader
+from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.views import view_spec
+from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
+from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
+from mecoq_faiss.training.trainer import NO_IMAGE
+
+logger = logging.getLogger("mecoq_faiss")
+PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
+
+
+def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> ModelConfig:
+    """Features need the `features` backbone of their width, images any other."""
+    if isinstance(source, ImageSource):
+        if config.backbone == "features":
+            raise ValueError(f"{source.name} holds images, and backbone 'features' takes features: choose another one")
+        return config
+    width = source.features.shape[-1]
+    if config.feature_dim not in (None, width):
+        raise ValueError(f"{source.name} holds features of width {width}, the model takes {config.feature_dim}")
+    source.check_finite()
+    return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width)
+
+
+def check_enough(items: Any, config: TrainConfig) -> None:
+    """ValueError where the items do not fill a batch."""
+    needed = batch_size(len(items), config)
+    if len(items) < needed:
+        mend = "give more images or a smaller --batch-size" if config.batch_size else "give more images"
+        raise ValueError(f"{len(items)} readable images are fewer than one batch of {needed}: {mend}")
+
+
+def batch_size(images: int, config: TrainConfig) -> int:
+    """What is set, or 512, or of fewer images the half of them."""
+    return config.batch_size or (DEFAULT_BATCH if images >= DEFAULT_BATCH else max(2, images // 2))
+
+
+def check_same_data(split_file: Path, source: ImageSource | FeatureSource) -> None:
+    """ValueError where a run was started on other data than `source`."""
+    try:
+        split = json.loads(split_file.read_text(encoding="utf-8"))
+        fingerprint, name = split["fingerprint"], split["source"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{split_file} is missing or damaged ({error}): train anew") from error
+    if fingerprint != source.fingerprint:
+        raise ValueError(f"{split_file.parent} was trained on other data ({name}): resume with the same --data")
+
+
+def describe_data(source: ImageSource | FeatureSource) -> str:
+    """What a run is trained on, as JSON; a protocol's chosen images are named."""
+    description: dict[str, Any] = {
+        "source": source.name,
+        "items": len(source),
+        "fingerprint": source.fingerprint,
+        "protocol": source.protocol,
+    }
+    if source.protocol:
+        description["paths"] = list(source.paths)
+    return json.dumps(description, indent=2) + "\n"
+
+
+def make_pairs(
+    source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str, budget: float | None = None
+) -> Pairs:
+    """The batches of two views that the source, the backbone and the settings ask for.
+
+    `budget`, in seconds, chooses the number of cached views where the settings leave it open; ValueError where there
+    is none to choose.
+    """
+    check_budget(budget)
+    cached = isinstance(source, ImageSource) and c.view_cache and model.backbone.frozen
+    if budget is not None and not cached:
+        raise ValueError(
+            "a budget chooses the number of cached views, and this training has none (features, layers that learn, or "
+            "view_cache=false): leave --budget out"
+        )
+    if isinstance(source, FeatureSource):
+        batch = batch_size(len(source), c)
+        if source.features.ndim == 3 and source.features.shape[1] >= 2:
+            return CachedPairs(source.features, batch, c.seed, device)
+        return FeaturePairs(source.features, c.feature_dropout, batch, c.seed, device)
+    size = model.config.image_size
+    spec = view_spec(c)
+    if cached:
+        bf16, num_views = c.precision == "bf16", c.cached_views
+        if not num_views and budget is not None:
+            rate = forward_rate(model.backbone, size, device, bf16)
+            num_views = views_in_budget(budget, len(source), rate)
+        features, rows = cached_view_features(
+            source, model.backbone, size=size, spec=spec,
+            num_views=num_views or default_views(len(source), model.backbone, size, device),
+            seed=c.seed, workers=c.workers, device=device, bf16=bf16,
+        )  # fmt: skip
+        if len(rows) < len(source):
+            logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))
+        return CachedPairs(features, batch_size(len(rows), c), c.seed, device)
+    loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
+    return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
+
+
+def chosen(c: TrainConfig, source: ImageSource | FeatureSource, pairs: Pairs) -> TrainConfig:
+    """The settings with the numbers that `make_pairs` chose in the place of 0."""
+    if not c.batch_size and pairs.batch_size != DEFAULT_BATCH:
+        logger.info("batch size %d, half of the images; --batch-size changes it", pairs.batch_size)
+    views = c.cached_views
+    if isinstance(source, ImageSource) and isinstance(pairs, CachedPairs):
+        views = pairs.features.shape[1]
+    return dataclasses.replace(c, batch_size=pairs.batch_size, cached_views=views)
+
+
+@torch.no_grad()
+def prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
+    """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings."""
+    if not isinstance(model.standardize, Standardize) and codebook_init == "random":
+        return
+    model.eval()
+    drawn: list[torch.Tensor] = []
+    for x in pairs.examples():
+        drawn.append(model.features(x))
+        if sum(map(len, drawn)) >= PREPARE_ROWS:
+            break
+    features = torch.cat(drawn)  # (n, F)
+    if not len(features):
+        raise ValueError(NO_IMAGE)
+    if not features.isfinite().all():
+        raise ValueError("the backbone's features hold NaN or infinity: check its weights, or try --no-view-cache")
+    if isinstance(model.standardize, Standardize):
+        model.standardize.fit(features)
+    if codebook_init == "data":
+        q = model.quantizer
+        segments = q.segments(model.embed(features))  # (n, M, d)
+        rows = torch.arange(q.K) % len(segments)
+        noise = 0.01 * torch.randn(q.K, q.M, q.d, device=segments.device)  # tells apart codewords of the same row
+        q.codebooks.copy_((segments[rows] + noise).transpose(0, 1))
+        q.renormalize_()

@@ -1,0 +1,129 @@
+"""report.html: one self-contained file that says what report.json holds, with text alternatives."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mecoq_faiss import ModelConfig, TrainConfig, train
+from mecoq_faiss.baselines import Baseline
+from mecoq_faiss.comparison.plots import bars, lines
+from mecoq_faiss.jobs.compare import compare
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, the ids, and the balance of opened and closed elements."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    folder = tmp_path_factory.mktemp("report")
+    model = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=32)
+    train("digits", folder / "run", model, TrainConfig(epochs=1, batch_size=250, cached_views=2))
+    settings = [Baseline("PQ", 2), Baseline("LSH", 2), Baseline("Flat")]
+    report = compare(folder / "run", "digits", "digits", folder / "out", settings=settings)
+    return report, (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[dict[str, Any], str]) -> Page:
+    return Page(made[1])
+
+
+def test_nothing_is_fetched_from_outside(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/jpeg;base64,", "#")), f"{tag} {name}={value[:60]}"
+        assert tag not in ("script", "link", "iframe", "object")
+
+
+def test_styles_load_nothing(made: tuple[dict[str, Any], str]) -> None:
+    text = made[1]
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_pictures_have_text_alternatives_and_load_lazily(page: Page) -> None:
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 6 * (1 + 4 * 10)  # each query, and ten results of each method
+    for attributes in pictures:
+        assert attributes["alt"] and attributes["loading"] == "lazy"
+        assert attributes["width"] and attributes["height"]
+    assert any((a["alt"] or "").startswith("relevant: digits/") for a in pictures)
+    plots = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(plots) == 3
+    for attributes in plots:
+        assert attributes["role"] == "img" and attributes["aria-label"] and "width" not in attributes
+
+
+def test_ids_are_unique_and_elements_closed(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), sorted(i for i in set(ids) if ids.count(i) > 1)[:5]
+    assert not page.open
+
+
+def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], str], page: Page) -> None:
+    report, text = made
+    assert html.escape(report["verdict"]) in text
+    assert "$" not in text.split("</style>")[1].split("<figure>")[0], "every placeholder is filled"
+    words = " ".join(page.text)
+    for method in report["methods"]:
+        assert f"{method['score']:.4f}" in words and method["setting"] in words
+        for n in (1, 10, 100):
+            assert f'<td data-label="P@{n}">{method["quality"][f"precision_at_{n}"]:.4f}</td>' in text
+    for row in report["choice"]:
+        assert row["name"] in words
+    for name, value in (*report["train"].items(), *report["environment"].items()):
+        assert name in words and str(value) in words, name
+
+
+def test_it_suits_phones_and_both_colour_schemes(made: tuple[dict[str, Any], str], page: Page) -> None:
+    assert ("viewport", "width=device-width, initial-scale=1") in {
+        (a.get("name"), a.get("content")) for _, a in page.tags
+    }
+    assert "prefers-color-scheme: dark" in made[1] and "@media (max-width" in made[1]
+    assert "currentColor" in made[1] and "#010203" not in made[1]
+
+
+def test_plots_are_reproducible_and_escape_their_title() -> None:
+    series = {"MeCoQ": ([1, 2, 3], [0.9, 0.8, 0.7]), "another": ([1, 2, 3], [0.5, 0.4, 0.3])}
+    first = lines('a "title" <b>', series, "x", "y", logarithmic=True)
+    assert first == lines('a "title" <b>', series, "x", "y", logarithmic=True)
+    assert 'aria-label="a &quot;title&quot; &lt;b&gt;"' in first
+    assert not re.search(r'(?:href|src)="(?!#)', first)
+    assert "<svg" in bars("usage", {"PQ": [{"used": 1.0, "effective": 0.8}] * 4}, "share")
+
+
+def test_names_of_files_are_escaped(made: tuple[dict[str, Any], str], tmp_path: Path) -> None:
+    from mecoq_faiss.comparison.report import _table
+
+    assert "<b>" not in _table(("a",), [("<b>&",)]) and "&lt;b&gt;&amp;" in _table(("a",), [("<b>&",)])
