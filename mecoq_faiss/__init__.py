@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from mecoq_faiss.jobs.export_index import export_index
     from mecoq_faiss.jobs.train import train
     from mecoq_faiss.model import MeCoQ
+else:  # a type checker would take any name for given
+
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        globals()[name] = value  # the next time it is there
+        return value
+
 
 __version__ = "0.2.0.dev0"
 __all__ = ["MeCoQ", "ModelConfig", "TrainConfig", "encode", "evaluate", "export_index", "load_encoder", "train"]
@@ -29,14 +38,6 @@ _PLACES = {
     "load_encoder": "bundle.encoder",
     "train": "jobs.train",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value  # the next time it is there
-    return value
 
 
 def __dir__() -> list[str]:

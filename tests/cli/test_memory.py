@@ -14,7 +14,7 @@ from mecoq_faiss_cli.memory import SINCE, keep_freed_memory
 FAULTS = """
 import resource, sys
 import numpy as np
-import mecoq_faiss
+from mecoq_faiss import train
 if sys.argv[1] == "kept":
     from mecoq_faiss_cli.memory import keep_freed_memory
     assert keep_freed_memory()
