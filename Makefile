@@ -19,6 +19,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest
@@ -27,4 +28,4 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -70,9 +69,8 @@ def command(
     must be the run's. `--data digits` (small, offline) has defaults of its own.
     """
     from mecoq_faiss.config import make_configs
-    from mecoq_faiss.jobs.train import train
+    from mecoq_faiss.jobs.train import settings_of_run, train
     from mecoq_faiss.presets import settings_for
-    from mecoq_faiss.training.run_folder import RunFolder
 
     options = {name: value for name, value in flags.items() if value is not None}
     if no_view_cache:
@@ -80,10 +78,7 @@ def command(
     elif "cached_views" in options or budget is not None:
         options["view_cache"] = True  # also where the preset has none
     protocol = data.partition("#")[0].partition(":")[0]
-    started_with: dict[str, Any] = {}
-    if resume and RunFolder(out).is_started:
-        for part in RunFolder(out).read_config():
-            started_with |= dataclasses.asdict(part)
+    started_with = settings_of_run(out) if resume else {}
     settings = settings_for(preset, config, options, pairs, protocol=protocol, started_with=started_with)
     model_config, train_config = make_configs(**settings)
     started = time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,3 +58,12 @@ def train(
     return fit_run(
         source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
     )
+
+
+def settings_of_run(out: str | Path) -> dict[str, Any]:
+    """The settings that the run in `out` was started with, flat; none where no run was started there."""
+    run = RunFolder(out)
+    settings: dict[str, Any] = {}
+    for part in run.read_config() if run.is_started else ():
+        settings |= asdict(part)
+    return settings
