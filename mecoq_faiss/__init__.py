@@ -8,13 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mecoq_faiss.bundle.encoder import load_encoder
+    from mecoq_faiss.bundle.encoder import Encoder, load_encoder
+    from mecoq_faiss.bundle.generation import Hit
+    from mecoq_faiss.bundle.opened import Bundle, open_bundle
+    from mecoq_faiss.bundle.proof import VerificationError
     from mecoq_faiss.config import ModelConfig, TrainConfig
+    from mecoq_faiss.data.features import FeatureSource
+    from mecoq_faiss.data.images import UnreadableImage
+    from mecoq_faiss.data.sources import ImageSource, open_source
+    from mecoq_faiss.jobs.compare import compare
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
     from mecoq_faiss.jobs.export_index import export_index
+    from mecoq_faiss.jobs.search import search
     from mecoq_faiss.jobs.train import train
+    from mecoq_faiss.jobs.tune import tune
     from mecoq_faiss.model import MeCoQ
+    from mecoq_faiss.storage.files import InUseError
+    from mecoq_faiss.training.trainer import Interrupted, TrainingError
 else:  # a type checker would take any name for given
 
     def __getattr__(name: str) -> object:
@@ -26,17 +37,56 @@ else:  # a type checker would take any name for given
 
 
 __version__ = "0.2.0.dev0"
-__all__ = ["MeCoQ", "ModelConfig", "TrainConfig", "encode", "evaluate", "export_index", "load_encoder", "train"]
+__all__ = [
+    "Bundle",
+    "Encoder",
+    "FeatureSource",
+    "Hit",
+    "ImageSource",
+    "InUseError",
+    "Interrupted",
+    "MeCoQ",
+    "ModelConfig",
+    "TrainConfig",
+    "TrainingError",
+    "UnreadableImage",
+    "VerificationError",
+    "compare",
+    "encode",
+    "evaluate",
+    "export_index",
+    "load_encoder",
+    "open_bundle",
+    "open_source",
+    "search",
+    "train",
+    "tune",
+]
 
 _PLACES = {
+    "Bundle": "bundle.opened",
+    "Encoder": "bundle.encoder",
+    "FeatureSource": "data.features",
+    "Hit": "bundle.generation",
+    "ImageSource": "data.sources",
+    "InUseError": "storage.files",
+    "Interrupted": "training.trainer",
     "MeCoQ": "model",
     "ModelConfig": "config",
     "TrainConfig": "config",
+    "TrainingError": "training.trainer",
+    "UnreadableImage": "data.images",
+    "VerificationError": "bundle.proof",
+    "compare": "jobs.compare",
     "encode": "jobs.encode",
     "evaluate": "jobs.evaluate",
     "export_index": "jobs.export_index",
     "load_encoder": "bundle.encoder",
+    "open_bundle": "bundle.opened",
+    "open_source": "data.sources",
+    "search": "jobs.search",
     "train": "jobs.train",
+    "tune": "jobs.tune",
 }
 
 

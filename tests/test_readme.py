@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from mecoq_faiss import ModelConfig
-from mecoq_faiss.bundle.folder import read_paths
+from mecoq_faiss.bundle.folder import read_items
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,8 +82,8 @@ def test_the_commands_and_the_four_lines(home: Path, weights: Path) -> None:
     assert {line.split()[2] for line in printed[1:]} <= {f"{i}.jpg" for i in range(30)}
     code = "\n".join(block("In your application")) + "\nprint(I[0].tolist(), D[0].tolist(), sep='\\n')"
     rows, scores = map(json.loads, run([sys.executable, "-c", code]))
-    paths = read_paths(home / "bundle" / "items.h5", np.array(rows))
-    assert paths == [line.split()[2] for line in printed[1:]]
+    paths = read_items(home / "bundle" / "items.h5")["paths"]
+    assert paths[rows].tolist() == [line.split()[2] for line in printed[1:]]
     np.testing.assert_allclose(scores, [float(line.split()[1]) for line in printed[1:]], atol=1e-3)
 
 

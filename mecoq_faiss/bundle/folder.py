@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
-import numpy as np
 
 from mecoq_faiss.storage.files import sha256, write_text
 
@@ -170,10 +169,3 @@ def read_items(source: str | Path | BinaryIO) -> dict[str, Any]:
         path = source if isinstance(source, str | Path) else source.name
         raise ValueError(f"{path} is not a file of codes, or damaged ({error}): encode the images again") from error
     return items
-
-
-def read_paths(source: str | Path | BinaryIO, rows: np.ndarray) -> list[str]:
-    """The paths of some rows of items.h5, without reading the others."""
-    wanted, back = np.unique(rows, return_inverse=True)
-    with h5py.File(source) as file:
-        return [str(p) for p in file["paths"].asstr()[wanted][back]]

@@ -18,7 +18,8 @@ from PIL import Image
 
 from mecoq_faiss import ModelConfig, TrainConfig, evaluate, export_index, load_encoder, train
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, pinned, read_manifest
-from mecoq_faiss.jobs.search import Hit, search
+from mecoq_faiss.bundle.generation import Hit
+from mecoq_faiss.jobs.search import search
 
 N = 12
 

@@ -1,0 +1,105 @@
+"""One export of a bundle, opened and checked: what a search needs of it, whatever takes its place in the folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import h5py
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from mecoq_faiss.bundle.encoder import encoder_in
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, pinned
+from mecoq_faiss.config import K_RESULTS
+from mecoq_faiss.index.file import load_index
+from mecoq_faiss.index.filtered import search_rows
+from mecoq_faiss.index.inspect import read_ids, without_ids
+
+
+class Hit(NamedTuple):
+    """An item that a search found; a list of them is a table, e.g. `pandas.DataFrame(hits)`.
+
+    Example:
+        >>> from mecoq_faiss import Hit
+        >>> Hit(rank=1, score=3.5, row=7, path="cat/7.jpg", id=107)._asdict()
+        {'rank': 1, 'score': 3.5, 'row': 7, 'path': 'cat/7.jpg', 'id': 107}
+    """
+
+    rank: int  # from 1
+    score: float  # AQS, in [-M, M]
+    row: int  # of items.h5
+    path: str
+    id: int  # what the index itself returns: the row, or the item's own id
+
+
+class Generation:
+    """The opened files of one export. Searches may run in several threads, until `close`.
+
+    Raises FileNotFoundError or ValueError where the folder is no bundle, or damaged.
+
+    Attributes:
+        manifest, encoder: the bundle's.
+        index: plain FAISS, as `faiss.read_index` gives it.
+        users: searches under way; counted by whom it belongs to.
+    """
+
+    def __init__(self, path: str | Path, device: str | torch.device = "auto") -> None:
+        self.users = 0
+        with ExitStack() as stack, pinned(path) as files:  # all of one export, although another may take its place
+            self.manifest: dict[str, Any] = files.manifest
+            self.encoder = encoder_in(files, device)
+            self.index: faiss.Index = load_index(files.file(INDEX))
+            self._by_row = without_ids(self.index)
+            self._ids = read_ids(self.index)
+            items = stack.enter_context(open(os.dup(files.file(ITEMS).fileno()), "rb"))  # the others are closed
+            self._paths = stack.enter_context(h5py.File(items))["paths"]
+            self._one_reader = threading.Lock()  # the open file has one place
+            self._items = stack.pop_all()
+
+    def close(self) -> None:
+        self._items.close()
+
+    def __len__(self) -> int:
+        return self.manifest["counts"]["items"]
+
+    def paths(self, rows: np.ndarray) -> list[str]:
+        """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
+        if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < len(self):
+            raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
+        wanted, back = np.unique(rows, return_inverse=True)  # HDF5 takes rows in rising order, each once
+        with self._one_reader:
+            return self._paths.asstr()[wanted][back].tolist() if len(wanted) else []
+
+    def search(self, queries: Any, k: int | None, where: ArrayLike | None) -> list[list[Hit]]:
+        """See `Bundle.search`."""
+        n = len(self)
+        k = min(K_RESULTS, n) if k is None else k
+        if not 1 <= k <= n:
+            raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
+        rows = None if where is None else self._rows_of(where)
+        xq = self.encoder.encode(queries)
+        D, I = self._by_row.search(xq, k) if rows is None else search_rows(self._by_row, xq, k, rows)
+        found = I[I >= 0]  # inverted lists may hold fewer than k
+        paths = dict(zip(found.tolist(), self.paths(found), strict=True))
+        return [
+            [
+                Hit(rank, score, row, paths[row], row if self._ids is None else int(self._ids[row]))
+                for rank, (score, row) in enumerate(zip(of_query, rows_of_query, strict=True), 1)
+                if row >= 0
+            ]
+            for of_query, rows_of_query in zip(D.tolist(), I.tolist(), strict=True)
+        ]
+
+    def _rows_of(self, ids: ArrayLike) -> np.ndarray:
+        """The rows (m,) int64 of the items with these ids; ids that no item has are passed over."""
+        wanted = np.asarray(ids)
+        if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
+            raise ValueError(f"where is of shape {wanted.shape}, {wanted.dtype}: give the ids to search, (m,) int64")
+        own = np.arange(len(self)) if self._ids is None else self._ids
+        return np.flatnonzero(np.isin(own, wanted))
