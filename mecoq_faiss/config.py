@@ -33,6 +33,12 @@ class ModelConfig:
         nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
         alpha: sharpness of the soft assignment (Eq. 3); the paper's is 10.
         freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
+
+    Example:
+        >>> from mecoq_faiss import ModelConfig
+        >>> config = ModelConfig(backbone="timm:mobilenetv1_100", image_size=96, M=8, nbits=4)
+        >>> config.bits, config.K
+        (32, 16)
     """
 
     backbone: str = "resnet50"
@@ -106,6 +112,11 @@ class TrainConfig:
         micro_batch: images at a time through a backbone that learns, for want of memory: their activations are computed
             a second time in the backward pass, and batch norm sees no more than these, each once. 0 takes the whole
             batch.
+
+    Example:
+        >>> from mecoq_faiss import TrainConfig
+        >>> TrainConfig(epochs=20, optimizer="sgd", cached_views=10).optimizer
+        'sgd'
     """
 
     epochs: int = 100

@@ -50,6 +50,12 @@ class MeCoQ(nn.Module):
     """Backbone -> projection -> soft product quantizer, as `config` says.
 
     Takes images (b, 3, h, w) float in [0, 1], or the backbone's features (b, F).
+
+    Example:
+        >>> from mecoq_faiss import MeCoQ, ModelConfig
+        >>> model = MeCoQ(ModelConfig(backbone="features", weights="none", feature_dim=32, D=16, M=4))
+        >>> tuple(model.embed(torch.rand(5, 32)).shape)
+        (5, 16)
     """
 
     def __init__(self, config: ModelConfig) -> None:

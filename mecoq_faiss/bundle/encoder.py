@@ -32,6 +32,12 @@ class Encoder:
         device: its name, such as `cpu` or `cuda:1`.
         backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
         d: the dimension D of the vectors.
+
+    Example:
+        >>> from mecoq_faiss import load_encoder
+        >>> encoder = load_encoder("bundle")
+        >>> encoder.encode(["query.png", "photos/0.png"]).shape == (2, encoder.d)
+        True
     """
 
     def __init__(self, model: MeCoQ, device: str | torch.device = "auto") -> None:
@@ -88,6 +94,11 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encod
     `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Raises FileNotFoundError or ValueError where the folder is neither, or damaged, or the device is not there.
+
+    Example:
+        >>> from mecoq_faiss import load_encoder
+        >>> index = faiss.read_index("bundle/index.faiss")
+        >>> D, I = index.search(load_encoder("bundle").encode("query.png"), 3)
     """
     run = RunFolder(path)
     if run.config_file.is_file() and not is_bundle(path):

@@ -22,7 +22,15 @@ BLOCK_SCORES = 1 << 18
 
 
 class VerificationError(RuntimeError):
-    """The written index does not compute what the model computes."""
+    """The written index does not compute what the model computes.
+
+    Example:
+        >>> from mecoq_faiss import VerificationError, export_index
+        >>> try:
+        ...     figures = export_index("run", "photos", "bundle-proved")["verification"]
+        ... except VerificationError as error:  # no bundle is left
+        ...     print(error)
+    """
 
 
 @torch.inference_mode()

@@ -29,6 +29,12 @@ class FeatureSource:
         paths: the images' names; the row numbers where the file has none.
         labels: class ids (n,) int64, or (n, L) 0/1 uint8 for several labels an image; None without labels.
         class_names: by class id; empty without labels.
+
+    Example:
+        >>> from mecoq_faiss import open_source
+        >>> source = open_source("features.npy", "train")
+        >>> len(source), source.vectors(slice(0, 2)).shape
+        (50, (2, 32))
     """
 
     kind: ClassVar[str] = "features"

@@ -26,7 +26,16 @@ _UPRIGHT = {
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be decoded; the message names the file and why."""
+    """An image that cannot be decoded; the message names the file and why.
+
+    Example:
+        >>> from mecoq_faiss import UnreadableImage, load_encoder
+        >>> try:
+        ...     load_encoder("bundle").encode(b"no image")
+        ... except UnreadableImage:
+        ...     print("send another")
+        send another
+    """
 
 
 def decode_image(

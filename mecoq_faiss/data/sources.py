@@ -39,6 +39,12 @@ class ImageSource:
         labels: class ids (n,) int64, or (n, L) 0/1 uint8 for several labels an image; None without labels.
         class_names: by class id; empty without labels.
         protocol: name, split and seed of a built-in protocol; None for a plain folder or tar.
+
+    Example:
+        >>> from mecoq_faiss import open_source
+        >>> source = open_source("photos", "train")
+        >>> source.paths[0], source.open(0).mode, len(source.subset([0, 2]))
+        ('0.png', 'RGB', 2)
     """
 
     kind: ClassVar[str] = "images"
@@ -89,6 +95,11 @@ def open_source(src: str | Path, split: str) -> ImageSource | FeatureSource:
     Raises:
         FileNotFoundError: no such file, folder or protocol.
         ValueError: unknown split, or a source that cannot be used; the message says why and how to mend it.
+
+    Example:
+        >>> from mecoq_faiss import open_source
+        >>> open_source("digits", "queries").class_names[:3]
+        ('0', '1', '2')
     """
     _check_split(split)
     text = str(src)

@@ -76,6 +76,13 @@ def compare(
 
     Raises:
         ValueError, OSError, ImportError: what is wrong with the input, or missing, in one line.
+
+    Example:
+        >>> from mecoq_faiss import compare
+        >>> from mecoq_faiss.baselines import Baseline
+        >>> report = compare("run", "digits", "digits", "report", k=100, settings=[Baseline("PQ", 4), Baseline("Flat")])
+        >>> [method["label"] for method in report["methods"]]
+        ['MeCoQ', 'PQ', 'Flat']
     """
     from mecoq_faiss.comparison.report import write_report  # needs matplotlib: say so before the work
 

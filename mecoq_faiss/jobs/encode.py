@@ -40,6 +40,11 @@ def encode(
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
+
+    Example:
+        >>> from mecoq_faiss import encode
+        >>> encode("run", "photos", "codes.h5")
+        20
     """
     out = Path(out)
     check_target(out, embeddings)

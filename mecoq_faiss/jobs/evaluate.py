@@ -47,6 +47,12 @@ def evaluate(
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
+
+    Example:
+        >>> from mecoq_faiss import evaluate
+        >>> figures = evaluate("bundle", "digits", k=100)
+        >>> 0.1 < figures["map"] <= 1 and figures["queries"] == 297
+        True
     """
     path = Path(path)
     source = queries if isinstance(queries, ImageSource | FeatureSource) else open_source(queries, "queries")

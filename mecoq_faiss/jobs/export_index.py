@@ -76,6 +76,12 @@ def export_index(
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
         VerificationError: the index does not match the model; no bundle is left.
+
+    Example:
+        >>> from mecoq_faiss import export_index
+        >>> manifest = export_index("run", "photos", "bundle-ivf", kind="ivfpq", nlist=4, nprobe=2)
+        >>> manifest["counts"]["items"], manifest["nprobe"]
+        (20, 2)
     """
     out = Path(out)
     if out.exists():

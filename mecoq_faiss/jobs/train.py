@@ -49,6 +49,11 @@ def train(
         ValueError, OSError: what is wrong with the input, in one line; settings that contradict the run's.
         TrainingError: the loss or a gradient stopped being finite.
         Interrupted: SIGINT or SIGTERM came; the place is saved.
+
+    Example:
+        >>> from mecoq_faiss import ModelConfig, TrainConfig, train
+        >>> small = ModelConfig(backbone="pixels", weights="none", image_size=8, D=16)
+        >>> model = train("photos", "run-photos", small, TrainConfig(epochs=1))
     """
     run = RunFolder(out)  # what is wrong with it is said before the data is looked at
     check_out(run, resume)

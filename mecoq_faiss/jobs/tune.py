@@ -47,6 +47,12 @@ def tune(
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
+
+    Example:
+        >>> from mecoq_faiss import tune
+        >>> found = tune("bundle", "photos", recall=0.9)
+        >>> print(found["command"])  # doctest: +ELLIPSIS
+        mecoq-faiss export-index bundle --codes bundle/items.h5 --out bundle-...
     """
     bundle = Path(bundle)
     if not 0 < recall <= 1:

@@ -17,7 +17,15 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system 
 
 
 class InUseError(OSError):
-    """Another process is at work on the same files."""
+    """Another process is at work on the same files.
+
+    Example:
+        >>> from mecoq_faiss import InUseError, export_index
+        >>> try:
+        ...     manifest = export_index("run", "photos", "bundle-alone")
+        ... except InUseError as error:  # another process makes the same bundle
+        ...     print(error)
+    """
 
 
 @contextmanager

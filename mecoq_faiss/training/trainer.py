@@ -21,11 +21,28 @@ NO_IMAGE = "no image of the training data can be read: give images that open in 
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to change."""
+    """Training cannot go on; the message says why and what to change.
+
+    Example:
+        >>> from mecoq_faiss import TrainConfig, TrainingError, train
+        >>> try:
+        ...     model = train("digits", "run-1e30", train_config=TrainConfig(epochs=1, lr=1e30, cached_views=2))
+        ... except TrainingError:
+        ...     print("a smaller lr")
+        a smaller lr
+    """
 
 
 class Interrupted(RuntimeError):
-    """Training was asked to stop, and has saved its place."""
+    """Training was asked to stop, and has saved its place.
+
+    Example:
+        >>> from mecoq_faiss import Interrupted, TrainConfig, train
+        >>> try:
+        ...     model = train("features.npy", "run-features", train_config=TrainConfig(epochs=1), resume=True)
+        ... except Interrupted:
+        ...     print("the same call goes on from there")
+    """
 
 
 class Step(Protocol):
