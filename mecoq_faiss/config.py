@@ -192,6 +192,7 @@ class TrainConfig:
             raise ValueError(f"jitter={self.jitter}: give brightness, contrast, saturation in 0 to 1, hue in 0 to 0.5")
 
 
+# Not pydantic: the errors are to be one line that names the setting, and it would be a dependency for these checks alone.
 Config = ModelConfig | TrainConfig
 
 

@@ -7,22 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Only these decoders see a file: others (EPS, for one) start outside programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UnreadableImage(ValueError):
@@ -69,9 +59,13 @@ def decode_image(
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A loaded image of any mode -> RGB, turned as its EXIF says; ValueError for float pixels."""
-    orientation = image.getexif().get(_ORIENTATION_TAG)  # after loading: PIL's TIFF reader turns and drops the tag
+    tag = ExifTags.Base.Orientation
+    orientation = image.getexif().get(tag)  # after loading: PIL's TIFF reader turns and drops the tag
     rgb = _to_rgb(image)
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    rgb.info = {}  # exif_transpose would write all metadata anew, which fails where another tag is damaged
+    rgb.getexif()[tag] = orientation
+    ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -62,6 +62,7 @@ class ArrayStore:
         return self.pixels[i].tobytes()
 
 
+# Not webdataset or ratarmount: views need any image at any time, from forked workers, and `tarfile` has the offsets.
 class TarStore:
     """Images in a tar, read in place with ``os.pread``. A compressed tar is unpacked once into a
     temporary plain tar, removed when the store that made it goes."""

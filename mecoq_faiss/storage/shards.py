@@ -20,6 +20,7 @@ logger = logging.getLogger("mecoq_faiss")
 WHOLE = "whole.h5"
 PART_NAMES = r"\d{6}(-[0-9a-f]{64})?\.h5|whole\.h5"
 Arrays = dict[str, np.ndarray]
+# Not zarr, which is made of chunks anyway: what comes out is one HDF5 file, and a killed run must keep its shards.
 
 
 def write_in_shards(

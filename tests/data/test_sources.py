@@ -176,6 +176,17 @@ def test_damaged_exif_does_not_lose_the_image():
     assert abs(decoded(data) - (255, 0, 0)).max() <= 3
 
 
+def test_a_damaged_tag_beside_the_orientation_does_not_lose_the_image():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x8825] = 6, {2: (1.0, 2.0, 3.0)}  # the latitude, fractions
+    damaged = exif.tobytes().replace(b"\0\2\0\5\0\0\0\3", b"\0\2\0\1\0\0\0\3")  # which now says bytes
+    assert damaged != exif.tobytes()
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8] = 250
+    data = encoded(Image.fromarray(pixels), "JPEG", exif=damaged, quality=100)
+    assert abs(decoded(data) - np.rot90(pixels, -1).astype(int)).max() <= 8
+
+
 def test_draft_never_goes_below():
     data = encoded(Image.fromarray(noise(1200, 1600)), "JPEG")
     assert decoded(data, draft=224).shape == (300, 400, 3)
