@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mecoq_faiss" / "__init__.
 
 EXTRAS = {
     "timm": ["timm>=1.0"],
-    "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+    "report": ["jinja2>=3.1", "matplotlib>=3.8", "scikit-learn>=1.3"],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],
     "test": [
@@ -18,6 +18,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "scikit-learn>=1.3",
         "timm>=1.0",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "tensorboard>=2.14",
     ],

@@ -192,7 +192,7 @@ class TrainConfig:
             raise ValueError(f"jitter={self.jitter}: give brightness, contrast, saturation in 0 to 1, hue in 0 to 0.5")
 
 
-# Not pydantic: the errors are to be one line that names the setting, and it would be a dependency for these checks alone.
+# Not pydantic: an error is to be one line that names the setting; it would be a dependency for these checks alone.
 Config = ModelConfig | TrainConfig
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,11 @@ from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.evaluation import FIRST
 from mecoq_faiss.storage.files import write_text
 
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+except ImportError as error:
+    raise ImportError("the report needs Jinja2: pip install 'mecoq-faiss[report]'") from error
+
 QUERIES_SHOWN = 6
 TOP = 10
 THUMBNAIL = 72  # pixels
@@ -29,52 +31,48 @@ CHOICES_SHOWN = 40
 
 def write_report(path: Path, report: dict[str, Any], data: CompareData, contenders: Sequence[Contender]) -> None:
     """Write the page of `report` (the content of report.json) with pictures of `contenders`' results."""
-    template = resources.files("mecoq_faiss.comparison").joinpath("report.html").read_text(encoding="utf-8")
-    d = report["data"]
-    page = Template(template).substitute(
-        verdict=html.escape(report["verdict"]),
-        summary=html.escape(
-            f"{d['num_queries']:,} queries ({d['queries']}) on {d['num_items']:,} images ({d['database']}); every "
-            f"method on the same {d['feature_width']}-dimensional features of {report['model']['backbone']}."
-        ),
-        methods=_methods(report),
-        note=html.escape(_note(report)),
-        plots="\n".join(f"<figure>{svg}<figcaption>{caption}</figcaption></figure>" for svg, caption in _plots(report)),
-        pictures=_pictures(data, contenders),
-        choice=_table(
-            ("setting", report["choice"][0]["measure"] + ", held out"),
-            ((row["name"], f"{row['score']:.4f}") for row in report["choice"][:CHOICES_SHOWN]),
-        ),
-        settings="\n".join(
-            f"<h3>{title}</h3>{_table(('name', 'value'), (content or {}).items())}"
-            for title, content in (
-                ("Data", d),
-                ("Model", report["model"]),
-                ("Training", report["train"]),
-                ("Machine and versions", report["environment"]),
-            )
-        ),
+    write_text(path, render(report, _pictures(data, contenders)))
+
+
+def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> str:
+    """The page of `report`; `pictures` holds, a query, its `name`, `picture` and `strips` of (label, pictures)."""
+    environment = Environment(
+        loader=PackageLoader("mecoq_faiss.comparison", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    write_text(path, page)
+    d = report["data"]
+    return environment.get_template("report.html").render(
+        verdict=report["verdict"],
+        summary=f"{d['num_queries']:,} queries ({d['queries']}) on {d['num_items']:,} images ({d['database']}); every "
+        f"method on the same {d['feature_width']}-dimensional features of {report['model']['backbone']}.",
+        methods=[{**m, "cells": _cells(report, m)} for m in report["methods"]],
+        winner=report["winner"],
+        note=_note(report),
+        plots=list(_plots(report)),
+        pictures=pictures,
+        measure=report["choice"][0]["measure"],
+        choice=[(row["name"], f"{row['score']:.4f}") for row in report["choice"][:CHOICES_SHOWN]],
+        settings={
+            "Data": d,
+            "Model": report["model"],
+            "Training": report["train"] or {},
+            "Machine and versions": report["environment"],
+        },
+    )
 
 
-def _methods(report: dict[str, Any]) -> str:
-    """The main table; on a narrow screen every row becomes a card, hence the repeated names."""
-    key, rows = report["key"], []
-    for m in report["methods"]:
-        cells = [(report["measure"] if key == "map" else "score", _score(m))]
-        cells += [(name, f"{value:.4f}") for name, value in beside(m).items()]
-        cells += [
-            ("bytes", f"{m['num_bytes']:,}"),
-            ("ms a query", f"{m['search_ms']:.3f}"),
-            ("index file", f"{m['file_bytes'] / 1e6:,.2f} MB"),
-        ]
-        head = f'<th scope="row">{html.escape(m["label"])}<small>{html.escape(m["setting"])}</small></th>'
-        data = "".join(f'<td data-label="{html.escape(name)}">{value}</td>' for name, value in cells)
-        best = ' class="best"' if m["label"] == report["winner"] else ""
-        rows.append(f"<tr{best}>{head}{data}</tr>")
-    names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["method", *(name for name, _ in cells)])
-    return f'<table class="cards"><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+def _cells(report: dict[str, Any], m: dict[str, Any]) -> dict[str, str]:
+    """A method's row of the main table, by the names of its columns."""
+    return {
+        (report["measure"] if report["key"] == "map" else "score"): _score(m),
+        **{name: f"{value:.4f}" for name, value in beside(m).items()},
+        "bytes": f"{m['num_bytes']:,}",
+        "ms a query": f"{m['search_ms']:.3f}",
+        "index file": f"{m['file_bytes'] / 1e6:,.2f} MB",
+    }
 
 
 def beside(method: dict[str, Any]) -> dict[str, float]:
@@ -121,7 +119,8 @@ def _note(report: dict[str, Any]) -> str:
     )
 
 
-def _plots(report: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _plots(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(svg, caption) of each plot."""
     methods = {m["label"]: m["quality"] for m in report["methods"]}
     if report["key"] == "map":
         curves = {label: (q["recall"], q["precision"]) for label, q in methods.items()}
@@ -148,10 +147,10 @@ def _plots(report: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
 
 
-def _pictures(data: CompareData, contenders: Sequence[Contender]) -> str:
-    """The first results of a few queries, one strip a method."""
+def _pictures(data: CompareData, contenders: Sequence[Contender]) -> list[dict[str, Any]]:
+    """The first results of a few queries, one strip a method; nothing where the sources hold features."""
     if not isinstance(data.queries, ImageSource) or not isinstance(data.database, ImageSource):
-        return "<p>The sources hold features, no pictures.</p>"
+        return []
     rows = _spread(data)
     found = [(c, c.index.search(c.queries(data.task.xq[rows]), min(TOP, len(data.xb)))[1]) for c in contenders]
     labels_q, labels_db = data.task.labels_q, data.task.labels_db
@@ -170,11 +169,10 @@ def _pictures(data: CompareData, contenders: Sequence[Contender]) -> str:
                     )  # fmt: skip
                     mark = "hit" if hit else "miss"
                 pictures.append(_picture(data.database, int(item), mark))
-            strips.append(f"<h4>{html.escape(contender.label)}</h4><div>{''.join(pictures)}</div>")
-        query = _picture(data.queries, int(row), "")
-        name = html.escape(data.queries.paths[row])
-        blocks.append(f'<section class="query"><h3>{query}<span>{name}</span></h3>{"".join(strips)}</section>')
-    return "\n".join(blocks)
+            strips.append((contender.label, pictures))
+        picture = _picture(data.queries, int(row), "")
+        blocks.append({"name": data.queries.paths[row], "picture": picture, "strips": strips})
+    return blocks
 
 
 def _spread(data: CompareData) -> list[int]:
@@ -183,20 +181,16 @@ def _spread(data: CompareData) -> list[int]:
     return sorted({int((i + 0.5) * n / QUERIES_SHOWN) for i in range(QUERIES_SHOWN)})
 
 
-def _picture(source: ImageSource, row: int, mark: str) -> str:
+def _picture(source: ImageSource, row: int, mark: str) -> dict[str, Any]:
     image = source.open(row, draft=THUMBNAIL)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     out = BytesIO()
     image.save(out, "JPEG", quality=80)
     says = {"hit": "relevant: ", "miss": "not relevant: ", "": ""}[mark]
-    alt = html.escape(says + source.paths[row], quote=True)
-    data = base64.b64encode(out.getvalue()).decode()
-    size = f'width="{image.width}" height="{image.height}"'
-    picture = f'<img src="data:image/jpeg;base64,{data}" {size} alt="{alt}" title="{alt}" loading="lazy">'
-    return f'<span class="{mark}">{picture}</span>' if mark else picture
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return {
+        "src": f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}",
+        "width": image.width,
+        "height": image.height,
+        "alt": says + source.paths[row],
+        "mark": mark,
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import sys
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from mecoq_faiss import ModelConfig, TrainConfig, train
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.comparison.plots import bars, lines
+from mecoq_faiss.comparison.report import render
 from mecoq_faiss.jobs.compare import compare
 
 
@@ -94,7 +97,7 @@ def test_ids_are_unique_and_elements_closed(page: Page) -> None:
 def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], str], page: Page) -> None:
     report, text = made
     assert html.escape(report["verdict"]) in text
-    assert "$" not in text.split("</style>")[1].split("<figure>")[0], "every placeholder is filled"
+    assert not re.search(r"\$|{{|{%", text.split("</style>")[1].split("<figure>")[0]), "every placeholder is filled"
     words = " ".join(page.text)
     for method in report["methods"]:
         assert f"{method['score']:.4f}" in words and method["setting"] in words
@@ -123,7 +126,34 @@ def test_plots_are_reproducible_and_escape_their_title() -> None:
     assert "<svg" in bars("usage", {"PQ": [{"used": 1.0, "effective": 0.8}] * 4}, "share")
 
 
-def test_names_of_files_are_escaped(made: tuple[dict[str, Any], str], tmp_path: Path) -> None:
-    from mecoq_faiss.comparison.report import _table
+def test_every_text_is_escaped(made: tuple[dict[str, Any], str]) -> None:
+    hostile = "<b>&\"'.jpg"
+    report = deepcopy(made[0])
+    report["verdict"] = report["choice"][0]["measure"] = report["choice"][0]["name"] = hostile
+    report["data"] |= {"queries": hostile, hostile: hostile}
+    report["methods"][0] |= {"label": hostile, "setting": hostile}
+    report["measure"] = hostile  # the name of a column, also in an attribute
+    picture = {"src": "data:image/jpeg;base64,", "width": 1, "height": 1, "alt": hostile, "mark": "hit"}
+    text = render(report, [{"name": hostile, "picture": picture, "strips": [(hostile, [picture])]}])
+    page = Page(text)
+    assert not page.open and "b" not in {tag for tag, _ in page.tags}
+    shown = [a for tag, a in page.tags if tag == "img"]
+    assert [(a["alt"], a["title"]) for a in shown] == [(hostile, hostile)] * 2
+    assert ("td", {"data-label": hostile}) in page.tags
+    assert page.text.count(hostile) >= 9
 
-    assert "<b>" not in _table(("a",), [("<b>&",)]) and "&lt;b&gt;&amp;" in _table(("a",), [("<b>&",)])
+
+@pytest.mark.parametrize(
+    ("library", "users"),
+    [("jinja2", ("report",)), ("matplotlib", ("report", "plots"))],
+)
+def test_a_missing_library_is_said_in_one_line(
+    library: str, users: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for user in users:
+        monkeypatch.delitem(sys.modules, f"mecoq_faiss.comparison.{user}")
+    for name in [library, *(name for name in sys.modules if name.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"^[a-z ]+ needs? (?i:{library}): pip install 'mecoq-faiss\[report\]'$"):
+        compare(tmp_path / "run", "digits", "digits", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
