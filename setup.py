@@ -16,6 +16,7 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "setuptools>=70.1",  # builds the wheel that a test installs
         "scikit-learn>=1.3",
         "timm>=1.0",
         "jinja2>=3.1",
