@@ -24,7 +24,7 @@ EXTRAS = {
         "tensorboard>=2.14",
     ],
 }
-EXTRAS["dev"] = EXTRAS["test"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3"]
+EXTRAS["dev"] = EXTRAS["test"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
 setup(
