@@ -40,7 +40,7 @@ def by_loops(view1: np.ndarray, view2: np.ndarray, memory: np.ndarray, tau: floa
 def test_equations(N: int, slots: int, tau: float, rho: float) -> None:
     view1, view2, memory = rows(N), rows(N, seed=1), rows(slots, seed=2)
     loss = debiased_contrastive_loss(view1, view2, memory, temperature=tau, positive_prior=rho)
-    assert loss.item() == pytest.approx(by_loops(*(x.numpy() for x in (view1, view2, memory)), tau, rho), rel=1e-10)
+    assert loss.item() == pytest.approx(by_loops(view1.numpy(), view2.numpy(), memory.numpy(), tau, rho), rel=1e-10)
     if slots == 0:
         assert debiased_contrastive_loss(view1, view2, temperature=tau, positive_prior=rho) == loss
 
@@ -72,15 +72,19 @@ def test_gradient(slots: int, rho: float) -> None:
 
 @pytest.mark.parametrize("tau", [0.01, 0.001])
 def test_no_overflow_at_low_temperatures(tau: float) -> None:
-    views = [rows(8, seed=s).float().requires_grad_() for s in (0, 1)]
-    loss = debiased_contrastive_loss(*views, rows(5, seed=2).float(), temperature=tau, positive_prior=0.1)
+    view1, view2 = (rows(8, seed=s).float().requires_grad_() for s in (0, 1))
+    loss = debiased_contrastive_loss(view1, view2, rows(5, seed=2).float(), temperature=tau, positive_prior=0.1)
     loss.backward()
     exact = debiased_contrastive_loss(
-        *(v.detach().double() for v in views), rows(5, seed=2).float().double(), temperature=tau, positive_prior=0.1
+        view1.detach().double(),
+        view2.detach().double(),
+        rows(5, seed=2).float().double(),
+        temperature=tau,
+        positive_prior=0.1,
     )
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-5)
-    assert all(v.grad is not None and v.grad.isfinite().all() for v in views)
-    same = views[0].detach()
+    assert all(v.grad is not None and v.grad.isfinite().all() for v in (view1, view2))
+    same = view1.detach()
     loss = debiased_contrastive_loss(same, -same, temperature=tau, positive_prior=0.1)  # the worst positives
     assert loss.isfinite()
 
@@ -123,7 +127,10 @@ def test_refuses(views: tuple, memory: tuple | None, settings: dict, message: st
     given = None if memory is None else torch.ones(memory)
     with pytest.raises(ValueError, match=message):
         debiased_contrastive_loss(
-            *(torch.ones(v) for v in views), given, **({"temperature": 0.5, "positive_prior": 0.1} | settings)
+            torch.ones(views[0]),
+            torch.ones(views[1]),
+            given,
+            **({"temperature": 0.5, "positive_prior": 0.1} | settings),
         )
 
 

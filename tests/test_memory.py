@@ -21,7 +21,8 @@ def by_eq_1(z: torch.Tensor, M: int = 2) -> torch.Tensor:
 def test_it_is_a_queue(kind: str, size: int) -> None:
     torch.manual_seed(0)
     quantizer = SoftProductQuantizer(6, 2, 256)
-    memory, model = CodeMemory(size, quantizer, kind), deque(maxlen=size)
+    memory = CodeMemory(size, quantizer, kind)
+    model: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=size)
     assert memory.reconstructions(quantizer) is None
     for batch in (3, 1, 4, 13, 2, 30, 5, 5):  # some larger than the memory, none that divides it every time
         z = torch.randn(batch, 6)
@@ -37,7 +38,7 @@ def test_it_is_a_queue(kind: str, size: int) -> None:
             "hard": lambda p=kept_p: quantizer.decode(p.argmax(-1)),
         }[kind]()
         found = memory.reconstructions(quantizer)
-        assert memory.filled == len(model) == len(found)
+        assert found is not None and memory.filled == len(model) == len(found)
         oldest = int(memory.pushed) % size if memory.filled == size else 0
         torch.testing.assert_close(found.roll(-oldest, 0), expected, atol=1e-6, rtol=0)
 

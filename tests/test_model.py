@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from mecoq_faiss.config import ModelConfig
 from mecoq_faiss.model import MeCoQ, Standardize
 
-CONFIG = {"backbone": "features", "weights": "none", "feature_dim": 10, "hidden": 12, "D": 8, "M": 2, "nbits": 4}
+CONFIG: dict[str, Any] = {
+    "backbone": "features",
+    "weights": "none",
+    "feature_dim": 10,
+    "hidden": 12,
+    "D": 8,
+    "M": 2,
+    "nbits": 4,
+}
 
 
 def test_standardize_measures_mean_and_deviation() -> None:
@@ -28,9 +39,12 @@ def test_forward_is_projection_then_quantizer(projection: str) -> None:
     model = MeCoQ(ModelConfig(**CONFIG, projection=projection, standardize=False))
     x = torch.randn(5, 10)
     if projection == "linear":
+        assert isinstance(model.projection, nn.Linear)
         expected = x @ model.projection.weight.T + model.projection.bias
     else:
+        assert isinstance(model.projection, nn.Sequential)
         first, _, last = model.projection
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         expected = (x @ first.weight.T + first.bias).clamp(min=0) @ last.weight.T + last.bias
     z, p, z_hat = model(x)
     torch.testing.assert_close(z, expected)

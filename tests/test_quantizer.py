@@ -127,7 +127,7 @@ def test_refuses_embeddings_of_another_shape(quantizer: SoftProductQuantizer, ba
         quantizer.encode(bad)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, M), torch.zeros(2, M + 1, dtype=int), torch.zeros(2, M, K + 1)])
+@pytest.mark.parametrize("bad", [torch.zeros(2, M), torch.zeros(2, M + 1, dtype=torch.int64), torch.zeros(2, M, K + 1)])
 def test_refuses_codes_of_another_shape(quantizer: SoftProductQuantizer, bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected soft codes"):
         quantizer.decode(bad)

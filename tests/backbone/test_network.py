@@ -19,7 +19,7 @@ SMALL = "shufflenet_v2_x0_5"
 TIMM_WEIGHTS = Path(__file__).parents[2] / ".." / "shared" / "data" / "mobilenetv1_100-imagenet.safetensors"
 
 
-def learning(backbone: nn.Module) -> set[str]:
+def learning(backbone: Backbone) -> set[str]:
     return {name for name, parameter in backbone.net.named_parameters() if parameter.requires_grad}
 
 
@@ -32,6 +32,7 @@ def on_meta(name: str, **options) -> nn.Module:
 def randomize_norms(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.uniform_(-0.1, 0.1)
             module.running_var.uniform_(0.5, 2)
 
@@ -133,7 +134,9 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
         images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
         features = backbone(images)
         (features @ features.T).logsumexp(dim=1).sum().backward()  # every image against all, as in the loss
-        return [p.grad for p in net.parameters()], calls
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        assert len(gradients) == len(list(net.parameters()))
+        return gradients, calls
 
     whole, once = gradients(micro_batch=0)
     parts, twice = gradients(micro_batch=3)

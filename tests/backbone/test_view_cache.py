@@ -23,7 +23,7 @@ from mecoq_faiss.backbone.feature_cache import cache_folder, fingerprint
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.backbone.network import Backbone, create_backbone
 from mecoq_faiss.backbone.view_cache import cached_view_features
-from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
 
 N, SIZE, V, BROKEN = 23, 8, 3, 5
@@ -51,7 +51,7 @@ class Counting(Backbone):
         net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 6))
         super().__init__(net, 6)
         with torch.no_grad():
-            net[3].weight.mul_(scale)
+            net.get_parameter("3.weight").mul_(scale)
         self.seen = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,9 @@ def small_batches(monkeypatch, tmp_path):
 
 def features_of(folder: Path, backbone: Backbone, spec: ViewSpec | None = None, **options):
     settings = {"size": SIZE, "num_views": V, "seed": 9, "workers": 0} | options
-    return cached_view_features(open_source(folder, "train"), backbone, spec=spec or ViewSpec(), **settings)
+    source = open_source(folder, "train")
+    assert isinstance(source, ImageSource)
+    return cached_view_features(source, backbone, spec=spec or ViewSpec(), **settings)
 
 
 def files(tmp_path: Path) -> list[str]:

@@ -193,7 +193,7 @@ def test_more_bytes_find_more_neighbours(digits):
     [
         (lambda x: Baseline("PQ", 0), "num_bytes"),
         (lambda x: Baseline("Flat", 4), "num_bytes"),
-        (lambda x: Baseline("SQ", 4), "choose one of"),
+        (lambda x: Baseline("SQ", 4), "choose one of"),  # type: ignore[arg-type]
         (lambda x: Baseline("PQ", 4, nbits=6), "choose one of"),
         (lambda x: Baseline("ITQ", 4, metric="IP"), "Hamming"),
         (lambda x: Baseline("OPQ", 4, opq_width=30), "multiple of M=4"),
@@ -203,7 +203,7 @@ def test_more_bytes_find_more_neighbours(digits):
         (lambda x: Baseline("PQ", 4).fit(np.where(x == 3, np.nan, x)), "NaN"),
         (lambda x: Baseline("PQ", 4, nbits=4).fit(x).index(x[0]), r"want \(n, F\)"),
         (lambda x: choose([], x, x, None, 5), "at least one setting"),
-        (lambda x: choose([Baseline("Flat")], x, x, [1], 5), "one label each"),
+        (lambda x: choose([Baseline("Flat")], x, x, np.array([1]), 5), "one label each"),
     ],
 )
 def test_errors_say_what_to_mend(digits, call, message):

@@ -89,10 +89,12 @@ def photos(work: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def digit_image(work: Path) -> Path:
-    from mecoq_faiss.data.sources import open_source
+    from mecoq_faiss.data.sources import ImageSource, open_source
 
     path = work / "query.png"
-    open_source("digits", "queries").open(0).save(path)
+    source = open_source("digits", "queries")
+    assert isinstance(source, ImageSource)
+    source.open(0).save(path)
     return path
 
 
@@ -113,7 +115,8 @@ def test_train_writes_a_run(run: Path) -> None:
 def test_an_application_needs_only_faiss_and_the_encoder(bundle: Path, digit_image: Path) -> None:
     index = faiss.read_index(str(bundle / "index.faiss"))
     D, I = index.search(load_encoder(bundle).encode([digit_image]), 10)
-    assert I.shape == (1, 10) and (np.diff(D[0]) <= 0).all() and np.abs(D).max() <= index.pq.M
+    assert isinstance(index, faiss.IndexPQ) and np.abs(D).max() <= index.pq.M
+    assert I.shape == (1, 10) and (np.diff(D[0]) <= 0).all()
     hits = json.loads(ok("search", bundle, digit_image, "-k", 10, "--json"))[0]["hits"]
     np.testing.assert_allclose([hit["score"] for hit in hits], D[0], atol=1e-6)
     assert [hit["row"] for hit in hits] == I[0].tolist()
@@ -447,6 +450,7 @@ def test_altered_manifests_are_refused(broken: Path, digit_image: Path) -> None:
     assert "newer" in fails("info", broken)
     path.write_text(path.read_text()[:50])
     assert "damaged" in fails("search", broken, digit_image)
+    wrong: object
     for wrong in ([], {"format": "1"}, {"format": 1}, {"format": 1, "files": {}}):
         path.write_text(json.dumps(wrong))
         fails("search", broken, digit_image)

@@ -89,7 +89,7 @@ def test_pictures_have_text_alternatives_and_load_lazily(page: Page) -> None:
 
 
 def test_ids_are_unique_and_elements_closed(page: Page) -> None:
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    ids = [str(attributes["id"]) for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)), sorted(i for i in set(ids) if ids.count(i) > 1)[:5]
     assert not page.open
 

@@ -244,7 +244,7 @@ PATHS = ("bird/x y é.png", "cat/deep/c.png", "dog/a.PNG", "dog/b.png")
 def pack(folder: Path, ending: str) -> Path:
     path = folder.with_name(f"photos{ending}")
     mode = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz"}[ending]
-    with tarfile.open(path, mode) as tar:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
         tar.add(folder, arcname=".")
     return path
 

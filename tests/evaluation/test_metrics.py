@@ -249,7 +249,7 @@ def transformed(index):
 
 WRAPPED = {
     "bare": lambda index: index,
-    "ids": lambda index: build_index(*refined_codes()[:2], "pqfs", refine=True, k_factor=1.0, ids=np.arange(3000)),
+    "ids": lambda index: build_index(*refined_codes()[:2], "pqfs", refine=True, k_factor=1.0, ids=np.arange(3000)),  # type: ignore[arg-type, misc]
     "transform": transformed,
 }
 

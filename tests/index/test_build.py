@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -29,7 +30,7 @@ from mecoq_faiss.index.exhaustive import fastscan
 from mecoq_faiss.index.inverted_lists import coarse_centroids, default_nlist, default_nprobe
 from tests.exact import search_exact
 
-CASES = [  # kind, M, K, options
+CASES: list[tuple[str, int, int, dict[str, Any]]] = [  # kind, M, K, options
     ("pq", 2, 256, {}),
     ("pq", 3, 8, {}),
     ("pq", 4, 16, {}),

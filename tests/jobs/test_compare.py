@@ -29,7 +29,7 @@ from mecoq_faiss.comparison.contenders import Contender, baseline_contender, emb
 from mecoq_faiss.comparison.data import load_data, of_model, recorded_training
 from mecoq_faiss.comparison.figures import Task, file_bytes, quality
 from mecoq_faiss.comparison.verdict import interval, verdict
-from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.evaluation import is_relevant, precision_at
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index
@@ -362,7 +362,7 @@ def test_without_labels_a_hair_decides_nothing() -> None:
     """0.9001 against 0.9000 of 10,000 copies: no winner."""
     found, almost = np.ones(10_000), np.ones(10_000)
     found[:999], almost[-1000:] = 0, 0
-    nothing = {"neighbours": spread(0.5)}
+    nothing: dict[str, Any] = {"neighbours": spread(0.5)}
     learned, pq = entry("MeCoQ", same_image=found, **nothing), entry("PQ", same_image=almost, **nothing)
     verdict = judge(learned, pq, labels=False)
     assert verdict["gain"] == pytest.approx(0.0001) and verdict["winner"] is None
@@ -458,7 +458,8 @@ def test_fixed_features_are_the_backbones_and_are_kept(tmp_path: Path, photos: P
     assert features.shape == (129, 192) and 5 not in rows and len(rows) == 129
     from mecoq_faiss.data.views import fixed_view, to_float
 
-    view = to_float(fixed_view(source.open(7), 8)[None])  # type: ignore[arg-type]
+    assert isinstance(source, ImageSource)
+    view = to_float(torch.as_tensor(fixed_view(source.open(7), 8))[None])
     np.testing.assert_allclose(features[6], backbone(view)[0].numpy(), atol=1e-6)
     backbone.forward = None  # type: ignore[assignment]
     again, _ = fixed_features(source, backbone, size=8, workers=0, folder=tmp_path / "cache")

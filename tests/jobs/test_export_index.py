@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import faiss
 import h5py
@@ -18,7 +19,7 @@ from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.bundle.folder import read_manifest, verify_files
 from mecoq_faiss.bundle.probes import queries_like_images
 from mecoq_faiss.bundle.proof import VerificationError, best_scores, scores_of, table_rounding, verify
-from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.index import build_index, load_index, read_codes, read_ids
 from mecoq_faiss.index.codes import code_blocks
 from mecoq_faiss.jobs.search import search
@@ -101,13 +102,14 @@ def test_every_kind_is_exported_and_proved(
 
 def test_the_index_keeps_its_own_nprobe_after_the_proof(work: Path, tmp_path: Path) -> None:
     export_index(work / "run8", None, tmp_path / "b", codes=work / "codes8.h5", kind="ivfpq", nlist=9, nprobe=2)
-    assert faiss.read_index(str(tmp_path / "b" / "index.faiss")).nprobe == 2
+    index = faiss.read_index(str(tmp_path / "b" / "index.faiss"))
+    assert isinstance(index, faiss.IndexIVFPQ) and index.nprobe == 2
 
 
 def test_recall_in_the_manifest_is_that_of_plain_search(work: Path, tmp_path: Path) -> None:
     from mecoq_faiss.bundle.probes import queries_like_codes
 
-    options = {"kind": "ivfpq", "nlist": 9, "nprobe": 1}
+    options: dict[str, Any] = {"kind": "ivfpq", "nlist": 9, "nprobe": 1}
     out = tmp_path / "b"
     manifest = export_index(work / "run8", None, out, codes=work / "codes8.h5", **options)
     with h5py.File(work / "codes8.h5") as file:
@@ -123,14 +125,16 @@ def test_recall_in_the_manifest_is_that_of_plain_search(work: Path, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["pq", "ivfpq"])
 def test_own_ids_come_back_from_search_and_evaluate(tmp_path: Path, kind: str) -> None:
     plain, own = tmp_path / "plain", tmp_path / "own"
-    options = {"nlist": 4, "nprobe": 4} if kind == "ivfpq" else {}
+    options: dict[str, Any] = {"nlist": 4, "nprobe": 4} if kind == "ivfpq" else {}
     source = _labelled_digits_run(tmp_path)
     export_index(source, "digits", plain, kind=kind, **options)
     ids = np.arange(1500, dtype=np.int64)[::-1] + 10**15
     export_index(source, "digits", own, kind=kind, ids=ids, **options)
     assert read_manifest(own)["has_ids"] and not read_manifest(plain)["has_ids"]
     query = tmp_path / "query.png"
-    open_source("digits", "queries").open(3).save(query)
+    queries = open_source("digits", "queries")
+    assert isinstance(queries, ImageSource)
+    queries.open(3).save(query)
     first, second = search(plain, [query], 20)[0], search(own, [query], 20)[0]
     assert [(h.row, h.path) for h in first] == [(h.row, h.path) for h in second]
     assert [h.id for h in first] == [h.row for h in first]
@@ -152,13 +156,15 @@ def test_own_ids_of_unreadable_images_are_left_out(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     digits = open_source("digits", "queries")
+    assert isinstance(digits, ImageSource)
     for i in range(9):
         digits.open(i).save(photos / f"{i}.png")
     (photos / "4.png").write_bytes(b"no picture")
     ids = np.arange(9, dtype=np.int64) * 11
     manifest = export_index(_labelled_digits_run(tmp_path), photos, tmp_path / "bundle", ids=ids)
     assert manifest["counts"] == {"items": 8, "source_items": 9, "unreadable": 1}
-    assert read_ids(load_index(tmp_path / "bundle" / "index.faiss")).tolist() == [0, 11, 22, 33, 55, 66, 77, 88]
+    found = read_ids(load_index(tmp_path / "bundle" / "index.faiss"))
+    assert found is not None and found.tolist() == [0, 11, 22, 33, 55, 66, 77, 88]
     hit = search(tmp_path / "bundle", [photos / "7.png"], 8)[0][0]
     assert hit.id == 11 * int(Path(hit.path).stem) and hit.row == hit.id // 11 - (hit.id > 44)
 

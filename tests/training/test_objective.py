@@ -47,6 +47,7 @@ def test_the_loss_is_eq_14_without_the_decay() -> None:
     objective = objective_of(diversity_weight=0.7, entropy_weight=0.3, memory_start_epoch=2)
     objective(feature_pair(seed=5), 1)
     objective.after_step()
+    assert objective.memory is not None
     pair, model = feature_pair(), objective.model
     for epoch in (1, 2):
         loss, terms = objective(pair, epoch)

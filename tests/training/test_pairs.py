@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import ViewSpec
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 
@@ -35,7 +35,9 @@ def make(kind: str, folder: Path, batch: int = BATCH) -> Pairs:
     if kind == "features":
         return FeaturePairs(np.tile(np.arange(1, N + 1, dtype=np.float32)[:, None], (1, 400)), 0.25, batch, 7, "cpu")
     spec = ViewSpec(jitter_p=0.0, grey=0.0, blur=0.0)
-    return ImagePairs(ImageLoader(open_source(folder, "train"), 6, spec=spec, seed=7, workers=0), batch, 7, "cpu")
+    source = open_source(folder, "train")
+    assert isinstance(source, ImageSource)
+    return ImagePairs(ImageLoader(source, 6, spec=spec, seed=7, workers=0), batch, 7, "cpu")
 
 
 KINDS = ("cached", "features", "images")
@@ -107,5 +109,6 @@ def test_image_views_show_one_image_and_leave_out_broken_ones(folder: Path) -> N
 
 def test_a_batch_of_broken_images_only_is_empty(folder: Path) -> None:
     source = open_source(folder, "train").subset([3, 4])
+    assert isinstance(source, ImageSource)
     (pair,) = ImagePairs(ImageLoader(source, 6, spec=ViewSpec(), workers=0), 2, 0, "cpu").batches(1)
     assert pair.view1.shape == pair.view2.shape == (0, 3, 6, 6)
