@@ -22,7 +22,11 @@ def query_names(queries: Sequence[str | Path]) -> list[str]:
 
 
 def search(
-    bundle: str | Path, images: Sequence[str | Path], k: int | None = None, *, device: str | torch.device = "auto"
+    bundle: str | Path,
+    images: str | Path | Sequence[str | Path],
+    k: int | None = None,
+    *,
+    device: str | torch.device = "auto",
 ) -> list[list[Hit]]:
     """The k best items of a bundle for each query. To search more than once, `open_bundle` opens it once.
 

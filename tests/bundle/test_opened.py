@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -53,7 +54,9 @@ def exported(made: Path) -> Callable[..., Path]:
     def export(kind: str, refine: bool = False, own_ids: bool = False) -> Path:
         nbits = 4 if kind.endswith("fs") else 8
         out = made / f"{kind}-{refine}-{own_ids}"
-        options = {"nlist": 8, "nprobe": 3} if kind.startswith("ivf") else {"nlist": 4} if kind == "gpu" else {}
+        options: dict[str, Any] = (
+            {"nlist": 8, "nprobe": 3} if kind.startswith("ivf") else {"nlist": 4} if kind == "gpu" else {}
+        )
         if not out.exists():
             ids = np.arange(N) * 3 + 7 if own_ids else None
             export_index(made / f"run{nbits}", made / "a", out, kind=kind, ids=ids, workers=0, refine=refine, **options)
