@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow coverage lint clean
+.PHONY: demo test test-slow coverage lint docs clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
+
+test: lint docs
 	$(BIN)/python -m pytest -n auto
 
 test-slow: $(STAMP)

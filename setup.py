@@ -23,8 +23,9 @@ EXTRAS = {
         "matplotlib>=3.8",
         "tensorboard>=2.14",
     ],
+    "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],
 }
-EXTRAS["dev"] = EXTRAS["test"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
+EXTRAS["dev"] = EXTRAS["test"] + EXTRAS["docs"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
 EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
 
 setup(

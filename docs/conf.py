@@ -1,0 +1,20 @@
+"""The documentation site: Markdown pages by MyST, the API from docstrings, the command line from click."""
+
+from mecoq_faiss import __version__
+
+project = "mecoq-faiss"
+author = "the mecoq-faiss authors"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+exclude_patterns = ["examples"]
+
+html_theme = "furo"
+html_title = f"mecoq-faiss {version}"
+html_show_copyright = False
+
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+# Docstrings are written to be read in an editor as well: their single backquotes are code.
+default_role = "code"
