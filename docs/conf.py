@@ -1,6 +1,10 @@
 """The documentation site: Markdown pages by MyST, the API from docstrings, the command line from click."""
 
+import logging
+
 from mecoq_faiss import __version__
+
+logging.getLogger("faiss").setLevel(logging.WARNING)  # its loader says which library it tries
 
 project = "mecoq-faiss"
 author = "the mecoq-faiss authors"

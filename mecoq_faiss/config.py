@@ -91,7 +91,7 @@ class TrainConfig:
         optimizer: `adam` or `sgd` (with `momentum`).
         lr: the projection's rate; the backbone's is lr * backbone_lr_scale, the codebooks' lr * codebook_lr_scale.
         weight_decay: torch's, on the network only, never on the codebooks: twice beta of Eq. 14, for the gradient of
-            beta * |theta|^2 is 2 * beta * theta and torch adds weight_decay * theta.
+            `beta * |theta|^2` is 2 * beta * theta and torch adds weight_decay * theta.
         warmup_epochs, final_lr_scale: linear warm-up, then a cosine down to this share of each group's rate.
         temperature, positive_prior: tau and rho+ of the loss (Eq. 12).
         diversity_weight: gamma of Eq. 14.

@@ -64,13 +64,13 @@ def build_index(
 ) -> faiss.Index:
     """A searchable FAISS index of stored codes, METRIC_INNER_PRODUCT.
 
-    | kind | index | scores |
-    |---|---|---|
-    | `pq` | IndexPQ | AQS |
-    | `pqfs` | IndexPQFastScan, 4-bit only | AQS within 8-bit lookup tables; AQS where refined |
-    | `ivfpq` | IndexIVFPQ of whole vectors | AQS, of the images in the probed lists |
-    | `ivfpqfs` | IndexIVFPQFastScan of whole vectors, 4-bit only | as both |
-    | `gpu` | IndexIVFPQ with all-zero centroids, every list probed: `faiss.index_cpu_to_gpu` takes it | AQS |
+    The kinds, and what their scores are:
+
+    - `pq`: IndexPQ; AQS.
+    - `pqfs`: IndexPQFastScan, 4-bit only; AQS within 8-bit lookup tables, AQS where refined.
+    - `ivfpq`: IndexIVFPQ of whole vectors; AQS, of the images in the probed lists.
+    - `ivfpqfs`: IndexIVFPQFastScan of whole vectors, 4-bit only; as both.
+    - `gpu`: IndexIVFPQ with all-zero centroids, every list probed, which `faiss.index_cpu_to_gpu` takes; AQS.
 
     Args:
         codebooks: (M, K, d) float32, every codeword of norm 1, K a power of two up to 256.
