@@ -17,6 +17,7 @@ html_title = f"mecoq-faiss {version}"
 html_show_copyright = False
 
 myst_heading_anchors = 3
+napoleon_use_ivar = True  # attributes as one list
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

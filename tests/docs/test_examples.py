@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 MOST_LINES = 30
 
+Hits = tuple[list[float], list[int], list[str]]  # scores, ids, paths
+
 
 def run(name: str, folder: Path) -> list[str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -48,7 +50,7 @@ def query(home: Path) -> np.ndarray:
     return load_encoder(home / "bundle").encode(open_source("digits", "queries").open(0))
 
 
-def hits(lines: list[str]) -> tuple[list[float], list[int], list[str]]:
+def hits(lines: list[str]) -> Hits:
     scores, ids, paths = zip(*(line.split() for line in lines), strict=True)
     return [float(score) for score in scores], [int(i) for i in ids], list(paths)
 
@@ -59,14 +61,19 @@ def best(index: faiss.Index, query: np.ndarray) -> np.ndarray:
     return np.sort(query[0] @ core.reconstruct_n(0, core.ntotal).T)[::-1][:5]
 
 
-def test_search_plain_faiss(home: Path, query: np.ndarray) -> None:
-    scores, rows, paths = hits(run("search_plain_faiss.py", home))
+@pytest.fixture(scope="module")
+def plain(home: Path) -> Hits:
+    return hits(run("search_plain_faiss.py", home))
+
+
+def test_search_plain_faiss(home: Path, query: np.ndarray, plain: Hits) -> None:
+    scores, rows, paths = plain
     np.testing.assert_allclose(scores, best(faiss.read_index(str(home / "bundle" / "index.faiss")), query), atol=1e-3)
     assert paths == [open_source("digits", "database").paths[row] for row in rows]
 
 
-def test_own_ids(home: Path) -> None:
-    plain, own = hits(run("search_plain_faiss.py", home)), hits(run("own_ids.py", home))
+def test_own_ids(home: Path, plain: Hits) -> None:
+    own = hits(run("own_ids.py", home))
     assert own[0] == plain[0] and own[2] == plain[2]
     assert own[1] == [1_000_000 + 10 * row for row in plain[1]]
 
