@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def query(home: Path) -> np.ndarray:
-    return load_encoder(home / "bundle").encode(open_source("digits", "queries").open(0))
+    return load_encoder(home / "bundle").encode(open_source("digits", "queries").open(0))  # type: ignore[union-attr]
 
 
 def hits(lines: list[str]) -> Hits:
@@ -88,7 +88,7 @@ def test_add_images(home: Path, query: np.ndarray) -> None:
     names = [*open_source("digits", "database").paths, *queries.paths]
     assert paths == [names[row] for row in rows]
     encoder = load_encoder(home / "bundle")
-    z = encoder.encode([queries.open(i) for i in range(len(queries))])
+    z = encoder.encode([queries.open(i) for i in range(len(queries))])  # type: ignore[union-attr]
     np.testing.assert_array_equal(read_codes(grown)[1500:], encoder.codes(z))
 
 
