@@ -23,6 +23,7 @@ from mecoq_faiss.bundle.encoder import BATCH, Encoder
 from mecoq_faiss.data.sources import ImageSource, decode_image, open_source
 from mecoq_faiss.data.views import fixed_view, to_float
 from mecoq_faiss.index import build_index
+from mecoq_faiss_cli.memory import keep_freed_memory
 
 ITEMS = 50_000  # in the index that a query searches
 BATCHES = (1, 4, 16, 64, 256)
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
+    keep_freed_memory()  # as the command does
     use_threads(a.threads)
     encoder = Encoder(MeCoQ(ModelConfig(backbone=a.backbone, weights="none", image_size=a.image_size)), a.device)
     with tempfile.TemporaryDirectory() as folder:

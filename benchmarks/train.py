@@ -32,6 +32,7 @@ from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import ViewSpec
 from mecoq_faiss.training.pairs import CachedPairs, ImagePairs, Pair
 from mecoq_faiss.training.trainer import Trainer
+from mecoq_faiss_cli.memory import keep_freed_memory
 
 PAPER_SLOTS, PAPER_BATCH = 896, 128
 PAPER_TIME, PAPER_BYTES = 0.066, 22e6
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     a = parser.parse_args()
+    keep_freed_memory()  # as the command does
     use_threads(a.threads)
     ready = ModelConfig(backbone="features", weights="none", feature_dim=FEATURES)
     network = ModelConfig(backbone=a.backbone, weights="none", image_size=a.image_size)
