@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import figures, hashing, pages, paper, recipe, tables
-from benchmarks.cells import Cells
-from benchmarks.experiment import default_settings, fit, paper_settings
-from benchmarks.published import TABLE1, published
+from benchmarks.paper import __main__ as paper
+from benchmarks.paper import figures, hashing, pages, recipe, tables
+from benchmarks.paper.cells import Cells
+from benchmarks.paper.experiment import default_settings, fit, paper_settings
+from benchmarks.paper.published import TABLE1, published
 from mecoq_faiss import train
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import madeup, speed, speedpage
-from benchmarks.export import PARTS, make_codes, make_run
-from benchmarks.search import Codes, hand_made
-from benchmarks.steps import SamePair, make_trainer
-from benchmarks.train import filled, kept_bytes, memory_config
+from benchmarks.speed import madeup, measure, page
+from benchmarks.speed.export import PARTS, make_codes, make_run
+from benchmarks.speed.search import Codes, hand_made
+from benchmarks.speed.steps import SamePair, make_trainer
+from benchmarks.speed.train import filled, kept_bytes, memory_config
 from mecoq_faiss import MeCoQ, ModelConfig, export_index
 from mecoq_faiss.index import build_index, read_codes
 from mecoq_faiss.training.pairs import Pair
@@ -43,7 +43,7 @@ def same_threads():
 def test_each_runs_and_records_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     out = tmp_path / "results" / f"{name}.json"
     monkeypatch.setattr(sys, "argv", [name, *TINY[name].split(), "--out", str(out)])
-    importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module(f"benchmarks.speed.{name}").main()
     content = json.loads(out.read_text())
     assert {"faiss", "torch", "simd", "faiss_threads", "torch_threads", "cores"} <= content["machine"].keys()
     assert content["machine"]["faiss_threads"] == content["settings"]["threads"] == 1
@@ -57,7 +57,7 @@ def test_each_runs_and_records_all(name: str, tmp_path: Path, monkeypatch: pytes
 def test_search_writes_points_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "search.json"
     monkeypatch.setattr(sys, "argv", ["search", *TINY["search"].split(), "--out", str(out)])
-    importlib.import_module("benchmarks.search").main()
+    importlib.import_module("benchmarks.speed.search").main()
     points = json.loads(out.read_text())["points"]
     assert {(p["kind"], p["n"]) for p in points} == {(k, n) for k in ("pq", "pqfs", "ivfpqfs") for n in (2000, 3000)}
     assert all(p["times_pq"] > 0 and 0 <= p["recall"] <= 1 for p in points)
@@ -98,20 +98,20 @@ def test_made_up_codes_of_any_size_can_be_exported(tmp_path: Path) -> None:
 def test_the_parts_of_an_export_are_its_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "export.json"
     monkeypatch.setattr(sys, "argv", ["export", *TINY["export"].split(), "--kinds", "pq", "--out", str(out)])
-    importlib.import_module("benchmarks.export").main()
+    importlib.import_module("benchmarks.speed.export").main()
     content = json.loads(out.read_text())
     for row in content["rows"]:
         parts = row["export_parts_s"]
         assert parts.keys() == {*PARTS, "rest"} and all(seconds > 0 for seconds in parts.values())
         assert sum(parts.values()) == pytest.approx(row["export_s"])
         assert row["plain_write_s / write_s"] > 0
-    rates, parts = speedpage._export(content["rows"])
+    rates, parts = page._export(content["rows"])
     assert rates.count("\n| pq | ") == parts.count("\n| pq | ") == 2
-    assert all(f"| {name} |" in rates for name in speedpage.EXPORT if name != "index") and "| proof |" in parts
+    assert all(f"| {name} |" in rates for name in page.EXPORT if name != "index") and "| proof |" in parts
     assert parts.splitlines()[4].split(" | ")[1:3] == ["1000", f"{content['rows'][0]['export_parts_s']['check']:.4g}"]
     for row in content["rows"]:  # as older results are
         del row["export_parts_s"], row["plain_write_s / write_s"], row["build_rate / fresh copy"]
-    (rates,) = speedpage._export(content["rows"])
+    (rates,) = page._export(content["rows"])
     assert "| whole / build | build rate / memcpy |\n" in rates
 
 
@@ -124,13 +124,13 @@ def test_kept_bytes_count_the_slots_and_what_backward_needs() -> None:
 
 
 def test_goals_and_turns() -> None:
-    assert speed.goal("a", 2.0, at_least=2)["met"] and not speed.goal("a", 1.9, at_least=2)["met"]
-    assert speed.goal("a", 1.0, at_most=1)["met"] and not speed.goal("a", 1.1, at_most=1)["met"]
+    assert measure.goal("a", 2.0, at_least=2)["met"] and not measure.goal("a", 1.9, at_least=2)["met"]
+    assert measure.goal("a", 1.0, at_most=1)["met"] and not measure.goal("a", 1.1, at_most=1)["met"]
     calls: list[str] = []
-    seconds = speed.in_turn({"x": lambda: calls.append("x"), "y": lambda: calls.append("y")}, 3)
+    seconds = measure.in_turn({"x": lambda: calls.append("x"), "y": lambda: calls.append("y")}, 3)
     assert calls == ["x", "y", "y", "x", "x", "y"] and all(0 < s < 1 for s in seconds.values())
 
 
 def test_the_page_of_the_docs_is_that_of_the_results() -> None:
-    assert speedpage.PAGE.read_text(encoding="utf-8") == speedpage.page()
-    assert speedpage.page().count("## ") >= 6
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+    assert page.page().count("## ") >= 6

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.data import Data
+from benchmarks.paper.data import Data
 from mecoq_faiss.comparison.contenders import learned_contender
 from mecoq_faiss.config import DEFAULT_BATCH, make_configs
 from mecoq_faiss.data.sources import ImageSource

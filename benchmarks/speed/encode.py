@@ -1,6 +1,6 @@
 """Encoding: image files to codes beside the bare backbone on ready tensors, and the parts of one query.
 
-python -m benchmarks.encode [--data SRC] [--backbone NAME] [--image-size N]
+python -m benchmarks.speed encode [--data SRC] [--backbone NAME] [--image-size N]
 
 The limit is the backbone as its library gives it, on tensors of the same batch size that are in memory already.
 Decoding runs on worker processes: with one thread for torch, on the cores that are left.
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.madeup import jpegs
-from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
+from benchmarks.speed.madeup import jpegs
+from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, encode
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
 from mecoq_faiss.data.sources import ImageSource, decode_image, open_source
@@ -125,7 +125,3 @@ def main() -> None:
         goal("one query / the sum of its parts", parts[-1]["ms"] / sum_of_parts, at_most=1.1),
     ]
     finish(a.out, a, goals, files=row, query=parts, batches=batches)
-
-
-if __name__ == "__main__":
-    main()

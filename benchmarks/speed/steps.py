@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.speed import Row, in_turn, peak_of
+from benchmarks.speed.measure import Row, in_turn, peak_of
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.runtime.devices import use_bf16
 from mecoq_faiss.training.objective import Objective

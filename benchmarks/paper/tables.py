@@ -11,12 +11,12 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks import hashing
-from benchmarks.cells import Cells, Result
-from benchmarks.data import Data
-from benchmarks.experiment import Settings, default_settings, figures, fit, paper_settings, run
-from benchmarks.recipe import changed
-from benchmarks.speed import peak_of
+from benchmarks.paper import hashing
+from benchmarks.paper.cells import Cells, Result
+from benchmarks.paper.data import Data
+from benchmarks.paper.experiment import Settings, default_settings, figures, fit, paper_settings, run
+from benchmarks.paper.recipe import changed
+from benchmarks.speed.measure import peak_of
 from mecoq_faiss.baselines import Baseline, choose, grid
 from mecoq_faiss.comparison.contenders import baseline_contender, learned_contender
 from mecoq_faiss.evaluation import evaluate_search

@@ -1,6 +1,6 @@
 """Training: what the code memory costs, and what the view cache saves.
 
-python -m benchmarks.train [--data SRC] [--backbone NAME] [--image-size N]
+python -m benchmarks.speed train [--data SRC] [--backbone NAME] [--image-size N]
 
 The memory's cost is the time of a step and the bytes kept for it with N_M slots, over none: once for a step on cached
 features, whose head is all that there is to do, once for a step that runs the frozen backbone, as every step of the
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.encode import bare
-from benchmarks.madeup import jpegs
-from benchmarks.speed import Row, arguments, finish, goal, in_turn, plot, show, use_threads
-from benchmarks.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
+from benchmarks.speed.encode import bare
+from benchmarks.speed.madeup import jpegs
+from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, plot, show, use_threads
+from benchmarks.speed.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.backbone.view_cache import FORWARD_IMAGES, cached_view_features
 from mecoq_faiss.bundle.encoder import Encoder
@@ -212,7 +212,3 @@ def main() -> None:
         fine_tuning=tuning,
         cache=cache,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Export of stored codes: its parts, resident memory, rates beside memcpy's, and opening a bundle by mmap.
 
-python -m benchmarks.export [--sizes 10000000 100000000] [--bytes 4] [--folder /big/disk]
+python -m benchmarks.speed export [--sizes 10000000 100000000] [--bytes 4] [--folder /big/disk]
 
 The limit is memory traffic: building the index is shown beside FAISS taking the packed codes in one call (which copies
 them into fresh memory), beside memcpy into memory that is there, and beside a copy into fresh memory, whose pages the
@@ -31,7 +31,7 @@ import faiss
 import h5py
 import numpy as np
 
-from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, peak_of, plot, show, use_threads
+from benchmarks.speed.measure import Row, arguments, copy_rate, finish, goal, in_turn, peak_of, plot, show, use_threads
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
 from mecoq_faiss.bundle.embedding import model_fingerprint
 from mecoq_faiss.index import build_index, load_index, save_index
@@ -203,7 +203,3 @@ def main() -> None:
     }
     plot(a.out.with_suffix(".png"), curves, "codes", "export with proof, seconds")
     finish(a.out, a, goals, memcpy_bytes_per_second=copy_rates["memcpy"], rows=rows)
-
-
-if __name__ == "__main__":
-    main()

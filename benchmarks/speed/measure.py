@@ -18,7 +18,7 @@ import torch
 from mecoq_faiss.runtime.environment import environment
 from mecoq_faiss.storage.files import replacing, write_text
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SOURCES = ("data", "bundle", "queries")
 SAMPLE_SECONDS = 0.005
 Row = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.published import BITS, TABLE1, published
+from benchmarks.paper.published import BITS, TABLE1, published
 from mecoq_faiss.storage.files import write_text
 
 Content = dict[str, Any]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks.cells import Cells, Result
-from benchmarks.data import Data
-from benchmarks.experiment import Settings, default_settings, run
+from benchmarks.paper.cells import Cells, Result
+from benchmarks.paper.data import Data
+from benchmarks.paper.experiment import Settings, default_settings, run
 
 MARGIN = 0.005  # of MAP: about what the default scatters by from seed to seed
 Change = tuple[str, Settings]  # what it is called, what it sets

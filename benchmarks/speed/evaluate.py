@@ -1,6 +1,6 @@
 """Evaluation: MAP, precision and recall at every rank, beside FAISS's search alone.
 
-python -m benchmarks.evaluate
+python -m benchmarks.speed evaluate
 
 The limit is `index.search` of the same queries to the same depth k, in one call. Times are CPU time.
 """
@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from benchmarks.madeup import Mixture, codebooks_for, encode
-from benchmarks.speed import Row, arguments, finish, goal, in_turn, show, use_threads
+from benchmarks.speed.madeup import Mixture, codebooks_for, encode
+from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, show, use_threads
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.index import build_index
 
@@ -59,7 +59,3 @@ def main() -> None:
         for row in rows
     ]
     finish(a.out, a, goals, rows=rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from benchmarks.data import Data
+from benchmarks.paper.data import Data
 
 Content = dict[str, Any]
 DPI = 150

@@ -1,6 +1,6 @@
 """Search: one trained model's codes in every FAISS kind, at equal bytes, on one thread.
 
-python -m benchmarks.search [--sizes 1000000 10000000] [--bytes 4 8] [--bundle BUNDLE --queries SRC]
+python -m benchmarks.speed search [--sizes 1000000 10000000] [--bytes 4 8] [--bundle BUNDLE --queries SRC]
 
 `pq` scans 8-bit codes, `pqfs` and `ivfpqfs` 4-bit codes of the same vectors and as many bytes. Recall@10 (overlap) is
 against the exhaustive scan of the same codes, ties counted as found. The limit is memory bandwidth: the rate at
@@ -18,8 +18,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from benchmarks.madeup import Mixture, codebooks_for, encode
-from benchmarks.speed import Row, arguments, copy_rate, finish, goal, in_turn, plot, show, use_threads
+from benchmarks.speed.madeup import Mixture, codebooks_for, encode
+from benchmarks.speed.measure import Row, arguments, copy_rate, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.index import build_index, save_index
 from mecoq_faiss.index.build import GPU_M
@@ -183,7 +183,3 @@ def main() -> None:
 
 def _best(row: Row, rows: list[Row]) -> bool:
     return not any(r["recall"] >= row["recall"] and r["ms_per_query"] < row["ms_per_query"] for r in rows)
-
-
-if __name__ == "__main__":
-    main()

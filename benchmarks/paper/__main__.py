@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import figures, recipe, tables
-from benchmarks.cells import Cells
-from benchmarks.data import Data, load
-from benchmarks.draw import draw
-from benchmarks.pages import write_page
+from benchmarks.paper import figures, recipe, tables
+from benchmarks.paper.cells import Cells
+from benchmarks.paper.data import Data, load
+from benchmarks.paper.draw import draw
+from benchmarks.paper.pages import write_page
 
 Experiment = Callable[[Data, Cells, list[int], int], None]
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import hashing
-from benchmarks.cells import Cells, Result
-from benchmarks.data import Data
-from benchmarks.experiment import Settings, default_settings, fit, held_out_map, paper_settings
+from benchmarks.paper import hashing
+from benchmarks.paper.cells import Cells, Result
+from benchmarks.paper.data import Data
+from benchmarks.paper.experiment import Settings, default_settings, fit, held_out_map, paper_settings
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.comparison.contenders import embed_features, learned_contender
 from mecoq_faiss.training.objective import Objective

@@ -1,6 +1,6 @@
 """The Markdown page of the speed benchmarks: every figure in it comes from the JSON in `results`.
 
-python -m benchmarks.speedpage
+python -m benchmarks.speed page
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import RESULTS
+from benchmarks.speed.measure import RESULTS
 from mecoq_faiss.storage.files import write_text
 
-PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 SECTIONS = {  # result files -> what they measure
     "search-4-bytes": "Search, 4 bytes a code",
     "search-8-bytes": "Search, 8 bytes a code",
@@ -100,6 +100,6 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-if __name__ == "__main__":
+def main() -> None:
     write_text(PAGE, page())
     print(PAGE)
