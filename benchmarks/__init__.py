@@ -1,0 +1,1 @@
+"""What the project claims, measured: the paper's experiments, speed, and the demo."""

@@ -1,3 +1,5 @@
+"""The command `mecoq-faiss evaluate`: its options and what it prints."""
+
 from __future__ import annotations
 
 import click

@@ -1,3 +1,5 @@
+"""The command `mecoq-faiss export-index`: its options and what it prints."""
+
 from __future__ import annotations
 
 from typing import Any

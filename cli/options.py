@@ -32,6 +32,7 @@ workers_option = click.option(
 
 
 def data_option(name: str, what: str, **more: Any) -> Callable:
+    """The option --NAME of a source; `what` it is begins its help."""
     return click.option(f"--{name}", required=more.pop("required", True), metavar="SRC", help=f"{what}: {SRC}.", **more)
 
 
@@ -41,6 +42,7 @@ class Duration(click.ParamType):
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of a TIME, or click's usage error."""
         if isinstance(value, float):
             return value
         number, unit = value[:-1], value[-1:]
@@ -50,6 +52,7 @@ class Duration(click.ParamType):
 
 
 def k_option(default: int, what: str, whole: str) -> Callable:
+    """The option -k; `whole` says what bounds its default."""
     return click.option("-k", type=int, help=f"{what}  [default: {default}, or {whole}]")
 
 

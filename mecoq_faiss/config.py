@@ -57,10 +57,12 @@ class ModelConfig:
 
     @property
     def K(self) -> int:
+        """Codewords a codebook, 2**nbits."""
         return 2**self.nbits
 
     @property
     def bits(self) -> int:
+        """Bits a code, M * nbits."""
         return self.M * self.nbits
 
     def __post_init__(self) -> None:

@@ -25,7 +25,8 @@ def debiased_contrastive_loss(
     float64), relative to the row's largest similarity, so that no temperature overflows.
 
     Args:
-        view1, view2: reconstructions of the two views, (N, D) each, row i of both from image i.
+        view1: reconstructions (N, D) of the first views, row i from image i.
+        view2: reconstructions (N, D) of the second views, in the same order.
         memory: additional negatives (N_M, D), or None.
         temperature: tau > 0.
         positive_prior: rho+ in [0, 1); 0 is the plain contrastive loss.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mecoq_faiss.backbone.network import create_backbone
 from mecoq_faiss.config import ModelConfig
+from mecoq_faiss.data.features import STD_FLOOR
 from mecoq_faiss.quantizer import SoftProductQuantizer
 
 
@@ -40,9 +41,10 @@ class Standardize(nn.Module):
         """Measure features (n, F); a feature that hardly varies is not blown up."""
         std = features.float().std(dim=0, correction=0)
         self.mean.copy_(features.float().mean(dim=0))
-        self.scale.copy_(std.clamp_min(0.1 * std.mean()).clamp_min(1e-6))
+        self.scale.copy_(std.clamp_min(STD_FLOOR * std.mean()).clamp_min(1e-6))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features (b, F) -> standardized ones (b, F)."""
         return (features - self.mean).div_(self.scale)
 
 
@@ -82,6 +84,10 @@ class MeCoQ(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Images or features -> embeddings z (b, D)."""
         return self.projection(self.standardize(self.features(x)))
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Images or features -> what `index.search` takes (Eq. 16): z with every segment of norm 1, (b, D) float32."""
+        return self.quantizer.segments(self.embed(x).float()).flatten(1)
 
     def forward(self, x: Tensor) -> Quantized:
         """Images or features -> embeddings, soft codes, reconstructions."""

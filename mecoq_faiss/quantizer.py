@@ -41,7 +41,7 @@ class SoftProductQuantizer(nn.Module):
         self.codebooks = nn.Parameter(F.normalize(torch.randn(self.M, self.K, self.d), dim=-1))
 
     def segments(self, z: Tensor) -> Tensor:
-        """z (b, D) -> its segments, each divided by its norm (Eq. 1), (b, M, d)."""
+        """Z (b, D) -> its segments, each divided by its norm (Eq. 1), (b, M, d)."""
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"expected embeddings of shape (b, {self.dim}), got {tuple(z.shape)}")
         return F.normalize(z.to(self.codebooks.dtype).reshape(len(z), self.M, self.d), dim=-1)
@@ -86,6 +86,6 @@ class SoftProductQuantizer(nn.Module):
         self.codebooks.copy_(self.unit_codebooks())
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (b, D) -> soft codes p (b, M, K) and reconstruction z_hat (b, D)."""
+        """Z (b, D) -> soft codes p (b, M, K) and reconstruction z_hat (b, D)."""
         p = self.soft_codes(z)
         return p, self.decode(p)

@@ -136,8 +136,10 @@ def test_refuses(views: tuple, memory: tuple | None, settings: dict, message: st
 
 @pytest.mark.parametrize("seed", range(5))
 def test_proposition_1(seed: int) -> None:
-    """One query's contrastive loss: the positive's gradient is longer than any negative's (Eq. 10, 32); in fact, as
-    long as all of theirs together (Eq. 29)."""
+    """One query's contrastive loss: the positive's gradient is longer than any negative's (Eq. 10, 32).
+
+    In fact, it is as long as all of theirs together (Eq. 29).
+    """
     keys, tau = rows(9, seed=seed).requires_grad_(), 0.3
     query, positive, *negatives = keys
     scores = torch.stack([query @ key / tau for key in (positive, *negatives)])

@@ -12,7 +12,7 @@ from mecoq_faiss.quantizer import SoftProductQuantizer
 
 
 def by_eq_1(z: torch.Tensor, M: int = 2) -> torch.Tensor:
-    """z = [z^1, ..., z^M], each z^m divided by its norm."""
+    """Z = [z^1, ..., z^M], each z^m divided by its norm."""
     return torch.cat([z_m / z_m.square().sum().sqrt() for z_m in z.chunk(M)])
 
 

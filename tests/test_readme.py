@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """torch's own folder of downloads, which holds the default backbone's file: of that shape, its numbers random."""
+    """Torch's own folder of downloads, which holds the default backbone's file: of that shape, its numbers random."""
     name = ModelConfig().backbone
     folder = tmp_path_factory.mktemp("torch")
     (folder / "hub" / "checkpoints").mkdir(parents=True)

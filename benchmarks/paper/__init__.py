@@ -1,0 +1,1 @@
+"""The paper's experiments and the search for the default recipe."""

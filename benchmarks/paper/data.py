@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.backbone.network import create_backbone
 from mecoq_faiss.backbone.view_cache import cached_view_features
-from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.comparison.data import held_out
+from mecoq_faiss.config import make_configs
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import ViewSpec, view_spec
+from mecoq_faiss.data.views import view_spec
+from mecoq_faiss.presets import DIGITS
 
-HELD_OUT = 11_000
 CUTS = {"flickr25k": 5000, "nuswide": 5000}  # MAP@k of the paper; 1000 for the others
 
 
@@ -64,10 +65,9 @@ def load(
     net = create_backbone(backbone, weights, image_size=image_size)
     splits = [open_source(source, split) for split in ("train", "queries", "database")]
     train, queries, database = (split for split in splits if isinstance(split, ImageSource))
-    c = TrainConfig()
-    spec = view_spec(c)
-    if source.partition(":")[0] == "digits":  # neither mirrored nor coloured
-        spec = ViewSpec(crop_scale=c.crop_scale, flip=0, jitter_p=0, grey=0, blur=0)
+    name = source.partition(":")[0]
+    settings = DIGITS if name == "digits" else {}  # neither mirrored nor coloured
+    spec = view_spec(make_configs(**settings)[1])
     views, rows_t = cached_view_features(
         train, net, size=image_size, spec=spec, num_views=num_views, seed=0, workers=workers, device=device
     )
@@ -81,12 +81,8 @@ def load(
     if max_queries is not None and max_queries < len(queries):
         chosen = np.sort(rng.choice(len(queries), max_queries, replace=False))
         queries, xq = queries.subset(chosen), xq[chosen]
-    pool = np.setdiff1d(np.arange(len(database)), inside)
-    if len(pool) < len(database) // 4:
-        pool = np.arange(len(database))
-    held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+    held = held_out(np.isin(np.arange(len(database)), inside), rng)
     assert queries.labels is not None and database.labels is not None
-    name = source.partition(":")[0]
     k = min(CUTS.get(name, 1000), len(database))
     xb = np.asarray(xb)
     model = {"backbone": backbone, "weights": weights, "image_size": image_size}

@@ -69,8 +69,10 @@ def bi_half(u: Tensor, gamma: float) -> Tensor:
 
 
 def cibhash_loss(logits1: Tensor, logits2: Tensor, temperature: float, beta: float) -> Tensor:
-    """Contrastive loss of sampled codes (cosine similarities, the other view's code is the positive) plus beta times
-    the divergence of the two views' Bernoulli distributions, in both directions."""
+    """Contrastive loss of sampled codes plus beta times the divergence of the views' Bernoulli distributions.
+
+    Similarities are cosines, the other view's code is the positive; the divergence counts in both directions.
+    """
     N = len(logits1)
     codes = F.normalize(torch.cat([sample(logits1), sample(logits2)]), dim=1)  # (2N, B)
     similarity = codes @ codes.T / temperature

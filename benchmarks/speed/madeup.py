@@ -39,7 +39,7 @@ class Mixture:
 
 
 def unit(x: np.ndarray, segments: int) -> np.ndarray:
-    """x (n, D) with every segment divided by its norm."""
+    """X (n, D) with every segment divided by its norm."""
     parts = x.reshape(len(x), segments, -1)
     return (parts / np.linalg.norm(parts, axis=2, keepdims=True)).reshape(x.shape)
 

@@ -40,8 +40,10 @@ def use_threads(number: int) -> None:
 def in_turn(
     sides: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Seconds of each side, the best of `repeats`; the sides take turns, each at times the first, so that neither a
-    busy moment nor what the other leaves in the caches favours one.
+    """Seconds of each side, the best of `repeats`.
+
+    The sides take turns, each at times the first, so that neither a busy moment nor what the other leaves in the caches
+    favours one.
 
     With `time.process_time` for the clock, CPU time of this process: right for work without waiting or helpers, and
     what other programs on the machine take does not count.

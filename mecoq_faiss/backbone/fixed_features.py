@@ -11,7 +11,7 @@ import torch
 from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_device
 from mecoq_faiss.backbone.network import Backbone
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import FeatureSource, Source
 from mecoq_faiss.data.views import to_float
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.shards import Arrays, write_in_shards
@@ -22,7 +22,7 @@ SHARD_BATCHES = 64
 
 
 def fixed_features(
-    source: ImageSource | FeatureSource,
+    source: Source,
     backbone: Backbone,
     *,
     size: int,

@@ -58,9 +58,11 @@ class Backbone(nn.Module):
 
     @property
     def frozen(self) -> bool:
+        """Whether no layer learns."""
         return self.trainable_layers == 0
 
     def train(self, mode: bool = True) -> Backbone:
+        """Training mode for what learns; frozen layers stay in eval mode."""
         super().train(mode and not self.frozen)
         for module in self.net.modules():
             if isinstance(module, NORMS) and not any(p.requires_grad for p in module.parameters(recurse=False)):
@@ -68,6 +70,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (b, 3, h, w) float in [0, 1] -> features (b, F)."""
         gradient = torch.is_grad_enabled() and not self.frozen
         features, count = self._features, len(images)
         if gradient and self.micro_batch:
@@ -148,6 +151,7 @@ class FeatureBackbone(Backbone):
         super().__init__(nn.Identity(), feature_dim)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Features (b, F), as they are."""
         return images
 
 
@@ -185,10 +189,11 @@ def create_backbone(
 
     Args:
         name: a torchvision classifier (`vgg16` gives fc7, 4096-d; `resnet50`, ...), `timm:NAME`, `pixels`, or
-            `features` (data that are features already, of width `feature_dim`).
+            `features` (data that are features already).
         weights: `default` (the library's pretrained ones, downloaded), `none`, or a .safetensors/.pth file.
         trainable_layers: how many layers learn, counted from the top; 0 freezes all, -1 none.
         image_size: the side of the square input, in pixels.
+        feature_dim: of `features`, their width.
 
     Raises:
         ValueError: unknown names, an image size that the network does not take, weights that do not fit or cannot be

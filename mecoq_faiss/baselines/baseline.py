@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from mecoq_faiss.data.features import STD_FLOOR
 from mecoq_faiss.evaluation.ranking import search
 
 Array = NDArray[Any]
@@ -178,7 +179,7 @@ def finite_features(x: Array) -> Array:
 def _standardise(xt: Array) -> Any:
     """Zero mean and unit variance of each feature, as the learned model standardises them."""
     std = xt.std(axis=0)
-    scale = 1 / np.maximum(std, max(0.1 * std.mean(), 1e-6))
+    scale = 1 / np.maximum(std, max(STD_FLOOR * std.mean(), 1e-6))
     transform: Any = faiss.LinearTransform(xt.shape[1], xt.shape[1], True)
     faiss.copy_array_to_vector(np.diag(scale).astype(np.float32).ravel(), transform.A)
     faiss.copy_array_to_vector((-xt.mean(axis=0) * scale).astype(np.float32), transform.b)

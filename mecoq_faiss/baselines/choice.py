@@ -70,6 +70,7 @@ def choose(
         labels_held: (n,) classes or (n, L) 0/1 sets, or None.
         k: the cut-off of MAP; choose it in proportion to the held-out database.
         seed: of the draw and of every fit.
+        num_queries: the most held-out items that play queries.
 
     Returns:
         The best setting by method, and for the record, best first, a dict of each setting: its `name`, `score`,

@@ -9,14 +9,12 @@ import torch
 
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.checksum import checksum
 
 
-def embed_source(
-    encoder: Encoder, source: ImageSource | FeatureSource, *, workers: int = -1
-) -> tuple[np.ndarray, np.ndarray]:
+def embed_source(encoder: Encoder, source: Source, *, workers: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """All of a small source at once, e.g. queries: embeddings (n, D) float32 and the readable rows (n,) int64."""
     check_fits(encoder, source)
     num_batches = -(-len(source) // BATCH)
@@ -27,7 +25,7 @@ def embed_source(
     return np.concatenate(z), np.concatenate(rows)
 
 
-def check_fits(encoder: Encoder, source: ImageSource | FeatureSource) -> None:
+def check_fits(encoder: Encoder, source: Source) -> None:
     """ValueError where the model takes images and the source holds features, or features of another width."""
     if isinstance(source, ImageSource):
         if encoder.takes_features:
@@ -42,7 +40,7 @@ def check_fits(encoder: Encoder, source: ImageSource | FeatureSource) -> None:
 
 
 def embed_batches(
-    encoder: Encoder, source: ImageSource | FeatureSource, start: int, workers: int
+    encoder: Encoder, source: Source, start: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, z) of each batch of BATCH rows from batch `start` on; unreadable rows are left out after the forward."""
     starts = range(start * BATCH, len(source), BATCH)

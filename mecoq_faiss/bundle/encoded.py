@@ -11,7 +11,7 @@ import numpy as np
 
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import Source
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.storage.shards import Arrays, map_array, write_in_shards
@@ -23,7 +23,7 @@ FORMAT = 1
 
 def encode_source(
     encoder: Encoder,
-    source: ImageSource | FeatureSource,
+    source: Source,
     out: str | Path,
     *,
     embeddings: str | None = "float16",
@@ -81,9 +81,7 @@ def check_target(out: Path, embeddings: str | None) -> None:
     check_writable_parent(out)
 
 
-def _arrays(
-    source: ImageSource | FeatureSource, rows: np.ndarray, codes: np.ndarray, z: np.ndarray, embeddings: str | None
-) -> Arrays:
+def _arrays(source: Source, rows: np.ndarray, codes: np.ndarray, z: np.ndarray, embeddings: str | None) -> Arrays:
     arrays: dict[str, Any] = {
         "codes": codes,
         "ids": rows.astype(np.int64),

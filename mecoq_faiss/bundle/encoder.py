@@ -48,6 +48,7 @@ class Encoder:
 
     @property
     def takes_features(self) -> bool:
+        """Whether the model takes ready features and no images."""
         return self.model.config.backbone == "features"
 
     def encode(self, images: Any) -> np.ndarray:
@@ -79,8 +80,7 @@ class Encoder:
     def encode_batch(self, batch: Tensor) -> np.ndarray:
         """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> (b, D) float32, segment-normalised."""
         x = batch.to(self.device, non_blocking=True)
-        z = self.model.embed(x if self.takes_features else self.backbone(to_float(x)))
-        return self.model.quantizer.segments(z.float()).flatten(1).cpu().numpy()
+        return self.model.vectors(x if self.takes_features else self.backbone(to_float(x))).cpu().numpy()
 
     @torch.inference_mode()
     def codes(self, z: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ FILES = (INDEX, ITEMS, *ENCODER_FILES)
 
 
 def is_bundle(path: str | Path) -> bool:
+    """Whether the folder holds a manifest."""
     return (Path(path) / MANIFEST).is_file()
 
 
@@ -60,6 +61,7 @@ class Pinned:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of the opened files."""
         return tuple(self._files)
 
     def file(self, name: str) -> BufferedReader:

@@ -63,6 +63,7 @@ class Generation:
             self._items = stack.pop_all()
 
     def close(self) -> None:
+        """Close the open files."""
         self._items.close()
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, UnreadableImage
+from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
 from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
 from mecoq_faiss.index.codes import decode_codes
 
@@ -25,7 +25,7 @@ def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32).reshape(-1, M * d)
 
 
-def queries_like_images(encoder: Encoder, source: ImageSource | FeatureSource) -> np.ndarray:
+def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
     """Random views of some images of the database (features: with a tenth dropped), encoded, (nq, D) float32."""
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(source))[:QUERIES]
@@ -49,7 +49,7 @@ def queries_like_images(encoder: Encoder, source: ImageSource | FeatureSource) -
     return encoder.encode_batch((views * 255).round().to(torch.uint8))
 
 
-def encode_again(encoder: Encoder, source: ImageSource | FeatureSource, encoded: str) -> tuple[np.ndarray, np.ndarray]:
+def encode_again(encoder: Encoder, source: Source, encoded: str) -> tuple[np.ndarray, np.ndarray]:
     """The first rows of an encoded file, up to one batch, and the codes that `Encoder.encode` gives for their images.
 
     `encoded` is the file, whose `ids` are rows of `source`.

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 
 from mecoq_faiss.baselines.baseline import HASHING, Array, FittedBaseline
 from mecoq_faiss.index import build_index
 from mecoq_faiss.index.codes import unpack_codes
-from mecoq_faiss.index.exhaustive import fastscan
+from mecoq_faiss.index.exhaustive import use_fastscan
 from mecoq_faiss.model import MeCoQ
 
 LEARNED = "MeCoQ"
@@ -44,8 +43,11 @@ class Contender:
 
     @property
     def codewords_used(self) -> list[dict[str, float]]:
-        """For each sub-quantizer the share of codewords that occur, and that of the equally frequent codewords that
-        would carry as much information (2**entropy / K)."""
+        """For each sub-quantizer the shares of codewords in use, {"used": ..., "effective": ...}.
+
+        `used` counts those that occur; `effective` the equally frequent ones that would carry as much information,
+        2**entropy / K.
+        """
         if self.codes is None:
             return []
         shares = []
@@ -59,7 +61,7 @@ class Contender:
 def learned_contender(model: MeCoQ, xb: Array) -> Contender:
     """A trained model's codes of backbone features xb (n, F)."""
     c = model.config
-    codes = np.concatenate([model.quantizer.encode(z).cpu().numpy() for z in _embeddings(model, xb)])
+    codes = np.concatenate([model.quantizer.encode(z).cpu().numpy() for z in _vectors(model, xb)])
     codebooks = model.quantizer.unit_codebooks().detach().cpu().numpy()
     index = build_index(codebooks, codes, "pqfs" if c.nbits == 4 else "pq")
     setting = f"{LEARNED} {c.M}x{c.nbits}, D={c.D}"
@@ -68,14 +70,14 @@ def learned_contender(model: MeCoQ, xb: Array) -> Contender:
 
 def embed_features(model: MeCoQ, x: Array) -> Array:
     """Backbone features (n, F) -> segment-normalised embeddings (n, D) float32, as `Encoder.encode` gives them."""
-    return np.concatenate([model.quantizer.segments(z).flatten(1).cpu().numpy() for z in _embeddings(model, x)])
+    return np.concatenate([z.cpu().numpy() for z in _vectors(model, x)])
 
 
 @torch.inference_mode()
-def _embeddings(model: MeCoQ, x: Array) -> list[torch.Tensor]:
+def _vectors(model: MeCoQ, x: Array) -> list[torch.Tensor]:
     device = model.quantizer.codebooks.device
     parts = (x[i : i + BATCH] for i in range(0, len(x), BATCH))
-    return [model.embed(torch.from_numpy(np.array(part, dtype=np.float32)).to(device)) for part in parts]
+    return [model.vectors(torch.from_numpy(np.array(part, dtype=np.float32)).to(device)) for part in parts]
 
 
 def baseline_contender(fitted: FittedBaseline, xb: Array) -> Contender:
@@ -86,14 +88,6 @@ def baseline_contender(fitted: FittedBaseline, xb: Array) -> Contender:
         K = 2**b.nbits
         codes = unpack_codes(fitted.trained.sa_encode(np.ascontiguousarray(xb, dtype=np.float32)), b.M, b.nbits)
         if b.nbits == 4:
-            _use_fastscan(index)
+            use_fastscan(index)
     num_bytes = b.num_bytes or 4 * xb.shape[1]
     return Contender(b.method, b.name, num_bytes, index, fitted.transform_queries, codes, K)
-
-
-def _use_fastscan(index: Any) -> None:
-    """Replace the 4-bit IndexPQ inside an IndexPreTransform."""
-    fast = fastscan(faiss.downcast_index(index.index))
-    index.own_fields = False
-    index.index = fast
-    index.referenced_objects = [*getattr(index, "referenced_objects", []), fast]

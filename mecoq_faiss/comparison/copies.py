@@ -27,6 +27,7 @@ def choose_rows(n: int, seen: NDArray[np.bool_] | None, rng: np.random.Generator
         n: images of the database.
         seen: (n,) which were trained on, or None where that is not known. The others are taken where they are at least
             FEWEST: a model finds copies of what it was trained on more easily.
+        rng: draws them.
     """
     pool = np.arange(n)
     if seen is not None and np.count_nonzero(~seen) >= FEWEST:

@@ -18,13 +18,12 @@ from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.comparison.copies import FEWEST, choose_rows, copy_features
 from mecoq_faiss.comparison.figures import NEIGHBOURS, Task
 from mecoq_faiss.config import K_MAP, TrainConfig
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import ImageSource, Source, as_source, open_source
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.run_folder import RunFolder
 
 Array = NDArray[Any]
-Source = ImageSource | FeatureSource
 
 SEED = 0
 HELD_OUT = 11_000  # images: a thousand of them play the queries
@@ -33,8 +32,11 @@ TRAIN_ROWS = 20_000  # k-means and rotations gain nothing from more
 
 @dataclass(frozen=True)
 class CompareData:
-    """Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`, xt's
-    those of `training`. The features are those of the backbone with this fingerprint; see `of_model`."""
+    """Features and labels of what is compared, by the backbone of this fingerprint; see `of_model`.
+
+    Rows of `xb`, `held` and `task` are those of `database` (readable images only), xq's those of `queries`, xt's those
+    of `training`.
+    """
 
     queries: Source
     database: Source
@@ -65,7 +67,7 @@ def load_data(
     """Open the sources, compute (or find in the cache) their features, and divide them; see `jobs.compare`."""
     opened = []
     for source, split in ((queries, "queries"), (database, "database")):
-        opened.append(source if isinstance(source, ImageSource | FeatureSource) else open_source(source, split))
+        opened.append(as_source(source, split))
         check_fits(Encoder(model, device), opened[-1])
     q, db = opened
     if len(db) > items:
@@ -90,10 +92,7 @@ def load_data(
     elif train_source is not None:
         x, readable = features(train_source)
         seen = _same_rows(xb, x)
-    pool = np.flatnonzero(~seen)
-    if len(pool) < n // 4:  # trained on (nearly) the whole database
-        pool = np.arange(n)
-    held = np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+    held = held_out(seen, rng)
     if train_source is not None and in_database is None:
         rows = np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))
         xt = xt_choice = np.asarray(x[rows])
@@ -123,11 +122,26 @@ def load_data(
     )
 
 
+def held_out(seen: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of the database on which settings are chosen, sorted; not trained on, where these are a fourth of all.
+
+    Args:
+        seen: (n,) which were trained on.
+        rng: draws them.
+    """
+    pool = np.flatnonzero(~seen)
+    if len(pool) < len(seen) // 4:  # trained on (nearly) the whole database
+        pool = np.arange(len(seen))
+    return np.sort(rng.choice(pool, min(HELD_OUT, len(pool) // 3), replace=False))
+
+
 def of_model(
     data: CompareData, model: MeCoQ, config: TrainConfig | None, *, workers: int, device: str
 ) -> tuple[Array, Task]:
-    """Features (n, F) of the database and the task for a model with perhaps another backbone than `data`'s, by its own
-    backbone: features of queries, views and database, and the neighbours by these."""
+    """The database's features (n, F) and the task by the model's own backbone, which may be another than `data`'s.
+
+    The task's queries, views and neighbours are by these features too.
+    """
     if fingerprint(model.backbone) == data.backbone:
         return data.xb, data.task
 

@@ -55,10 +55,11 @@ class Task:
 
 
 def quality(contender: Contender, task: Task) -> dict[str, Any]:
-    """All figures of a contender, those of `task.measures` under their keys: with labels `map`, `map_all`,
-    `precision_at_1` and so on, `precision` and `recall` (k,); without `neighbours`, and where there are views
-    `same_image` and `same_image_at` (recall at each of RECALL_AT). `per_query` holds for each of `task.measures` the
-    terms (queries,) whose mean it is.
+    """All figures of a contender, those of `task.measures` under their keys.
+
+    With labels these are `map`, `map_all`, `precision_at_1` and so on, `precision` and `recall` (k,); without labels
+    `neighbours`, and where there are views `same_image` and `same_image_at` (recall at each of RECALL_AT). `per_query`
+    holds for each of `task.measures` the terms (queries,) whose mean it is.
     """
     index, xq = contender.index, contender.queries(task.xq)
     figures: dict[str, Any] = {}

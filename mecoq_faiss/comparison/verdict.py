@@ -27,7 +27,8 @@ def interval(a: Samples, b: Samples) -> tuple[float, float]:
     difference of means over the seeds are added in quadrature. One query says nothing: [-1, 1], all there is.
 
     Args:
-        a, b: for each seed the values (nq,), in [0, 1], of the same queries.
+        a: for each seed the values (nq,), in [0, 1], of the first method.
+        b: those of the second, of the same queries.
     """
     d = np.mean(a, axis=0) - np.mean(b, axis=0)
     if len(d) < 2:
@@ -49,6 +50,7 @@ def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> di
         methods: the learned codes first. Of each its `label`, `setting`, `num_bytes`, and `per_query`: for each key of
             `task.measures` a list of every seed's values (nq,).
         task: what was asked; the first of its measures decides.
+        num_bytes: bytes a code; methods of other sizes are left out.
 
     Returns:
         `measure` and `key` of the deciding figure, `winner` (a label, or None) and `verdict`, the sentence; where there

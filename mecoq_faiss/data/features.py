@@ -15,6 +15,7 @@ from mecoq_faiss.data.rows import FeatureRows
 
 FEATURE_TYPES = (".h5", ".hdf5", ".npy")
 
+STD_FLOOR = 0.1  # where features are standardized: no deviation counts as less than this share of the mean one
 _MOST_CLASSES = 1 << 20
 _BLOCK_BYTES = 1 << 26
 
@@ -81,8 +82,9 @@ class FeatureSource:
 
 
 def open_features(path: Path, name: str) -> FeatureSource:
-    """Open a ``.npy`` of features, or an HDF5 file with a dataset ``features`` (or ``embeddings``) and, optional,
-    ``paths`` (n,), ``labels`` (n,) class ids or names or (n, L) 0/1, and ``class_names``.
+    """Open a ``.npy`` of features, or an HDF5 file with a dataset ``features`` (or ``embeddings``).
+
+    The HDF5 file may also hold ``paths`` (n,), ``labels`` (n,) class ids or names or (n, L) 0/1, and ``class_names``.
 
     Raises:
         ValueError: damaged file, no such dataset, features not (n, F) or (n, V, F) floats, empty, or labels

@@ -128,8 +128,11 @@ def _collate(items: list[_Item]) -> _Batch:
 
 
 def _begin(owner: int, worker: int) -> None:
-    """The start of a worker process: Ctrl-C reaches the whole process group and the parent decides; a worker ends with
-    its owner however that dies, also while it waits to hand over a batch."""
+    """The start of a worker process, which leaves Ctrl-C to its parent and ends with it.
+
+    Ctrl-C reaches the whole process group and the parent decides. A worker ends with its owner however that dies, also
+    while it waits to hand over a batch.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.name == "posix":  # elsewhere torch's own watch serves
         threading.Thread(target=_end_with, args=(owner,), daemon=True).start()

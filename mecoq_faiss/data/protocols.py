@@ -92,7 +92,8 @@ def cifar10(root: Path, *, drawn: int | None = 500, train_images: int = 5000, te
     Args:
         root: torchvision's copy, or images in ``train/CLASS/`` and ``test/CLASS/`` of a folder or tar.
         drawn: training images a class, drawn from the 50,000 (protocol II); None takes all (protocol I).
-        train_images, test_images: images a class that must be there.
+        train_images: training images a class that must be there.
+        test_images: test images a class that must be there.
     """
     store = _cifar10_images(root)
     parts = [("", "", "", *name.split("/"))[-3:-1] for name in store.names]

@@ -12,10 +12,11 @@ import numpy as np
 
 
 class FeatureRows:
-    """Rows (n, F) or (n, V, F) of floats in a file: has ``shape``, ``dtype`` and ``len``, and reads what is
-    indexed (an integer, a slice, or an array of rows) into a numpy array, which may be read-only.
+    """Rows (n, F) or (n, V, F) of floats in a file, read where they are indexed.
 
-    Maps the file where it can. Picklable, and safe in forked workers: each process opens the file anew.
+    Has ``shape``, ``dtype`` and ``len``; an index (an integer, a slice, or an array of rows) gives a numpy
+    array, which may be read-only. Maps the file where it can. Picklable, and safe in forked workers: each process opens
+    the file anew.
     """
 
     def __init__(
@@ -31,14 +32,17 @@ class FeatureRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(n, F) or (n, V, F)."""
         return (len(self._rows), *self._stored_shape[1:])
 
     @property
     def ndim(self) -> int:
+        """2, or 3 with views."""
         return len(self._stored_shape)
 
     @property
     def dtype(self) -> np.dtype:
+        """The floats' type, in this machine's byte order."""
         return self._stored_dtype.newbyteorder("=")
 
     def __len__(self) -> int:

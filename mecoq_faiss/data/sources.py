@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -17,13 +16,16 @@ from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_feature
 from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
 from mecoq_faiss.data.protocols import PROTOCOLS, SEED, SPLITS, open_protocol
 from mecoq_faiss.data.stores import TAR_TYPES, ImageStore, TarStore, scan_folder
+from mecoq_faiss.runtime.suggest import did_you_mean
 
 __all__ = [
     "PROTOCOLS",
     "SPLITS",
     "FeatureSource",
     "ImageSource",
+    "Source",
     "UnreadableImage",
+    "as_source",
     "decode_image",
     "open_source",
 ]
@@ -81,7 +83,15 @@ class ImageSource:
         return digest.hexdigest()
 
 
-def open_source(src: str | Path, split: str) -> ImageSource | FeatureSource:
+Source = ImageSource | FeatureSource
+
+
+def as_source(source: str | Path | Source, split: str) -> Source:
+    """A source as it is; what names one is opened, of a built-in protocol its `split`."""
+    return source if isinstance(source, Source) else open_source(source, split)
+
+
+def open_source(src: str | Path, split: str) -> Source:
     """Open what the user calls SRC.
 
     Args:
@@ -115,10 +125,8 @@ def open_source(src: str | Path, split: str) -> ImageSource | FeatureSource:
         return _file_source(text, path)
     if hash_sign and Path(base).expanduser().exists():
         raise ValueError(f"{text}: only built-in protocols have splits; write {base} without #{ending}")
-    close = difflib.get_close_matches(name.lower(), PROTOCOLS, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
     raise FileNotFoundError(
-        f"{text}: no file or folder of this name, and not a built-in protocol ({', '.join(PROTOCOLS)}){hint}"
+        f"{text}: no file or folder of this name, and not a built-in protocol: {did_you_mean(name.lower(), PROTOCOLS)}"
     )
 
 
@@ -135,7 +143,7 @@ def _protocol_source(text: str, name: str, root: Path | None, split: str) -> Ima
     return ImageSource(text, paths, benchmark.labels[rows], benchmark.class_names, protocol, benchmark.store, rows)
 
 
-def _file_source(text: str, path: Path) -> ImageSource | FeatureSource:
+def _file_source(text: str, path: Path) -> Source:
     file_name = path.name.lower()
     if file_name.endswith(TAR_TYPES):
         return _image_source(text, TarStore(path))

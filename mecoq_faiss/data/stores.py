@@ -41,9 +41,11 @@ class FolderStore:
         self.names = names
 
     def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        """Image i as RGB; a JPEG's shorter side may come reduced to no less than `draft` pixels."""
         return decode_image(os.path.join(self.root, self.names[i]), draft=draft)
 
     def stamp(self, i: int) -> bytes:
+        """What changes when file i does: its size and time."""
         stat = os.stat(os.path.join(self.root, self.names[i]))
         return f"{stat.st_size} {stat.st_mtime_ns}".encode()
 
@@ -56,16 +58,20 @@ class ArrayStore:
         self.pixels = pixels
 
     def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        """Image i as RGB."""
         return Image.fromarray(self.pixels[i]).convert("RGB")
 
     def stamp(self, i: int) -> bytes:
+        """What changes when image i does: its pixels."""
         return self.pixels[i].tobytes()
 
 
 # Not webdataset or ratarmount: views need any image at any time, from forked workers, and `tarfile` has the offsets.
 class TarStore:
-    """Images in a tar, read in place with ``os.pread``. A compressed tar is unpacked once into a
-    temporary plain tar, removed when the store that made it goes."""
+    """Images in a tar, read in place with ``os.pread``.
+
+    A compressed tar is unpacked once into a temporary plain tar, removed when the store that made it goes.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """Index the tar's images; raises ValueError if it is not a tar, is damaged or has no image."""
@@ -84,6 +90,7 @@ class TarStore:
         self._file: BinaryIO | None = None
 
     def decode(self, i: int, draft: int | None = None) -> Image.Image:
+        """Image i as RGB; a JPEG's shorter side may come reduced to no less than `draft` pixels."""
         name = f"{self.path}:{self.names[i]}"
         offset, size, _ = self._spans[i].tolist()
         try:
@@ -96,6 +103,7 @@ class TarStore:
         return decode_image(data, draft=draft, name=name)
 
     def stamp(self, i: int) -> bytes:
+        """What changes when member i does: the archive's size and time, and the member's place."""
         return f"{self._archive_stamp} {self._spans[i].tolist()}".encode()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def is_relevant(labels_q: ArrayLike, labels_db: ArrayLike, I: ArrayLike) -> NDAr
     """Whether each item found shares a label with its query, bool (nq, k).
 
     Args:
-        labels_q, labels_db: (nq,) and (n,) integer classes, or (nq, L) and (n, L) 0/1 sets of labels.
+        labels_q: (nq,) integer classes, or (nq, L) 0/1 sets of labels.
+        labels_db: (n,) or (n, L), the same of the database.
         I: (nq, k) positions in the database; -1 (nothing found) is not relevant.
     """
     found = np.asarray(I, dtype=np.int64)
@@ -140,7 +141,8 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
     Args:
         index: a FAISS index, float or binary, that holds item i of the database at position (id) i.
         xq: queries as `index.search` takes them, (nq, d) float32 or (nq, d / 8) uint8.
-        labels_q, labels_db: as in `is_relevant`.
+        labels_q: (nq,) integer classes, or (nq, L) 0/1 sets of labels.
+        labels_db: (n,) or (n, L), the same of the database.
         k: the cut-off, at most the index's size.
 
     Returns:
@@ -186,9 +188,11 @@ def neighbour_recall(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -
     """Share of each query's exact neighbours among the first k results, its expected value over ties, float64 (nq,).
 
     Args:
-        index, xq, k: as in `evaluate_search`.
+        index: a FAISS index, float or binary, that holds item i of the database at position (id) i.
+        xq: queries as `index.search` takes them, (nq, d) float32 or (nq, d / 8) uint8.
         I_exact: (nq, >= k) ids of each query's nearest items by an exhaustive search, -1 for none; or fewer columns,
             of what is sought. A query without any has recall 0.
+        k: how many results count.
     """
     exact = np.asarray(I_exact)[:, :k]
     found = np.empty(len(xq))

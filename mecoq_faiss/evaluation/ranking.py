@@ -52,8 +52,10 @@ def rank_all(index: Any, xq: NDArray[Any], k: int, relevant: Relevant) -> Iterat
 
 
 def depends_on_k(index: Any) -> bool:
-    """Whether the first results of a search depend on how many are asked for: an IndexRefine, within id maps and
-    transforms too."""
+    """Whether the first results of a search depend on how many are asked for.
+
+    They do with an IndexRefine, within id maps and transforms too.
+    """
     import faiss
 
     while isinstance(index, faiss.Index):

@@ -124,7 +124,7 @@ def check_options(
     refine: bool = False,
     k_factor: float = 4.0,
 ) -> tuple[int, int]:
-    """nlist and nprobe of an index of n codes with their defaults filled in; 0 where the kind has none.
+    """Nlist and nprobe of an index of n codes with their defaults filled in; 0 where the kind has none.
 
     Raises:
         ValueError: options, as in `build_index`, that the kind does not have or that are out of range.

@@ -29,7 +29,7 @@ def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
 
 
 def check_codes(codes: np.ndarray, M: int, K: int) -> int:
-    """n of valid codes; ValueError names what is wrong with others."""
+    """N of valid codes; ValueError names what is wrong with others."""
     if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.shape[1] != M:
         raise ValueError(f"codes must be an array (n, {M}), one byte a code even for K=16, got {_seen(codes)}")
     if codes.dtype != np.uint8:

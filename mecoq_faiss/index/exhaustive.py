@@ -45,6 +45,14 @@ def fastscan(source: Any) -> faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan:
     return index
 
 
+def use_fastscan(index: Any) -> None:
+    """Replace the 4-bit IndexPQ inside an IndexPreTransform by the same codes in FastScan's layout."""
+    fast = fastscan(faiss.downcast_index(index.index))
+    index.own_fields = False
+    index.index = fast
+    index.referenced_objects = [*getattr(index, "referenced_objects", []), fast]
+
+
 def pq_fastscan(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQFastScan:
     """4-bit IndexPQFastScan with the given codebooks (M, 16, d) and codes (n, M).
 

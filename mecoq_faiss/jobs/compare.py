@@ -22,7 +22,7 @@ from mecoq_faiss.comparison.data import CompareData, load_data, of_model
 from mecoq_faiss.comparison.figures import Task, file_bytes, quality, search_milliseconds
 from mecoq_faiss.comparison.verdict import verdict
 from mecoq_faiss.config import ModelConfig, TrainConfig
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import Source
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.runtime.environment import environment
@@ -34,14 +34,13 @@ logger = logging.getLogger("mecoq_faiss")
 FORMAT = 2
 CURVE_POINTS = 60
 
-Source = str | Path | ImageSource | FeatureSource
 Measured = tuple[Contender, dict[str, Any]]  # with its `quality`
 
 
 def compare(
     run: str | Path,
-    queries: Source,
-    database: Source,
+    queries: str | Path | Source,
+    database: str | Path | Source,
     out: str | Path,
     k: int | None = None,
     *,
@@ -51,8 +50,9 @@ def compare(
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
-    """Compare a trained model with PQ, OPQ, ITQ, LSH (equal bytes) and uncompressed vectors on its own backbone's
-    features, and write `report.json` and `report.html` into the folder `out`.
+    """Compare a trained model with PQ, OPQ, ITQ, LSH (equal bytes) and uncompressed vectors.
+
+    All work on the features of the model's own backbone. Writes `report.json` and `report.html` into the folder `out`.
 
     Each baseline's setting is chosen on a held-out part of the database, never on the queries. Labels, where both
     sources have them, only judge; without them the figures are the recall of images whose altered copies are the
@@ -61,7 +61,8 @@ def compare(
 
     Args:
         run: a finished run, or a bundle.
-        queries, database: sources or their names.
+        queries: a source or its name; of a built-in protocol, the queries.
+        database: a source or its name; of a built-in protocol, the database.
         out: the folder to be made; refused where it exists.
         k: the cut-off of MAP (at most the database's size); by default 1000, or the whole of a smaller database.
         seeds: fits of every baseline, and trainings of the model's settings (the run is the first; the others need
@@ -69,7 +70,8 @@ def compare(
             the baselines on those of the run's.
         items: a larger database is cut to a seeded sample of so many.
         settings: baselines to choose from; by default `baselines.grid`.
-        workers, device: as in `encode`.
+        workers: processes that decode images; -1 chooses.
+        device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Returns:
         The content of report.json.
@@ -188,8 +190,10 @@ def _measure_learned(
 
 
 def _figures(seeds: Sequence[Measured], task: Task) -> dict[str, Any]:
-    """A method's entry in the report: all figures of the first seed, and the deciding one of every seed; `per_query`
-    (for the verdict) every seed's terms of each measure."""
+    """A method's entry in the report: all figures of the first seed, and the deciding one of every seed.
+
+    `per_query` (for the verdict) holds every seed's terms of each measure.
+    """
     key, *_ = task.measures
     per_query: dict[str, list[NDArray[np.float64]]] = {
         name: [found["per_query"][name] for _, found in seeds] for name in task.measures

@@ -8,12 +8,12 @@ import torch
 
 from mecoq_faiss.bundle.encoded import check_target, encode_source
 from mecoq_faiss.bundle.encoder import Encoder, load_encoder
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import Source, as_source
 
 
 def encode(
     model: str | Path | Encoder,
-    data: str | Path | ImageSource | FeatureSource,
+    data: str | Path | Source,
     out: str | Path,
     *,
     split: str = "database",
@@ -29,11 +29,13 @@ def encode(
 
     Args:
         model: a run folder, a bundle, or an encoder.
-        data: a source or its name; of a built-in protocol, `split`.
+        data: a source or its name.
         out: the .h5 file; refused where it exists.
+        split: of a built-in protocol `train`, `queries` or `database`.
         embeddings: `float16`, `float32`, or None to leave them out.
         workers: processes that decode images, -1 chooses.
-        device: where the model runs, as in `train`; of an encoder, its own.
+        device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device;
+            of an encoder, its own.
 
     Returns:
         n, the number of rows written.
@@ -49,5 +51,5 @@ def encode(
     out = Path(out)
     check_target(out, embeddings)
     encoder = model if isinstance(model, Encoder) else load_encoder(model, device)
-    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, split)
+    source = as_source(data, split)
     return encode_source(encoder, source, out, embeddings=embeddings, workers=workers)

@@ -13,7 +13,7 @@ from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, pinned, read_items
 from mecoq_faiss.config import K_MAP
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.evaluation import FIRST, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
@@ -23,8 +23,8 @@ from mecoq_faiss.training.run_folder import RunFolder
 
 def evaluate(
     path: str | Path,
-    queries: str | Path | ImageSource | FeatureSource,
-    database: str | Path | ImageSource | FeatureSource | None = None,
+    queries: str | Path | Source,
+    database: str | Path | Source | None = None,
     k: int | None = None,
     *,
     workers: int = -1,
@@ -35,9 +35,11 @@ def evaluate(
     Args:
         path: a finished run, whose codes of `database` are made here (`IndexPQ`), or a bundle, whose own index and
             items are searched (`database` is then not needed).
-        queries, database: sources or their names, with labels.
+        queries: a source or its name, with labels; of a built-in protocol, the queries.
+        database: the same for what is searched; of a built-in protocol, the database.
         k: the cut-off, 1 to the database's size; by default 1000, or the whole of a smaller database.
-        workers, device: as in `encode`.
+        workers: processes that decode images; -1 chooses.
+        device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Returns:
         `map` (a share, 0 to 1; each query's precisions divided by its relevant items among the first k, the usual
@@ -55,7 +57,7 @@ def evaluate(
         True
     """
     path = Path(path)
-    source = queries if isinstance(queries, ImageSource | FeatureSource) else open_source(queries, "queries")
+    source = as_source(queries, "queries")
     if source.labels is None:
         raise ValueError(f"{source.name} has no labels: put the images into one folder a class")
     is_run = RunFolder(path).config_file.is_file() and not is_bundle(path)
@@ -69,7 +71,7 @@ def evaluate(
         if database is None:
             raise ValueError("a run has no images: give --database, or export a bundle")
         with tempfile.TemporaryDirectory() as folder:
-            given = database if isinstance(database, ImageSource | FeatureSource) else open_source(database, "database")
+            given = as_source(database, "database")
             encode_source(encoder, given, Path(folder) / ITEMS, embeddings=None, workers=workers)
             items = read_items(Path(folder) / ITEMS)
         k = _check(items, source, k)
@@ -88,7 +90,7 @@ def evaluate(
     }
 
 
-def _check(items: dict[str, Any], source: ImageSource | FeatureSource, k: int | None) -> int:
+def _check(items: dict[str, Any], source: Source, k: int | None) -> int:
     """The cut-off, in range, of a database that has labels."""
     n = len(items["codes"])
     if items["labels"] is None:

@@ -23,7 +23,7 @@ from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, read_manifest, ve
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.config import to_json
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
@@ -43,15 +43,19 @@ DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 def export_index(
     run: str | Path,
-    data: str | Path | ImageSource | FeatureSource | None,
+    data: str | Path | Source | None,
     out: str | Path,
     *,
     codes: str | Path | None = None,
     kind: str = "pq",
     ids: np.ndarray | str | Path | None = None,
+    nlist: int | None = None,
+    nprobe: int | None = None,
+    refine: bool = False,
+    k_factor: float = 4.0,
+    seed: int = 0,
     workers: int = -1,
     device: str | torch.device = "auto",
-    **options: Any,
 ) -> dict[str, Any]:
     """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
 
@@ -64,11 +68,16 @@ def export_index(
         data: a source or its name; of a built-in protocol, the database. None with `codes`.
         out: the new bundle's folder; refused where it exists.
         codes: a file that `encode` wrote with this model, or a bundle or its items.h5: no image is read.
-        kind: the FAISS index, see `index.KINDS`; `options` (nlist, nprobe, refine, k_factor, seed) go to
-            `index.build_index`.
+        kind: the FAISS index: `pq`, `pqfs`, `ivfpq`, `ivfpqfs` or `gpu`; see `index.build_index`.
         ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
             `codes`); or a .npy file, or an .h5 file with a dataset `ids`.
-        workers, device: as in `encode`.
+        nlist: inverted lists of an IVF kind; by default about 4 * sqrt(n).
+        nprobe: lists a search visits, stored in the index; by default about 2 * sqrt(nlist).
+        refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
+        k_factor: at least 1; stored in the index.
+        seed: of the coarse k-means and its sample.
+        workers: processes that decode images; -1 chooses.
+        device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Returns:
         The manifest.
@@ -97,11 +106,16 @@ def export_index(
     if source is not None:
         check_fits(encoder, source)
     n = len(source) if source is not None else _count_codes(Path(codes or ""), encoder)
-    check_options(kind, n, **{name: value for name, value in options.items() if name != "seed"})
+    options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
+    check_options(kind, n, **options)
     if ids is not None:
         ids = ids if isinstance(ids, np.ndarray) else _read_ids(Path(ids))
         check_ids(ids, n)
-    key = {"format": FORMAT, "model": model_fingerprint(encoder), "data": source.fingerprint if source else None}
+    key = {
+        "format": FORMAT,
+        "model": model_fingerprint(encoder),
+        "data": None if source is None else source.fingerprint,
+    }
     work = WorkFolder(out.with_name(out.name + ".partial"), key, PARTIAL_NAMES)
     encoded = work.path / ENCODED
     with work.opened():
@@ -109,7 +123,7 @@ def export_index(
         try:
             if source is not None:
                 _encode(encoder, source, encoded, workers)
-            manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options)
+            manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
         except BaseException:
             if encoded.exists() or shards_written(encoded):
                 logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
@@ -150,7 +164,7 @@ def _read_ids(path: Path) -> np.ndarray:
         ) from error
 
 
-def _encode(encoder: Encoder, source: ImageSource | FeatureSource, encoded: Path, workers: int) -> None:
+def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> None:
     """Encode the source, unless a killed export has done so."""
     try:
         if encoded.exists() and damaged_dataset(encoded) is None:
@@ -167,7 +181,7 @@ def _encode(encoder: Encoder, source: ImageSource | FeatureSource, encoded: Path
 def _finish(
     partial: Path,
     encoder: Encoder,
-    source: ImageSource | FeatureSource | None,
+    source: Source | None,
     encoded: Path,
     ids: np.ndarray | None,
     kind: str,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mecoq_faiss.config import ModelConfig, TrainConfig
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.storage.files import check_writable_parent
@@ -18,7 +18,7 @@ from mecoq_faiss.training.run_folder import RunFolder
 
 
 def train(
-    data: str | Path | ImageSource | FeatureSource,
+    data: str | Path | Source,
     out: str | Path,
     model_config: ModelConfig | None = None,
     train_config: TrainConfig | None = None,
@@ -33,9 +33,10 @@ def train(
     Args:
         data: a source, or what names one (see `data.open_source`); its training split is used.
         out: the run folder. Refused where it exists, unless `resume`.
-        model_config, train_config: settings; where None the defaults, which for the protocol `digits` are small (see
-            `presets.DIGITS`). A resumed run goes on with those it was started with, and the numbers that were chosen:
-            where None, or else equal to them but for `workers`.
+        model_config: the model's settings; where None the defaults, which for the protocol `digits` are small (see
+            `presets.DIGITS`).
+        train_config: the training's, likewise. A resumed run goes on with the settings it was started with, and the
+            numbers that were chosen: give None, or else equal ones but for `workers`.
         resume: continue what is in `out`, or start where there is nothing; ends in the same bytes.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
         tensorboard: also write TensorBoard events into `out`/tensorboard.
@@ -59,7 +60,7 @@ def train(
     check_out(run, resume)
     check_writable_parent(run.path)
     device = resolve_device(device)
-    source = data if isinstance(data, ImageSource | FeatureSource) else open_source(data, "train")
+    source = as_source(data, "train")
     return fit_run(
         source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
     )

@@ -13,7 +13,7 @@ from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, pinned
 from mecoq_faiss.config import K_RESULTS
-from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
 from mecoq_faiss.runtime.faiss_check import simd_level
 from mecoq_faiss.storage.shards import map_array
@@ -24,7 +24,7 @@ MOST_SCORES = 2_000_000_000  # of one exhaustive search
 
 def tune(
     bundle: str | Path,
-    queries: str | Path | ImageSource | FeatureSource,
+    queries: str | Path | Source,
     recall: float = 0.95,
     k: int | None = None,
     *,
@@ -38,7 +38,8 @@ def tune(
         queries: a source or its name; at most 1,000 of it are used (fewer on a large database), chosen by a seed.
         recall: wanted share of the k results of an exhaustive scan of the same codes, in (0, 1].
         k: results a query; by default 10, or all of a smaller bundle.
-        workers, device: as in `encode`.
+        workers: processes that decode images; -1 chooses.
+        device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Returns:
         `frontier` and `winner` (points as dicts; the winner is the fastest of the wanted recall, or where none reaches

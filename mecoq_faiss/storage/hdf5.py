@@ -88,6 +88,7 @@ class DatasetHash:
             self._digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
+        """SHA-256 of what was written so far."""
         return self._digest.hexdigest()
 
 

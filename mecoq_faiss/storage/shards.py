@@ -92,8 +92,10 @@ def read_key(path: Path) -> dict[str, Any] | None:
 
 
 def map_array(source: Path | BinaryIO, name: str) -> np.ndarray:
-    """A dataset of an HDF5 file (its path, or the open file) as a read-only memory map, so that the system pages it in;
-    strings are read."""
+    """A dataset of an HDF5 file (its path, or the open file) as a read-only memory map; strings are read.
+
+    The system pages a map in where it is looked at.
+    """
     with h5py.File(source) as file:
         dataset = file[name]
         offset = dataset.id.get_offset()

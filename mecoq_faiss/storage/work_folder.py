@@ -62,15 +62,19 @@ class WorkFolder:
         self._remove_content((MARKER, LOCK, *keep))
 
     def become(self, target: Path, without: tuple[str, ...] = ()) -> None:
-        """Rename the finished folder to its target, and then drop marker, lock and the files `without`, so that a kill
-        loses nothing. Only within `opened`."""
+        """Rename the finished folder to its target. Only within `opened`.
+
+        Marker, lock and the files `without` are dropped after it, so that a kill loses nothing.
+        """
         os.replace(self.path, target)
         for name in (MARKER, LOCK, *without):
             (target / name).unlink(missing_ok=True)
 
     def _check_ours(self) -> None:
-        """FileExistsError unless the folder is missing, fresh, marked, or holds nothing but names of ours and a marker
-        that is damaged."""
+        """FileExistsError unless the folder is missing, fresh or marked.
+
+        A damaged marker will do where everything else has a name of ours.
+        """
         if not self.path.exists() and not self.path.is_symlink():
             return
         entries = [] if self.path.is_symlink() or not self.path.is_dir() else list(self.path.iterdir())

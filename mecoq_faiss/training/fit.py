@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mecoq_faiss.config import ModelConfig, TrainConfig, make_configs
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import ImageSource, Source
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import settings_for
 from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
@@ -37,7 +37,7 @@ CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
 
 
 def fit_run(
-    source: ImageSource | FeatureSource,
+    source: Source,
     out: str | Path,
     model_config: ModelConfig | None = None,
     train_config: TrainConfig | None = None,
@@ -62,7 +62,7 @@ def fit_run(
 
 def _fit_run(
     run: RunFolder,
-    source: ImageSource | FeatureSource,
+    source: Source,
     model_config: ModelConfig | None,
     train_config: TrainConfig | None,
     resume: bool,
@@ -127,7 +127,7 @@ def check_out(run: RunFolder, resume: bool) -> None:
 
 def _settings_of(
     run: RunFolder,
-    source: ImageSource | FeatureSource,
+    source: Source,
     model_config: ModelConfig | None,
     train_config: TrainConfig | None,
 ) -> tuple[ModelConfig, TrainConfig]:

@@ -54,6 +54,7 @@ class CachedPairs(Pairs):
         self.features = features
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+        """The pairs of an epoch, from a step on."""
         V = self.features.shape[1]
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
@@ -79,6 +80,7 @@ class FeaturePairs(Pairs):
         self.features, self.dropout = features, dropout
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+        """The pairs of an epoch, from a step on."""
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             x = self._vectors(rows)
@@ -103,6 +105,7 @@ class ImagePairs(Pairs):
         self.loader = loader
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+        """The pairs of an epoch, from a step on."""
         numbers = (2 * epoch, 2 * epoch + 1)
         items = [[(int(row), numbers) for row in rows] for rows in self.order(epoch)[start_step:]]
         for batch in self.loader.batches(items):

@@ -153,9 +153,11 @@ class RunFolder:
         return model, train
 
     def write_config(self, model: ModelConfig, train: TrainConfig, **more: Any) -> None:
+        """Write the settings, and what `more` there is to record."""
         write_text(self.config_file, to_json(model, train, format=FORMAT, **more))
 
     def save_state(self, state: dict[str, Any]) -> None:
+        """Write `last.pt`, whole or not at all."""
         content = BytesIO()  # a file's own name would stand in its bytes
         torch.save(_interned({"format": FORMAT, "settings": to_json(*self.read_config()), **state}), content)
         with replacing(self.state_file) as temporary:
@@ -187,6 +189,7 @@ class RunFolder:
         return self.load_state()["epoch"] if self.state_file.exists() else 1
 
     def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`."""
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -221,8 +224,10 @@ class RunFolder:
 
 
 def _interned(value: Any) -> Any:
-    """The same content with one object for equal names: pickle writes a name once for each object, and those that were
-    read from a file are others than the program's."""
+    """The same content with one object for equal names.
+
+    Pickle writes a name once for each object, and those that were read from a file are others than the program's.
+    """
     if isinstance(value, dict):
         return {_interned(name): _interned(inner) for name, inner in value.items()}
     if isinstance(value, list):

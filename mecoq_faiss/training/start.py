@@ -13,7 +13,7 @@ import torch
 from mecoq_faiss.backbone.view_cache import cached_view_features
 from mecoq_faiss.config import DEFAULT_BATCH, ModelConfig, TrainConfig
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
@@ -24,7 +24,7 @@ logger = logging.getLogger("mecoq_faiss")
 PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
 
 
-def fit_to_source(config: ModelConfig, source: ImageSource | FeatureSource) -> ModelConfig:
+def fit_to_source(config: ModelConfig, source: Source) -> ModelConfig:
     """Features need the `features` backbone of their width, images any other."""
     if isinstance(source, ImageSource):
         if config.backbone == "features":
@@ -50,7 +50,7 @@ def batch_size(images: int, config: TrainConfig) -> int:
     return config.batch_size or (DEFAULT_BATCH if images >= DEFAULT_BATCH else max(2, images // 2))
 
 
-def check_same_data(split_file: Path, source: ImageSource | FeatureSource) -> None:
+def check_same_data(split_file: Path, source: Source) -> None:
     """ValueError where a run was started on other data than `source`."""
     try:
         split = json.loads(split_file.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def check_same_data(split_file: Path, source: ImageSource | FeatureSource) -> No
         raise ValueError(f"{split_file.parent} was trained on other data ({name}): resume with the same --data")
 
 
-def describe_data(source: ImageSource | FeatureSource) -> str:
+def describe_data(source: Source) -> str:
     """What a run is trained on, as JSON; a protocol's chosen images are named."""
     description: dict[str, Any] = {
         "source": source.name,
@@ -74,9 +74,7 @@ def describe_data(source: ImageSource | FeatureSource) -> str:
     return json.dumps(description, indent=2) + "\n"
 
 
-def make_pairs(
-    source: ImageSource | FeatureSource, model: MeCoQ, c: TrainConfig, device: str, budget: float | None = None
-) -> Pairs:
+def make_pairs(source: Source, model: MeCoQ, c: TrainConfig, device: str, budget: float | None = None) -> Pairs:
     """The batches of two views that the source, the backbone and the settings ask for.
 
     `budget`, in seconds, chooses the number of cached views where the settings leave it open; ValueError where there
@@ -113,7 +111,7 @@ def make_pairs(
     return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
 
 
-def chosen(c: TrainConfig, source: ImageSource | FeatureSource, pairs: Pairs) -> TrainConfig:
+def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
     """The settings with the numbers that `make_pairs` chose in the place of 0."""
     if not c.batch_size and pairs.batch_size != DEFAULT_BATCH:
         logger.info("batch size %d, half of the images; --batch-size changes it", pairs.batch_size)

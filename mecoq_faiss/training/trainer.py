@@ -46,7 +46,10 @@ class Interrupted(RuntimeError):
 
 
 class Step(Protocol):
-    def __call__(self, pair: Any, epoch: int) -> tuple[Tensor, dict[str, Tensor]]: ...
+    """One step's loss (scalar) and its terms by name, of a pair of views."""
+
+    def __call__(self, pair: Any, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: D102
+        ...
 
 
 class StopSignal:

@@ -132,7 +132,7 @@ def test_each_thing_that_the_content_depends_on_makes_a_new_file(folder, tmp_pat
 
 
 def keys_of(monkeypatch: pytest.MonkeyPatch, ask) -> dict:
-    """device -> the key under which `ask` looks for its file, without computing anything."""
+    """Device -> the key under which `ask` looks for its file, without computing anything."""
     seen: dict = {}
     for device in ("cpu", "cuda", "cuda:1", "meta"):
         for module in (view_cache, fixed_features_module):

@@ -27,8 +27,7 @@ THREADS, SEARCHES = 8, 20
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`a` and `b`: the same pictures in another order and under other names, as bundles of own ids; runs of 8 and 4
-    bits."""
+    """`a` and `b`: the same pictures in another order and under other names, with own ids; runs of 8 and 4 bits."""
     folder = tmp_path_factory.mktemp("opened")
     rng = np.random.default_rng(0)
     for i in range(N):

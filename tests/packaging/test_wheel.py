@@ -21,7 +21,7 @@ BUILT = shutil.ignore_patterns("__pycache__")
 
 
 def run(*arguments: str | Path, cwd: Path) -> str:
-    """stdout of a child that sees neither PYTHONPATH nor the tree; its stderr where it fails."""
+    """Stdout of a child that sees neither PYTHONPATH nor the tree; its stderr where it fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{arguments}\n{done.stdout}{done.stderr}"
