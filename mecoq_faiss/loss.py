@@ -47,7 +47,7 @@ def debiased_contrastive_loss(
     with torch.autocast(device_type=view1.device.type, enabled=False):
         N, D = view1.shape
         keys = F.normalize(torch.cat([view1, view2]).to(dtype), dim=1)  # (2N, D)
-        logits = keys @ keys.T / temperature  # (2N, 2N)
+        logits = keys @ keys.T / temperature  # (2N, 2N), s / tau of Eq. 6, cosines
         positive = logits.diagonal(N)  # (N,): s(i, i + N) / tau, the same for both anchors
         positive = torch.cat([positive, positive])  # (2N,)
         anchor = torch.arange(2 * N, device=keys.device)
@@ -55,10 +55,11 @@ def debiased_contrastive_loss(
         is_negative[anchor, anchor] = False
         is_negative[anchor, (anchor + N) % (2 * N)] = False
         logits = logits.masked_fill(~is_negative, -torch.inf)
-        count = 2 * N - 2
+        count = 2 * N - 2  # Eq. 7: the in-batch negatives
         if memory is not None and len(memory):
             if memory.ndim != 2 or memory.shape[1] != D:
                 raise ValueError(f"expected memory of shape (N_M, {D}), got {tuple(memory.shape)}")
+            # Eq. 13: memory slots as further negatives
             logits = torch.cat([logits, keys @ F.normalize(memory.to(dtype), dim=1).T / temperature], dim=1)
             count += len(memory)
         if count == 0:
@@ -67,8 +68,10 @@ def debiased_contrastive_loss(
         top = torch.maximum(logits.amax(dim=1), positive).detach()  # (2N,)
         exp_positive = torch.exp(positive - top)
         negatives = torch.exp(logits - top[:, None]).sum(dim=1)
+        # Eq. 7, 13: what positives among the negatives add is taken off again
         negatives = (negatives - count * positive_prior * exp_positive) / (1 - positive_prior)
         negatives = torch.maximum(negatives, count * torch.exp(-1 / temperature - top))
+        # Eq. 6, 12: -log(e+ / (e+ + negatives)), the mean where the paper sums
         return (torch.log(exp_positive + negatives) + top - positive).mean()
 
 

@@ -1,4 +1,4 @@
-"""Sources through an encoder: do they fit, their embeddings batch by batch, and which model made them."""
+"""Whole sources through an encoder batch by batch, the check that they fit it, and a model's fingerprint."""
 
 from __future__ import annotations
 

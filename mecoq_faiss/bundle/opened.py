@@ -146,7 +146,7 @@ def open_bundle(path: str | Path, device: str | torch.device = "auto") -> Bundle
 
     Args:
         path: its folder.
-        device: where the encoder runs, as in `load_encoder`.
+        device: where the encoder runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Raises:
         FileNotFoundError: no bundle there.

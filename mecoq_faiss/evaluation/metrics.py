@@ -66,7 +66,19 @@ def mean_average_precision(
     num_relevant: ArrayLike | None = None,
     tied: Tied | None = None,
 ) -> float:
-    """MAP@k (Eq. 18): the mean over the queries of `average_precision`, which documents the arguments."""
+    """MAP@k, the mean over the queries of `average_precision`; it is Eq. 18 where `num_relevant` is given.
+
+    Args:
+        relevance: (nq, n) 0/1, in ranked order.
+        k: the cut-off.
+        scores: (nq, n), larger is better; None for a ranking without ties.
+        num_relevant: (nq,) relevant items in the whole database, by which Eq. 18 divides; by default those among the
+            top k.
+        tied: (members, relevant), each (nq,), of the tie group at rank k where it goes on beyond the n columns.
+
+    Raises:
+        ValueError: for arrays that do not fit together, relevance that is not 0/1, or scores that increase.
+    """
     return float(average_precision(relevance, k, scores=scores, num_relevant=num_relevant, tied=tied).mean())
 
 
@@ -75,7 +87,14 @@ def precision_at(
 ) -> Floats:
     """Mean over the queries of the relevant share of the first n ranks, float64 (len(ns),).
 
-    Arguments as in `average_precision`, with k = max(ns). Raises ValueError for an n outside 1 .. number of columns.
+    Args:
+        relevance: (nq, n) 0/1, in ranked order.
+        ns: numbers of first ranks, each 1 .. n.
+        scores: (nq, n), larger is better; None for a ranking without ties.
+        tied: (members, relevant), each (nq,), of the tie group at rank max(ns) where it goes on beyond the n columns.
+
+    Raises:
+        ValueError: for an n outside 1 .. number of columns, or arrays that do not fit together.
     """
     cuts = np.asarray(ns, dtype=np.int64)
     width = np.shape(relevance)[-1]
@@ -95,8 +114,12 @@ def precision_recall_curve(
 ) -> tuple[Floats, Floats]:
     """Precision and recall at each of the first k ranks (by default all), means over the queries, each float64 (k,).
 
-    `num_relevant` (nq,) counts the relevant items of the whole database; a query without any has recall 0.
-    The other arguments as in `average_precision`.
+    Args:
+        relevance: (nq, n) 0/1, in ranked order.
+        num_relevant: (nq,) relevant items of the whole database; a query without any has recall 0.
+        k: how many ranks.
+        scores: (nq, n), larger is better; None for a ranking without ties.
+        tied: (members, relevant), each (nq,), of the tie group at rank k where it goes on beyond the n columns.
     """
     groups = tie_groups(relevance, np.shape(relevance)[-1] if k is None else k, scores, tied)
     return _curve(expected_relevance(groups), np.asarray(num_relevant))
@@ -131,7 +154,12 @@ def is_relevant(labels_q: ArrayLike, labels_db: ArrayLike, I: ArrayLike) -> NDAr
 
 
 def count_relevant(labels_q: ArrayLike, labels_db: ArrayLike) -> Ints:
-    """Items of the database that share a label with each query, int64 (nq,); labels as in `is_relevant`."""
+    """Items of the database that share a label with each query, int64 (nq,).
+
+    Args:
+        labels_q: (nq,) integer classes, or (nq, L) 0/1 sets of labels.
+        labels_db: (n,) or (n, L), the same of the database.
+    """
     return LabelMatch(labels_q, labels_db).counts()
 
 

@@ -1,4 +1,4 @@
-"""Index files: written whole or not at all, and read with one line for a file that is none."""
+"""Index files: written whole or not at all; what is no index is refused in one line."""
 
 from __future__ import annotations
 

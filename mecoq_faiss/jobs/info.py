@@ -1,4 +1,4 @@
-"""What a path is: a run, a bundle, an index or an encoded file; and what there is to choose from."""
+"""What a path is (a run, a bundle, an index or an encoded file), described; and the presets and kinds there are."""
 
 from __future__ import annotations
 

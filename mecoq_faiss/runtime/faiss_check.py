@@ -1,4 +1,4 @@
-"""Is there a working FAISS in this environment? Said in one line, with its mend, before anything else fails."""
+"""check_faiss(): one line, with its mend, where this environment has no working FAISS; and which wheels it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an unknown name may have meant."""
+"""did_you_mean(): the known names nearest to an unknown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checksum of named tensors."""
+"""checksum(): SHA-256 over named tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's metrics go."""
+"""recorder(): where a run's training figures go, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 

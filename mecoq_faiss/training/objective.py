@@ -45,7 +45,7 @@ class Objective(nn.Module):
             positive_prior=c.positive_prior,
         )
         diversity = codeword_diversity(self.model.quantizer.codebooks)
-        loss = contrastive + c.diversity_weight * diversity
+        loss = contrastive + c.diversity_weight * diversity  # Eq. 14; its decay of the weights is the optimizer's
         terms = {"contrastive": contrastive.detach(), "diversity": diversity.detach()}
         if c.entropy_weight:
             entropy = code_entropy(both.p)

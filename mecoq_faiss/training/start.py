@@ -1,4 +1,4 @@
-"""Before the first step: does the data fit the settings, how its batches are made, what is measured on it once."""
+"""What precedes the first training step: data checked against settings, its pairs, what is measured on it once."""
 
 from __future__ import annotations
 
