@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +16,46 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """View caches go to a temporary folder, in this process and its children, never to the user's."""
     os.environ["MECOQ_FAISS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the digits, 2 bytes a code."""
+    from mecoq_faiss import ModelConfig, TrainConfig, train
+
+    path = tmp_path_factory.mktemp("digits") / "run"
+    model = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=32)
+    config = TrainConfig(epochs=2, batch_size=250, cached_views=2, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0)
+    train("digits", path, model, config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth pictures that differ, without classes."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos") / "all"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(130):
+        small = Image.fromarray(rng.integers(0, 255, (3, 3, 3), dtype=np.uint8))
+        small.resize((24, 24), Image.Resampling.BILINEAR).save(folder / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a network that are in a file, and nowhere else; its batch norms have seen images."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(7)
+    net = torchvision.models.shufflenet_v2_x0_5(weights=None)
+    with torch.no_grad():
+        for _ in range(50):
+            net(torch.nn.functional.interpolate(torch.randn(32, 3, 4, 4), 32))
+    path = tmp_path_factory.mktemp("weights") / "net.pth"
+    torch.save(net.state_dict(), path)
+    return path

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from collections import namedtuple
 from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from mecoq_faiss.backbone import fixed_features as fixed_features_module
 from mecoq_faiss.backbone import view_cache
-from mecoq_faiss.backbone.feature_cache import cache_folder, fingerprint
-from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.network import Backbone, create_backbone
 from mecoq_faiss.backbone.view_cache import cached_view_features
 from mecoq_faiss.data.sources import ImageSource, open_source
@@ -135,21 +131,17 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, ask) -> dict:
     """Device -> the key under which `ask` looks for its file, without computing anything."""
     seen: dict = {}
     for device in ("cpu", "cuda", "cuda:1", "meta"):
-        for module in (view_cache, fixed_features_module):
-            monkeypatch.setattr(module, "from_cache", lambda prefix, key, *more, d=device: seen.setdefault(d, key))
+        monkeypatch.setattr(view_cache, "from_cache", lambda prefix, key, *more, d=device: seen.setdefault(d, key))
         ask(device)
     return seen
 
 
 def test_caches_of_another_kind_of_device_are_other_files(folder, monkeypatch):
-    source, backbone = open_source(folder, "train"), Counting()
-    for keys in (
-        keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device)),
-        keys_of(monkeypatch, lambda device: fixed_features(source, backbone, size=SIZE, device=device)),
-    ):
-        assert "device" not in keys["cpu"]  # as in files that were made before the device was said
-        assert keys["cuda"] == keys["cuda:1"] == keys["cpu"] | {"device": "cuda"}
-        assert keys["meta"] == keys["cpu"] | {"device": "meta"}
+    backbone = Counting()
+    keys = keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device))
+    assert "device" not in keys["cpu"]  # as in files that were made before the device was said
+    assert keys["cuda"] == keys["cuda:1"] == keys["cpu"] | {"device": "cuda"}
+    assert keys["meta"] == keys["cpu"] | {"device": "meta"}
 
 
 def test_the_key_of_a_cpu_is_that_of_files_made_before(folder, monkeypatch):
@@ -158,8 +150,6 @@ def test_the_key_of_a_cpu_is_that_of_files_made_before(folder, monkeypatch):
     common = {"format": 1, "data": source.fingerprint, "size": SIZE, "backbone": fingerprint(backbone)}
     keys = keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device))
     assert keys["cpu"] == common | {"views": spec, "num_views": V, "seed": 9}
-    keys = keys_of(monkeypatch, lambda device: fixed_features(source, backbone, size=SIZE, device=device))
-    assert keys["cpu"] == common
 
 
 def test_bfloat16_rounds_the_features(folder):
@@ -202,17 +192,6 @@ def test_a_damaged_file_is_made_anew(folder, tmp_path):
     assert again.seen == N * V and len(features) == N - 1
 
 
-def test_two_at_once_make_it_once(folder):
-    backbone, results = Counting(), []
-    threads = [threading.Thread(target=lambda: results.append(features_of(folder, backbone)[0])) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert backbone.seen == N * V
-    np.testing.assert_array_equal(*results)
-
-
 @pytest.mark.parametrize("scale", [1e7, float("nan")])
 def test_features_beyond_float16_are_refused(folder, tmp_path, scale):
     with pytest.raises(ValueError, match=r"float16's 65504.*--no-view-cache"):
@@ -241,34 +220,3 @@ def test_no_space(folder, tmp_path, monkeypatch):
     view_cache._check_space(tmp_path / "cache" / "views-x.h5", (needed + 98) // 2)  # what is there already counts
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(needed))
     features_of(folder, Counting())
-
-
-def test_fingerprints():
-    assert fingerprint(Counting()) == fingerprint(Counting())
-    assert len({fingerprint(b) for b in (Counting(), Counting(2.0), create_backbone("pixels", image_size=8))}) == 3
-
-
-def test_cache_folder(monkeypatch):
-    monkeypatch.setenv("MECOQ_FAISS_CACHE", "/a/b")
-    assert cache_folder() == Path("/a/b")
-    monkeypatch.delenv("MECOQ_FAISS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_folder() == Path("/x/mecoq-faiss")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "mecoq-faiss"
-
-
-@pytest.mark.parametrize("harm", ["flipped", "cut"])
-def test_a_damaged_cache_is_made_again(folder, tmp_path, harm, caplog):
-    backbone = Counting()
-    expected = np.array(features_of(folder, backbone)[0])
-    path = tmp_path / "cache" / files(tmp_path)[0]
-    if harm == "flipped":
-        with h5py.File(path, "r+") as file:
-            file["features"][1, 0, 0] += 1
-    else:
-        path.write_bytes(path.read_bytes()[:-100])
-    seen = backbone.seen
-    np.testing.assert_array_equal(features_of(folder, backbone)[0], expected)
-    assert backbone.seen == 2 * seen
-    assert harm == "cut" or "is damaged: it is made again" in caplog.text
