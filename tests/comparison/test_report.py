@@ -14,7 +14,6 @@ import pytest
 
 from mecoq_faiss import ModelConfig, TrainConfig, train
 from mecoq_faiss.baselines import Baseline
-from mecoq_faiss.comparison.plots import bars, lines
 from mecoq_faiss.comparison.report import render
 from mecoq_faiss.jobs.compare import compare
 
@@ -115,15 +114,6 @@ def test_it_suits_phones_and_both_colour_schemes(made: tuple[dict[str, Any], str
     }
     assert "prefers-color-scheme: dark" in made[1] and "@media (max-width" in made[1]
     assert "currentColor" in made[1] and "#010203" not in made[1]
-
-
-def test_plots_are_reproducible_and_escape_their_title() -> None:
-    series = {"MeCoQ": ([1, 2, 3], [0.9, 0.8, 0.7]), "another": ([1, 2, 3], [0.5, 0.4, 0.3])}
-    first = lines('a "title" <b>', series, "x", "y", logarithmic=True)
-    assert first == lines('a "title" <b>', series, "x", "y", logarithmic=True)
-    assert 'aria-label="a &quot;title&quot; &lt;b&gt;"' in first
-    assert not re.search(r'(?:href|src)="(?!#)', first)
-    assert "<svg" in bars("usage", {"PQ": [{"used": 1.0, "effective": 0.8}] * 4}, "share")
 
 
 def test_every_text_is_escaped(made: tuple[dict[str, Any], str]) -> None:
