@@ -8,12 +8,16 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+import torch
 
+from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.bundle.encoder import load_encoder
-from mecoq_faiss.comparison.contenders import Contender, baseline_contender, embed_features
+from mecoq_faiss.comparison import contenders
+from mecoq_faiss.comparison.contenders import Contender, baseline_contender, embed_features, learned_contender
 from mecoq_faiss.data.sources import open_source
+from tests.exact import search_exact
 
 
 def test_codewords_used_by_hand() -> None:
@@ -40,3 +44,48 @@ def test_embeddings_of_features_are_the_encoders(digits_run: Path) -> None:
     features, _ = fixed_features(source, encoder.model.backbone, size=8, workers=0)
     images = [source.open(i) for i in range(5)]  # type: ignore[union-attr]
     np.testing.assert_allclose(embed_features(encoder.model, features[:5]), encoder.encode(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(("nbits", "kind"), [(8, faiss.IndexPQ), (4, faiss.IndexPQFastScan)])
+def test_the_learned_codes_are_equation_15s(nbits: int, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "BATCH", 70)  # does not divide
+    torch.manual_seed(0)
+    model = MeCoQ(ModelConfig(backbone="features", feature_dim=12, hidden=16, D=16, M=4, nbits=nbits)).eval()
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    contender = learned_contender(model, x)
+    assert (contender.label, contender.setting) == ("MeCoQ", f"MeCoQ 4x{nbits}, D=16")
+    assert (contender.num_bytes, contender.K, type(contender.index)) == (nbits // 2, 2**nbits, kind)
+    with torch.no_grad():
+        z = model.embed(torch.from_numpy(x)).numpy().reshape(300, 4, 4)
+    z /= np.linalg.norm(z, axis=2, keepdims=True)
+    books = model.quantizer.codebooks.detach().numpy()
+    books = books / np.linalg.norm(books, axis=2, keepdims=True)
+    np.testing.assert_array_equal(contender.codes, np.einsum("nmd,mkd->nmk", z, books).argmax(2))
+    xq = contender.queries(x[:5])
+    np.testing.assert_allclose(xq, z[:5].reshape(5, 16), atol=1e-6)
+    assert contender.codes is not None
+    expected = search_exact(books, contender.codes, xq, 10)[0]
+    tolerance = 1e-5 if nbits == 8 else 4 * 2 / 255 / 2  # FastScan's tables: half a step of at most 2 / 255, M = 4
+    np.testing.assert_allclose(contender.index.search(xq, 10)[0], expected, atol=tolerance)
+
+
+def test_a_baselines_codes_are_the_nearest_centroids() -> None:
+    x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    fitted = Baseline("PQ", 2).fit(x)
+    contender = baseline_contender(fitted, x[:90])
+    assert (contender.label, contender.setting, contender.num_bytes) == ("PQ", "PQ 2x8, raw, L2", 2)
+    pq = faiss.downcast_index(fitted.trained.index).pq
+    centroids = faiss.vector_to_array(pq.centroids).reshape(2, 256, 8)
+    distances = ((x[:90].reshape(90, 2, 1, 8) - centroids) ** 2).sum(3)
+    np.testing.assert_array_equal(contender.codes, distances.argmin(2))
+    assert contender.K == 256 and contender.index.ntotal == 90
+    np.testing.assert_array_equal(contender.queries(x[:3]), x[:3])
+
+
+def test_methods_without_codewords() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    flat, hashing = (baseline_contender(setting.fit(x), x) for setting in (Baseline("Flat"), Baseline("LSH", 3)))
+    assert flat.num_bytes == 4 * 16 and hashing.num_bytes == 3
+    for contender in (flat, hashing):
+        assert contender.codes is None and contender.codewords_used == []
+    assert isinstance(hashing.index, faiss.IndexBinaryFlat) and hashing.queries(x[:2]).shape == (2, 3)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mecoq_faiss import ModelConfig, TrainConfig, train
+from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig, train
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.comparison import data as comparison_data
 from mecoq_faiss.comparison.data import load_data, of_model, recorded_training
@@ -95,3 +95,49 @@ def test_copies_are_of_images_that_were_not_trained_on(photos: Path, tmp_path: P
     monkeypatch.undo()
     data = load_data(tmp_path / "run", model, config, photos, photos, 50, items=10**6, workers=0, device="cpu")
     assert min(data.task.view_rows) == 25 and min(data.held) >= 25  # type: ignore[type-var,arg-type]
+
+
+def test_features_without_labels_have_exact_neighbours(tmp_path: Path) -> None:
+    """By numpy: inner products of vectors centred on the training rows' mean, and normalised."""
+    rng = np.random.default_rng(0)
+    xb, xq = rng.normal(size=(300, 12)).astype(np.float32), rng.normal(size=(9, 12)).astype(np.float32)
+    np.save(tmp_path / "b.npy", xb)
+    np.save(tmp_path / "q.npy", xq)
+    model = MeCoQ(ModelConfig(backbone="features", feature_dim=12, D=16, M=2))
+    data = load_data(
+        tmp_path, model, None, tmp_path / "q.npy", tmp_path / "b.npy", None, items=10**6, workers=0, device="cpu"
+    )
+    np.testing.assert_array_equal(data.xb, xb)
+    np.testing.assert_array_equal(data.task.xq, xq)
+    assert len(data.held) == 100 and len(data.xt) == len(data.xt_choice) == 200
+    trained = np.setdiff1d(np.arange(300), data.held)
+    np.testing.assert_array_equal(data.xt, xb[trained])
+    q, b = (x - data.xt.mean(0) for x in (xq, xb))
+    similarity = q @ b.T / np.linalg.norm(b, axis=1)
+    np.testing.assert_array_equal(data.task.neighbours, np.argsort(-similarity, axis=1)[:, :10])
+    assert (data.task.k, data.task.labels_q, data.task.views, data.task.view_rows) == (300, None, None, None)
+    assert data.train_source is None and data.train_note.startswith("not found (")
+    assert data.description["training_data"] == data.train_note and not data.description["labels"]
+
+
+def test_a_larger_database_is_cut_to_a_seeded_sample(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    model = MeCoQ(ModelConfig(backbone="features", feature_dim=12, D=16, M=2))
+    name = tmp_path / "x.npy"
+    first, second = (
+        load_data(tmp_path, model, None, name, name, 5, items=120, workers=0, device="cpu") for _ in range(2)
+    )
+    rows = [np.flatnonzero((x == row).all(1))[0] for row in first.xb]
+    assert len(rows) == 120 and (np.diff(rows) > 0).all() and rows[-1] >= 120
+    np.testing.assert_array_equal(first.xb, second.xb)
+    assert first.database.paths == tuple(map(str, rows)) and len(first.queries) == 300
+
+
+@pytest.mark.parametrize(("n", "k"), [(99, 5), (100, 101), (100, 0)])
+def test_too_few_images_or_too_large_a_cut_off(n: int, k: int, tmp_path: Path) -> None:
+    name = tmp_path / "x.npy"
+    np.save(name, np.ones((n, 12), np.float32))
+    model = MeCoQ(ModelConfig(backbone="features", feature_dim=12, D=16, M=2))
+    with pytest.raises(ValueError, match=f"k={k} on a database of {n} readable images: give at least 100 images and k"):
+        load_data(tmp_path, model, None, name, name, k, items=10**6, workers=0, device="cpu")
