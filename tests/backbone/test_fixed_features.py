@@ -61,7 +61,8 @@ def test_a_stopped_one_continues(
     source: ImageSource, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = fixed_features(source, backbone, size=8, workers=0, folder=tmp_path / "whole")
-    forward, seen = Backbone.forward, []
+    forward = Backbone.forward
+    seen: list[int] = []
 
     def counting(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
         if len(seen) == 3:

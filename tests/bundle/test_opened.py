@@ -1,4 +1,4 @@
-"""A bundle that stays open: its answers from many threads, filters, and another export taking its place."""
+"""A bundle that stays open: its answers from many threads, and another export taking its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from PIL import Image
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, open_bundle, train
 from mecoq_faiss.bundle.folder import ITEMS, read_items
 from mecoq_faiss.bundle.generation import Generation
-from mecoq_faiss.index import KINDS
 from mecoq_faiss.jobs.search import search
 
 N = 200
@@ -44,24 +43,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / "run8", folder / name, folder / f"bundle-{name}", ids=np.arange(first, first + N), workers=0
         )
     return folder
-
-
-@pytest.fixture(scope="module")
-def exported(made: Path) -> Callable[..., Path]:
-    """A bundle of a kind, with options of `export_index`, made once."""
-
-    def export(kind: str, refine: bool = False, own_ids: bool = False) -> Path:
-        nbits = 4 if kind.endswith("fs") else 8
-        out = made / f"{kind}-{refine}-{own_ids}"
-        options: dict[str, Any] = (
-            {"nlist": 8, "nprobe": 3} if kind.startswith("ivf") else {"nlist": 4} if kind == "gpu" else {}
-        )
-        if not out.exists():
-            ids = np.arange(N) * 3 + 7 if own_ids else None
-            export_index(made / f"run{nbits}", made / "a", out, kind=kind, ids=ids, workers=0, refine=refine, **options)
-        return out
-
-    return export
 
 
 @pytest.fixture
@@ -123,50 +104,24 @@ def test_features_each_row_of_a_file_is_a_query(tmp_path: Path) -> None:
         assert bundle.search([], 2) == []
 
 
-@pytest.mark.parametrize("own_ids", [False, True])
-@pytest.mark.parametrize(("kind", "refine"), [("ivfpq", False), ("ivfpqfs", False), ("ivfpqfs", True), ("gpu", False)])
-def test_a_filter_leaves_what_a_search_of_everything_finds(
-    exported: Callable[..., Path], made: Path, kind: str, refine: bool, own_ids: bool
-) -> None:
-    """The same items in the same order, without the others."""
-    queries = [made / "a" / f"a{i:03}.png" for i in range(10)]
-    rng = np.random.default_rng(1)
-    with open_bundle(exported(kind, refine, own_ids)) as bundle:
-        everything = bundle.search(queries, N)
-        ids = np.array(sorted({hit.id for hits in everything for hit in hits}))
-        allowed = rng.permutation(ids)[: len(ids) // 3]
-        found = bundle.search(queries, N, where=allowed)
-        for filtered, hits in zip(found, everything, strict=True):
-            kept = [hit for hit in hits if hit.id in set(allowed.tolist())]
-            assert {hit.id: (hit.row, hit.path) for hit in filtered} == {hit.id: (hit.row, hit.path) for hit in kept}
-            np.testing.assert_allclose([h.score for h in filtered], [h.score for h in kept], atol=1e-6)
-            assert [hit.rank for hit in filtered] == list(range(1, len(kept) + 1))
-        assert sum(map(len, found)) > 100
-        assert [hits[:3] for hits in found] == bundle.search(queries, 3, where=allowed) or kind.endswith("fs")
-        assert bundle.search(queries, 3, where=[]) == [[]] * 10
-        assert bundle.search(queries, 3, where=[10**6, -5]) == [[]] * 10
-        assert bundle.search(queries, N, where=[*allowed.tolist(), 10**6]) == found
-        for wrong in (ids > 3, ids + 0.5, ids[None], 3, "a"):
-            with pytest.raises(ValueError, match="give the ids to search") as error:
-                bundle.search(queries, 3, where=wrong)
-            assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("kind", "refine"), [("pq", False), ("pqfs", False), ("pqfs", True)])
-def test_a_filter_that_faiss_cannot_do(exported: Callable[..., Path], made: Path, kind: str, refine: bool) -> None:
-    with open_bundle(exported(kind, refine)) as bundle:
-        with pytest.raises(ValueError, match=r"among chosen ids only: .* one of ivfpq, ivfpqfs, gpu$") as error:
-            bundle.search(made / "a" / "a000.png", 3, where=np.arange(4))
-        assert "\n" not in str(error.value) and set(KINDS) == {"pq", "pqfs", "ivfpq", "ivfpqfs", "gpu"}
-
-
-def test_answers_from_many_threads(exported: Callable[..., Path], made: Path) -> None:
-    for bundle_path in (made / "bundle-a", exported("ivfpqfs", True, True)):
+def test_answers_from_many_threads(made: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"kind": "ivfpqfs", "nlist": 8, "nprobe": 3, "refine": True}
+    export_index(made / "run4", made / "a", tmp_path / "lists", ids=np.arange(N) * 3 + 7, workers=0, **options)
+    for bundle_path in (made / "bundle-a", tmp_path / "lists"):
         with open_bundle(bundle_path) as bundle:
             queries = [made / "a" / f"a{i:03}.png" for i in range(THREADS * SEARCHES)]
             serial = [bundle.search(query, 5) for query in queries]
             with ThreadPoolExecutor(THREADS) as pool:
                 assert list(pool.map(lambda query: bundle.search(query, 5), queries)) == serial
+
+
+def test_only_chosen_ids(made: Path, tmp_path: Path) -> None:
+    path = made / "a" / "a003.png"
+    export_index(made / "run8", made / "a", tmp_path / "lists", kind="ivfpq", nlist=8, nprobe=3, workers=0)
+    with open_bundle(tmp_path / "lists") as bundle:
+        first, second = bundle.search(path, 2)[0]
+        assert bundle.search(path, 2, where=[second.id, N]) == [[second._replace(rank=1)]]
+        assert bundle.search(path, 2, where=[second.id, first.id]) == [[first, second]]
 
 
 def test_another_export_is_taken_up_while_threads_search(bundles: tuple[Path, Path], made: Path) -> None:

@@ -73,7 +73,12 @@ def test_queries_like_features_lack_a_tenth(
     np.save(tmp_path / "x.npy", x)
     given: list[torch.Tensor] = []
     encode = of_features.encode_batch
-    monkeypatch.setattr(of_features, "encode_batch", lambda batch: given.append(batch) or encode(batch))
+
+    def kept(batch: torch.Tensor) -> np.ndarray:
+        given.append(batch)
+        return encode(batch)
+
+    monkeypatch.setattr(of_features, "encode_batch", kept)
     z = queries_like_images(of_features, open_source(tmp_path / "x.npy", "database"))
     (batch,) = (part.numpy() for part in given)
     np.testing.assert_array_equal(z, encode(torch.from_numpy(batch)))

@@ -74,8 +74,8 @@ def test_a_baselines_codes_are_the_nearest_centroids() -> None:
     fitted = Baseline("PQ", 2).fit(x)
     contender = baseline_contender(fitted, x[:90])
     assert (contender.label, contender.setting, contender.num_bytes) == ("PQ", "PQ 2x8, raw, L2", 2)
-    pq = faiss.downcast_index(fitted.trained.index).pq
-    centroids = faiss.vector_to_array(pq.centroids).reshape(2, 256, 8)
+    code: Any = faiss.downcast_index(fitted.trained.index)
+    centroids = faiss.vector_to_array(code.pq.centroids).reshape(2, 256, 8)
     distances = ((x[:90].reshape(90, 2, 1, 8) - centroids) ** 2).sum(3)
     np.testing.assert_array_equal(contender.codes, distances.argmin(2))
     assert contender.K == 256 and contender.index.ntotal == 90
