@@ -111,3 +111,7 @@ def test_beside_a_package_that_brings_another_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("UserWarning: two FAISS wheels in one environment (faiss-cpu 1.15.1, faiss-gpu") == 1
     assert json.loads(done.stdout)["problems"].startswith("two FAISS wheels")
+
+
+def test_simd_level_is_named():
+    assert faiss_check.simd_level().strip() == faiss_check.simd_level() != ""
