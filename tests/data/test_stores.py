@@ -1,0 +1,154 @@
+"""Where images lie: folders, tars and memory, read alike, also by workers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from mecoq_faiss.data import stores
+from mecoq_faiss.data.sources import UnreadableImage, open_source
+from mecoq_faiss.data.stores import ArrayStore, TarStore, scan_folder
+from tests.data.files import PATHS, make, noise, pack, refused, write_image
+
+
+def test_linked_folders_are_followed_once(folder):
+    (folder / "cat" / "loop").symlink_to(folder)
+    elsewhere = folder.with_name("elsewhere")
+    write_image(elsewhere / "e.png")
+    (folder / "fish").symlink_to(elsewhere)
+    assert open_source(folder, "train").paths == (*PATHS, "fish/e.png")
+
+
+def test_unpacked_copy_is_removed(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    source = open_source(pack(folder, ".tar.xz"), "train")
+    source.open(0)
+    part = source.subset([1])
+    del source
+    gc.collect()
+    assert len(os.listdir(tmp_path / "tmp")) == 1 and part.open(0).size == (5, 4)
+    del part
+    gc.collect()
+    assert os.listdir(tmp_path / "tmp") == []
+    broken = pack(folder, ".tar.gz")
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a readable tar"):
+        open_source(broken, "train")
+    gc.collect()
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_a_later_entry_of_a_tar_replaces_the_earlier(folder):
+    path = pack(folder, ".tar")
+    write_image(folder / "dog" / "b.png", seed=9)
+    with tarfile.open(path, "a") as tar:
+        tar.add(folder / "dog" / "b.png", arcname="dog/b.png")
+    source = open_source(path, "train")
+    assert source.paths == PATHS
+    np.testing.assert_array_equal(np.asarray(source.open(3)), noise(4, 5, seed=9))
+
+
+@pytest.mark.parametrize("ending", ["", ".tar", ".tar.xz"])
+def test_workers_and_this_process_read_the_same(folder, ending):
+    data = pytest.importorskip("torch.utils.data")
+    source = open_source(pack(folder, ending) if ending else folder, "train")
+
+    def total(i):
+        return int(np.asarray(source.open(i)).sum())
+
+    expected = [total(i) for i in range(4)]  # opens the tar before the fork
+
+    class Sums(data.Dataset):
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, i):
+            return total(i)
+
+    loader = data.DataLoader(Sums(), batch_size=1, num_workers=2, multiprocessing_context="fork")
+    for _ in range(2):
+        assert [int(value) for value in loader] == expected
+    assert [total(i) for i in range(4)] == expected
+
+
+def test_damaged_images_are_named(folder):
+    (folder / "dog" / "b.png").write_bytes((folder / "dog" / "b.png").read_bytes()[:40])
+    for path in (folder, pack(folder, ".tar")):
+        source = open_source(path, "train")
+        source.open(0)
+        with pytest.raises(UnreadableImage, match=r"photos.*dog/b\.png: "):
+            source.open(3)
+    os.remove(path)
+    with pytest.raises(UnreadableImage, match=r"photos\.tar:bird/x y é\.png: No such file"):
+        open_source_after_removal = pickle.loads(pickle.dumps(source))
+        open_source_after_removal.open(0)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.xz"])
+def test_truncated_tar(folder, ending):
+    whole = (path := pack(folder, ending)).read_bytes()
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    # Cut in the data, in a header, between two members; or at half where compressed
+    cuts = [members[-1].offset_data + 5, members[-1].offset + 5, members[-1].offset]
+    for cut in cuts if ending == ".tar" else [len(whole) // 2]:
+        assert "not a readable tar" in refused(make(path, whole[:cut]))
+
+
+def test_damaged_tar(folder):
+    path = pack(folder, ".tar")
+    with tarfile.open(path) as tar:
+        offset = tar.getmembers()[-1].offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 20] = b"?" * 20
+    assert f"damaged or cut off at byte {offset}" in refused(make(path, bytes(data)))
+
+
+def test_no_room_to_unpack(folder, monkeypatch):
+    def full(source, target, length):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stores.shutil, "copyfileobj", full)
+    assert "No space left on device" in refused(pack(folder, ".tar.gz"), OSError)
+    assert "set TMPDIR" in refused(pack(folder, ".tar.gz"), OSError)
+
+
+def test_names_are_sorted_and_hidden_files_left_out(folder):
+    assert scan_folder(folder).names == TarStore(pack(folder, ".tar")).names == PATHS
+
+
+def test_images_in_memory():
+    pixels = np.stack([noise(4, 5, seed=i) for i in range(3)])
+    store = ArrayStore(("a", "b", "c"), pixels)
+    grey = ArrayStore(("a", "b", "c"), pixels[..., 0])
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(store.decode(i)), pixels[i])
+        np.testing.assert_array_equal(np.asarray(grey.decode(i)), np.stack([pixels[i, ..., 0]] * 3, axis=2))
+    assert store.stamp(1) == pixels[1].tobytes() and len({store.stamp(i) for i in range(3)}) == 3
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_a_stamp_changes_with_its_image_only(folder, change):
+    store = scan_folder(folder)
+    before = [store.stamp(i) for i in range(4)]
+    path = folder / PATHS[2]
+    stat = path.stat()
+    if change == "size":
+        path.write_bytes(path.read_bytes() + b"more")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    else:
+        os.utime(path, (1, 1))
+    assert [store.stamp(i) == before[i] for i in range(4)] == [True, True, False, True]
+
+
+def test_stamps_of_a_tar_are_those_of_its_content(folder):
+    first, again = (TarStore(pack(folder, ".tar.gz")) for _ in range(2))
+    assert len({first.stamp(i) for i in range(4)}) == 4
+    os.utime(again.path, (1, 1))
+    assert {TarStore(again.path).stamp(i) for i in range(4)}.isdisjoint(first.stamp(i) for i in range(4))
