@@ -185,27 +185,6 @@ def test_a_key_with_a_bad_byte_is_made_again(tmp_path):
     assert_whole(out)
 
 
-@pytest.mark.parametrize(
-    "files",
-    [["notes.txt"], ["key.json", "notes.txt"], ["000000.h5"], ["key.json"]],
-)
-def test_a_folder_of_the_users_is_left_alone(tmp_path, files):
-    parts = tmp_path / "out.h5.parts"
-    parts.mkdir()
-    for name in files:
-        (parts / name).write_text('{"mine": 1}')
-    with pytest.raises(FileExistsError, match=r"out\.h5\.parts is in the way"):
-        write_in_shards(tmp_path / "out.h5", batches, len(SIZES), 1, KEY)
-    assert sorted(os.listdir(parts)) == sorted(files) and (parts / files[0]).read_text() == '{"mine": 1}'
-
-
-def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path):
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "out.h5.parts").symlink_to(tmp_path / "precious")
-    with pytest.raises(FileExistsError, match="is in the way"):
-        write_in_shards(tmp_path / "out.h5", batches, len(SIZES), 1, KEY)
-
-
 def test_two_on_one_file(tmp_path):
     out = tmp_path / "out.h5"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(out)])
