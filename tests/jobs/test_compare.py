@@ -20,7 +20,6 @@ from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.data.sources import open_source
 from mecoq_faiss.evaluation import is_relevant, precision_at
-from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index
 from mecoq_faiss.jobs.compare import compare
 from mecoq_faiss.training.run_folder import RunFolder
@@ -194,10 +193,3 @@ def test_the_command(digits_run: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert result.exit_code == 1 and "exists" in result.stderr
 
 
-def test_classes_are_matched_by_name() -> None:
-    a, b = same_classes(np.array([0, 1]), ("cat", "dog"), np.array([0, 1, 2]), ("ant", "dog", "cat"))
-    assert a.tolist() == [2, 1] and b.tolist() == [0, 1, 2]
-    a, _ = same_classes(np.array([0, 1]), ("cat", "eel"), np.array([0]), ("cat",))
-    assert a.tolist() == [0, 2], "a class of the queries alone matches nothing"
-    with pytest.raises(ValueError, match="share no class name"):
-        same_classes(np.array([0]), ("cat",), np.array([0]), ("dog",))
