@@ -587,21 +587,6 @@ def test_some_unreadable_images_are_left_out(photos: Path, tmp_path: Path) -> No
     assert len([r for r in metrics(tmp_path / "cached") if "step" in r]) == 2 * 2  # 10 images in batches of 5
 
 
-def test_tensorboard(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(epochs=1, batch_size=16)
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        with pytest.raises(ValueError, match="--tensorboard needs TensorBoard"):
-            train(features, tmp_path / "run", MODEL, config, tensorboard=True)
-        assert not (tmp_path / "run").exists()
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(features, tmp_path / "run", MODEL, config, tensorboard=True)
-    found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    recorded = [r["loss"] for r in metrics(tmp_path / "run") if "step" in r]
-    assert [e.step for e in found.Scalars("loss")] == [1, 2, 3, 4]
-    assert [e.value for e in found.Scalars("loss")] == pytest.approx(recorded)
-
-
 def test_unknown_device(features: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
         train(features, tmp_path / "run", MODEL, device="cuda:99")

@@ -1,0 +1,91 @@
+"""Fitting a source into a run folder: begun where there is nothing, continued, or refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
+from mecoq_faiss.training.fit import check_out, fit_run
+from mecoq_faiss.training.run_folder import RunFolder
+
+MODEL = ModelConfig(hidden=8, D=8, M=2, nbits=4)
+TRAIN = TrainConfig(epochs=1, batch_size=10)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ImageSource | FeatureSource:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32))
+    return open_source(tmp_path / "x.npy", "train")
+
+
+@pytest.mark.parametrize("files", [[], [".model.safetensors.77.tmp"]])
+def test_an_empty_folder_is_begun_in(files: list[str], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_text("half")
+    check_out(RunFolder(tmp_path / "new"), False)
+    for resume in (False, True) if not files else (True,):
+        check_out(RunFolder(tmp_path), resume)
+
+
+def test_what_is_in_the_way(source: FeatureSource, tmp_path: Path) -> None:
+    fit_run(source, tmp_path / "run", MODEL, TRAIN)
+    check_out(RunFolder(tmp_path / "run"), True)
+    with pytest.raises(FileExistsError, match=r"run exists: choose another --out, or continue it with --resume"):
+        check_out(RunFolder(tmp_path / "run"), False)
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        check_out(RunFolder(tmp_path / "run"), True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        check_out(RunFolder(tmp_path / "x.npy"), True)
+    for resume, says in ((False, "exists: choose another"), (True, "holds other files, and no run to continue")):
+        with pytest.raises(FileExistsError, match=says):
+            check_out(RunFolder(tmp_path), resume)
+
+
+def test_the_model_that_comes_back_is_the_one_in_the_folder(source: FeatureSource, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model = fit_run(source, tmp_path / "run", MODEL, TRAIN)
+    assert torch.equal(torch.rand(4), expected), "the caller's random state"
+    assert not model.training and model.config == replace(MODEL, backbone="features", weights="none", feature_dim=6)
+    saved = RunFolder(tmp_path / "run").load_trained()
+    torch.testing.assert_close(saved.state_dict(), model.state_dict(), rtol=0, atol=0)
+    records = RunFolder(tmp_path / "run").read_metrics()
+    assert [record.get("step") for record in records] == [1, 2, 3, None]  # 24 images in batches of 10
+
+
+def test_settings_left_out_are_the_runs_own_on_resume(source: FeatureSource, tmp_path: Path) -> None:
+    fit_run(source, tmp_path / "run", MODEL, TRAIN)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    for model, train in ((None, None), (MODEL, None), (None, replace(TRAIN, workers=2, batch_size=0))):
+        again = fit_run(source, tmp_path / "run", model, train, resume=True)
+        assert again.config.hidden == 8
+    with pytest.raises(
+        ValueError, match=r"^hidden=9 contradicts .*run, which was started with hidden=8 .*leave hidden"
+    ):
+        fit_run(source, tmp_path / "run", replace(MODEL, hidden=9), None, resume=True)
+    with pytest.raises(ValueError, match=r"^seed=1 contradicts .*started with seed=0"):
+        fit_run(source, tmp_path / "run", None, replace(TRAIN, seed=1), resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_a_state_of_another_model_is_named(source: FeatureSource, tmp_path: Path) -> None:
+    fit_run(source, tmp_path / "run", MODEL, TRAIN)
+    run = RunFolder(tmp_path / "run")
+    state = run.load_state()
+    state["objective"] = {"another": torch.ones(1)}
+    state["epoch"] = 1
+    run.save_state(state)
+    with pytest.raises(
+        ValueError, match=r"last\.pt does not fit config\.json \(its tensors have other names\): train a"
+    ):
+        fit_run(source, tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["hidden"] == 8
