@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -56,7 +57,11 @@ def test_what_the_file_holds(work: Path, tmp_path: Path, dtype: str) -> None:
 
 def test_run_bundle_and_encoder_give_the_same(work: Path, tmp_path: Path) -> None:
     source = open_source(work / "x.h5", "database")
-    models = {"run": work / "run", "bundle": str(work / "bundle"), "encoder": load_encoder(work / "run")}
+    models: dict[str, Any] = {
+        "run": work / "run",
+        "bundle": str(work / "bundle"),
+        "encoder": load_encoder(work / "run"),
+    }
     for name, model in models.items():
         assert encode(model, source, tmp_path / f"{name}.h5") == N
     of_run = read(tmp_path / "run.h5")
