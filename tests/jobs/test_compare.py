@@ -191,5 +191,3 @@ def test_the_command(digits_run: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads(result.stdout)["data"]["k"] == 100
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "b")])
     assert result.exit_code == 1 and "exists" in result.stderr
-
-
