@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def train(
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     budget: float | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> MeCoQ:
     """Train MeCoQ on unlabelled images or features and write a run folder.
 
@@ -42,6 +44,10 @@ def train(
         tensorboard: also write TensorBoard events into `out`/tensorboard.
         budget: seconds to make the view cache in: the number of cached views follows from the measured rate, where
             `train_config.cached_views` is 0.
+        callback: a `Callable[[dict[str, Any]], None]`, called with each record after it is written to
+            `out`/metrics.jsonl: the steps' (`epoch`, `step`, `loss`, ...; every 20 steps, and at an epoch's end) and
+            the epochs' (`epoch`, `codeword_usage`, ...). It changes no byte of the result. An exception in it ends
+            the training; `resume` goes on from the last place that was saved, from which its records come again.
 
     Returns:
         The trained model, in eval mode. torch's global random state is left as it was.
@@ -62,8 +68,9 @@ def train(
     device = resolve_device(device)
     source = as_source(data, "train")
     return fit_run(
-        source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
-    )
+        source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
+        callback=callback,
+    )  # fmt: skip
 
 
 def settings_of_run(out: str | Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def fit_run(
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     budget: float | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> MeCoQ:
     """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
 
@@ -57,7 +59,9 @@ def fit_run(
     check_writable_parent(run.path)
     device = resolve_device(device)
     with run.opened(), random_state_kept(device):
-        return _fit_run(run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget)
+        return _fit_run(
+            run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget, callback
+        )
 
 
 def _fit_run(
@@ -69,6 +73,7 @@ def _fit_run(
     device: str,
     tensorboard: bool,
     budget: float | None,
+    callback: Callable[[dict[str, Any]], None] | None,
 ) -> MeCoQ:
     if resume:
         check_same_data(run.split_file, source)
@@ -102,7 +107,7 @@ def _fit_run(
             run.write_config(model_config, train_config)
             write_text(run.split_file, describe_data(source))
             save_model(model, run.model_file)
-        _fit(run, objective, pairs, train_config, device, tensorboard)
+        _fit(run, objective, pairs, train_config, device, tensorboard, callback)
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
@@ -150,7 +155,15 @@ def _settings_of(
     return model, replace(train, workers=workers)
 
 
-def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, device: str, tensorboard: bool) -> None:
+def _fit(
+    run: RunFolder,
+    objective: Objective,
+    pairs: Pairs,
+    c: TrainConfig,
+    device: str,
+    tensorboard: bool,
+    callback: Callable[[dict[str, Any]], None] | None,
+) -> None:
     optimizer = objective.optimizer()
 
     def save(epoch: int, step: int) -> None:
@@ -178,6 +191,8 @@ def _fit(run: RunFolder, objective: Objective, pairs: Pairs, c: TrainConfig, dev
     def record(values: dict[str, Any]) -> None:
         write(values)
         latest.update(values)
+        if callback:
+            callback(dict(values))  # its own, to alter as it likes
 
     def note() -> str:
         return f"loss {latest['loss']:.3f}, codewords {latest['codeword_usage']:.0%}" if "loss" in latest else ""

@@ -587,6 +587,47 @@ def test_some_unreadable_images_are_left_out(photos: Path, tmp_path: Path) -> No
     assert len([r for r in metrics(tmp_path / "cached") if "step" in r]) == 2 * 2  # 10 images in batches of 5
 
 
+def test_the_callback_sees_each_record_once_it_is_written_and_changes_no_byte(features: Path, tmp_path: Path) -> None:
+    config = TrainConfig(epochs=2, batch_size=16)
+    train(features, tmp_path / "whole", MODEL, config)
+    seen: list[dict[str, Any]] = []
+
+    def callback(record: dict[str, Any]) -> None:
+        written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(written[-1]) == record and len(written) == len(seen) + 1
+        seen.append(dict(record))
+        record.clear()
+        torch.rand(3)
+
+    train(features, tmp_path / "run", MODEL, config, callback=callback)
+    assert [(r["epoch"], r.get("step")) for r in seen] == [(e, s) for e in (1, 2) for s in (1, 2, 3, 4, None)]
+    assert all("loss" in r if "step" in r else "codeword_usage" in r for r in seen)
+    for name in ("model.safetensors", "last.pt", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", [(1, 1), (1, None), (2, 3)])
+def test_an_exception_in_the_callback_ends_the_training_which_can_go_on(
+    place: tuple[int, int | None], features: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=16)
+    train(features, tmp_path / "whole", MODEL, config)
+
+    def callback(record: dict[str, Any]) -> None:
+        if (record["epoch"], record.get("step")) == place:
+            raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="^enough$"):
+        train(features, tmp_path / "run", MODEL, config, callback=callback)
+    assert RunFolder(tmp_path / "run").load_state()["epoch"] == (2 if place[0] == 2 else 1)  # each epoch is saved
+    again: list[int] = []
+    train(features, tmp_path / "run", resume=True, callback=lambda record: again.append(record["epoch"]))
+    assert again == ([2] * 5 if place[0] == 2 else [1] * 5 + [2] * 5)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
 def test_unknown_device(features: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
         train(features, tmp_path / "run", MODEL, device="cuda:99")
