@@ -25,7 +25,7 @@ from .options import PRESETS, Duration, data_option, device_option, json_option,
 @click.option("--bits", type=int, help="Bits a code, a multiple of 8.  [default: 32]")
 @click.option("--nbits", type=int, help="Bits a sub-quantizer: 8, or 4 for FastScan.  [default: 8]")
 @click.option("--dim", "D", type=int, help="Embedding dimension D, a multiple of M = bits / nbits.")
-@click.option("--backbone", help="torchvision classifier, timm:NAME, or pixels.")
+@click.option("--backbone", help="torchvision classifier, timm:NAME, pixels, or one that an installed package offers.")
 @click.option("--weights", help="default (pretrained, downloaded), none, or a .safetensors/.pth file.")
 @click.option("--image-size", type=int, help="Side of the input in pixels.")
 @click.option("--trainable-layers", type=int, help="Backbone layers that learn, from the top; 0 freezes all.")

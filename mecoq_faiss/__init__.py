@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mecoq_faiss.backbone.registry import register_backbone
     from mecoq_faiss.bundle.encoder import Encoder, load_encoder
     from mecoq_faiss.bundle.generation import Hit
     from mecoq_faiss.bundle.opened import Bundle, open_bundle
@@ -58,6 +59,7 @@ __all__ = [
     "load_encoder",
     "open_bundle",
     "open_source",
+    "register_backbone",
     "search",
     "train",
     "tune",
@@ -84,6 +86,7 @@ _PLACES = {
     "load_encoder": "bundle.encoder",
     "open_bundle": "bundle.opened",
     "open_source": "data.sources",
+    "register_backbone": "backbone.registry",
     "search": "jobs.search",
     "train": "jobs.train",
     "tune": "jobs.tune",

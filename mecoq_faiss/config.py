@@ -21,7 +21,7 @@ class ModelConfig:
     """What the model is.
 
     Attributes:
-        backbone: torchvision classifier, `timm:NAME`, `pixels`, or `features`.
+        backbone: torchvision classifier, `timm:NAME`, `pixels`, `features`, or a registered one (`register_backbone`).
         weights: `default`, `none`, or a .safetensors/.pth file.
         trainable_layers: backbone layers that learn, from the top; 0 freezes all, -1 none.
         image_size: side of the square input in pixels.

@@ -37,6 +37,7 @@ NAMES = [
     "load_encoder",
     "open_bundle",
     "open_source",
+    "register_backbone",
     "search",
     "train",
     "tune",

@@ -30,9 +30,23 @@ def cache_folder() -> Path:
 
 
 def fingerprint(backbone: Backbone) -> str:
-    """SHA-256 over a backbone: architecture and weights."""
+    """SHA-256 over a backbone: architecture and weights; of a registered one also what it makes of an image."""
     tensors = checksum(backbone.state_dict() | {"mean": backbone.mean, "std": backbone.std})
-    return hashlib.sha256(f"{backbone.net!r} {tensors}".encode()).hexdigest()
+    said = f"{backbone.net!r} {tensors}"
+    if backbone.probe_size:
+        said += f" {_probe(backbone)}"
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+@torch.no_grad()
+def _probe(backbone: Backbone) -> list[str]:
+    """The features of a random image of `probe_size`, to three digits, for the last ones differ between machines."""
+    size = backbone.probe_size
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(backbone.mean.device)
+    was = backbone.training
+    features = backbone.eval()(image)[0]
+    backbone.train(was)
+    return [f"{value:.2e}" for value in features.tolist()]
 
 
 def of_device(device: str) -> dict[str, str]:

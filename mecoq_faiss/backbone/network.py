@@ -1,4 +1,4 @@
-"""Feature extractors: torchvision and timm networks with their head cut, raw pixels, ready features."""
+"""Feature extractors: torchvision and timm networks with their head cut, registered ones, pixels, ready features."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mecoq_faiss.backbone.folding import folded
+from mecoq_faiss.backbone.registry import build_own, find_build, registered_names
 from mecoq_faiss.runtime.suggest import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,6 +35,8 @@ class Backbone(nn.Module):
     Attributes:
         micro_batch: images at a time while it learns, see `TrainConfig`; 0 takes all.
         compiled: whether its network, and that of `for_inference`, run through torch.compile.
+        probe_size: of a registered network the side of an image by whose features caches know it, for its code may
+            change under the same name; 0 for the built-in ones.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Backbone(nn.Module):
         self.trainable_layers = _freeze(net, trainable_layers)
         self.micro_batch = 0
         self.compiled = False
+        self.probe_size = 0
         self.train()
 
     mean: Tensor
@@ -188,9 +192,10 @@ def create_backbone(
     """Build a backbone by name.
 
     Args:
-        name: a torchvision classifier (`vgg16` gives fc7, 4096-d; `resnet50`, ...), `timm:NAME`, `pixels`, or
-            `features` (data that are features already).
-        weights: `default` (the library's pretrained ones, downloaded), `none`, or a .safetensors/.pth file.
+        name: a torchvision classifier (`vgg16` gives fc7, 4096-d; `resnet50`, ...), `timm:NAME`, `pixels`, `features`
+            (data that are features already), or a registered one (`register_backbone`).
+        weights: `default` (the library's pretrained ones, downloaded), `none`, or a .safetensors/.pth file. A
+            registered network keeps its own for `default` and `none`.
         trainable_layers: how many layers learn, counted from the top; 0 freezes all, -1 none.
         image_size: the side of the square input, in pixels.
         feature_dim: of `features`, their width.
@@ -206,6 +211,14 @@ def create_backbone(
         return FeatureBackbone(feature_dim)
     if name == "pixels":
         return PixelBackbone(image_size, trainable_layers)
+    own = find_build(name)
+    if own:
+        net, width = build_own(name, own, image_size)
+        if weights not in ("default", "none"):
+            _load_weights(net, Path(weights), ())
+        backbone = Backbone(net, width, (0.0,) * 3, (1.0,) * 3, trainable_layers)  # it normalizes images itself
+        backbone.probe_size = image_size
+        return backbone
     build = _timm_net if name.startswith("timm:") else _torchvision_net
     net, heads, mean, std = build(name.removeprefix("timm:"), pretrained=weights == "default")
     if weights not in ("default", "none"):
@@ -231,7 +244,11 @@ def _torchvision_net(name: str, pretrained: bool) -> Parts:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise ValueError(f"unknown backbone {name!r}: {did_you_mean(name, names)}; timm's are written timm:NAME")
+        hint = did_you_mean(name, [*names, *registered_names()])
+        raise ValueError(
+            f"unknown backbone {name!r}: {hint}; timm's are written timm:NAME, and one of your own needs "
+            "mecoq_faiss.register_backbone in this process"
+        )
     try:
         net = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
     except (OSError, RuntimeError) as error:

@@ -618,7 +618,7 @@ def test_an_exception_in_the_callback_ends_the_training_which_can_go_on(
         if (record["epoch"], record.get("step")) == place:
             raise LookupError("enough")
 
-    with pytest.raises(LookupError, match="^enough$"):
+    with pytest.raises(LookupError, match=r"^enough$"):
         train(features, tmp_path / "run", MODEL, config, callback=callback)
     assert RunFolder(tmp_path / "run").load_state()["epoch"] == (2 if place[0] == 2 else 1)  # each epoch is saved
     again: list[int] = []
