@@ -12,6 +12,7 @@ from .options import PRESETS, Duration, data_option, device_option, json_option,
 
 @click.command("train")
 @data_option("data", "Training images (labels are not used)")
+@data_option("validation", "Held-out images, of which figures are logged; of a protocol its queries", required=False)
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run, to be made.")
 @click.option(
     "--preset",
@@ -53,6 +54,7 @@ from .options import PRESETS, Duration, data_option, device_option, json_option,
 @json_option
 def command(
     data: str,
+    validation: str | None,
     out: str,
     preset: str,
     config: str | None,
@@ -85,8 +87,9 @@ def command(
     model_config, train_config = make_configs(**settings)
     started = time.monotonic()
     model = train(
-        data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget
-    )
+        data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
+        validation=validation,
+    )  # fmt: skip
     c = model.config
     show(
         {

@@ -51,16 +51,22 @@ def fixed_features(
     return from_cache("fixed", key, write, folder)
 
 
-def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:
+def each_batch(loader: ImageLoader, backbone: Backbone, device: str, start: int = 0) -> Iterator[Arrays]:
+    """`features` (b, F) float32 and `rows` (b,) of the readable images of each batch of BATCH, from one on."""
     n = len(loader.source)
     items = [[(row, ()) for row in range(first, min(first + BATCH, n))] for first in range(0, n, BATCH)]
+    for batch in loader.batches(items[start:]):
+        with torch.inference_mode():
+            images = to_float(batch.images[:, 0].to(device, non_blocking=True))
+            features = backbone(images).float().cpu().numpy()
+        yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
+
+
+def _write(path: Path, key: dict, loader: ImageLoader, backbone: Backbone, device: str) -> None:
+    total = -(-len(loader.source) // BATCH)
 
     def compute(start: int) -> Iterator[Arrays]:
-        loaded = loader.batches(items[start:])
-        for batch in progress(loaded, total=len(items), initial=start, label="features", unit="batches"):
-            with torch.inference_mode():
-                images = to_float(batch.images[:, 0].to(device, non_blocking=True))
-                features = backbone(images).float().cpu().numpy()
-            yield {"features": features[batch.readable], "rows": batch.rows[batch.readable]}
+        batches = each_batch(loader, backbone, device, start)
+        return progress(batches, total=total, initial=start, label="features", unit="batches")
 
-    write_in_shards(path, compute, len(items), SHARD_BATCHES, key, require="rows")
+    write_in_shards(path, compute, total, SHARD_BATCHES, key, require="rows")

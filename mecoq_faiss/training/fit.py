@@ -32,6 +32,7 @@ from mecoq_faiss.training.start import (
     prepare,
 )
 from mecoq_faiss.training.trainer import Interrupted, StopSignal, Trainer, TrainingError
+from mecoq_faiss.training.validation import Validation, check_validation
 
 logger = logging.getLogger("mecoq_faiss")
 CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
@@ -48,6 +49,7 @@ def fit_run(
     tensorboard: bool = False,
     budget: float | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    validation: ImageSource | FeatureSource | None = None,
 ) -> MeCoQ:
     """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
 
@@ -58,10 +60,13 @@ def fit_run(
     check_out(run, resume)
     check_writable_parent(run.path)
     device = resolve_device(device)
+    if validation is not None:
+        check_validation(validation, source)
     with run.opened(), random_state_kept(device):
         return _fit_run(
-            run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget, callback
-        )
+            run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget, callback,
+            validation,
+        )  # fmt: skip
 
 
 def _fit_run(
@@ -74,6 +79,7 @@ def _fit_run(
     tensorboard: bool,
     budget: float | None,
     callback: Callable[[dict[str, Any]], None] | None,
+    validation: ImageSource | FeatureSource | None,
 ) -> MeCoQ:
     if resume:
         check_same_data(run.split_file, source)
@@ -97,6 +103,7 @@ def _fit_run(
     if train_config.compile:
         model.backbone.compile_net()
     try:
+        held_out = None if validation is None else Validation(validation, model, train_config, device)
         pairs = make_pairs(source, model, train_config, device, None if resume else budget)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
@@ -107,7 +114,7 @@ def _fit_run(
             run.write_config(model_config, train_config)
             write_text(run.split_file, describe_data(source))
             save_model(model, run.model_file)
-        _fit(run, objective, pairs, train_config, device, tensorboard, callback)
+        _fit(run, objective, pairs, train_config, device, tensorboard, callback, held_out)
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
@@ -163,6 +170,7 @@ def _fit(
     device: str,
     tensorboard: bool,
     callback: Callable[[dict[str, Any]], None] | None,
+    held_out: Validation | None,
 ) -> None:
     optimizer = objective.optimizer()
 
@@ -195,7 +203,12 @@ def _fit(
             callback(dict(values))  # its own, to alter as it likes
 
     def note() -> str:
-        return f"loss {latest['loss']:.3f}, codewords {latest['codeword_usage']:.0%}" if "loss" in latest else ""
+        if "loss" not in latest:
+            return ""
+        words = [f"loss {latest['loss']:.3f}", f"codewords {latest['codeword_usage']:.0%}"]
+        shown = {"validation_map": "validation MAP", "validation_recall_10": "validation recall@10"}
+        words += [f"{name} {latest[key]:.1%}" for key, name in shown.items() if key in latest]
+        return ", ".join(words)
 
     views = 2 * pairs.batch_size  # a step
     steps = (c.epochs - epoch + 1) * pairs.steps_per_epoch - step
@@ -203,6 +216,12 @@ def _fit(
     estimate = Estimate(
         views * steps, what, "fewer --epochs take less, and so does a frozen backbone with a view cache"
     )
+
+    numbers = iter(range(epoch, c.epochs + 1))
+
+    def end_epoch() -> dict[str, float]:
+        number = next(numbers)
+        return objective.end_epoch() | (held_out.after_epoch(number) if held_out else {})
 
     def after_step() -> None:
         objective.after_step()
@@ -218,7 +237,7 @@ def _fit(
         final_lr_scale=c.final_lr_scale,
         seed=c.seed,
         after_step=after_step,
-        end_epoch=objective.end_epoch,
+        end_epoch=end_epoch,
         record=record,
         save=save,
         autocast=use_bf16(c.precision, device),

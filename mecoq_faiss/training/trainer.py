@@ -149,9 +149,8 @@ class Trainer:
             raise ValueError(NO_IMAGE)
         if not all(torch.stack(p.aminmax()).isfinite().all() for p in self._parameters):
             raise TrainingError(f"a weight became infinite or NaN in epoch {epoch}: {MEND}")
-        self.record(
-            {"epoch": epoch, **self.end_epoch(), "images_per_second": images / max(1e-9, time.monotonic() - started)}
-        )
+        rate = images / max(1e-9, time.monotonic() - started)
+        self.record({"epoch": epoch, **self.end_epoch(), "images_per_second": rate})
         self.save(epoch + 1, 0)
 
     def _one_step(self, pair: Any, epoch: int, number: int) -> dict[str, Tensor]:

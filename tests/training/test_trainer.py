@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ class Loop:
             final_lr_scale=0.01,
             seed=more.pop("seed", 0),
             after_step=lambda: None,
-            end_epoch=lambda: {"usage": 1.0},
+            end_epoch=more.pop("end_epoch", lambda: {"usage": 1.0}),
             record=self.records.append,
             save=lambda epoch, step: self.saved.append((epoch, step)),
         )
@@ -92,6 +93,23 @@ def test_each_group_keeps_its_own_rate() -> None:
     assert loop.saved == [(2, 0), (3, 0)]
     epoch_record = loop.records[6]
     assert epoch_record["epoch"] == 1 and epoch_record["usage"] == 1.0 and epoch_record["images_per_second"] > 0
+
+
+def test_the_rate_is_that_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured at an epoch's end does not count."""
+    clock = [0.0]
+
+    def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    def end_epoch() -> dict[str, float]:
+        pass_time(1000)
+        return {}
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    loop = Loop(at_step=lambda step: pass_time(0.5), end_epoch=end_epoch)
+    loop.run()
+    assert loop.records[-1]["images_per_second"] == pytest.approx(6 * 2 / 3)
 
 
 def test_the_gradient_norm_is_recorded() -> None:
