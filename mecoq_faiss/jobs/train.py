@@ -29,7 +29,7 @@ def train(
     tensorboard: bool = False,
     budget: float | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
-    validation: str | Path | ImageSource | FeatureSource | None = None,
+    validation: str | Path | Source | None = None,
 ) -> MeCoQ:
     """Train MeCoQ on unlabelled images or features and write a run folder.
 

@@ -49,7 +49,7 @@ def fit_run(
     tensorboard: bool = False,
     budget: float | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
-    validation: ImageSource | FeatureSource | None = None,
+    validation: Source | None = None,
 ) -> MeCoQ:
     """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
 
@@ -79,7 +79,7 @@ def _fit_run(
     tensorboard: bool,
     budget: float | None,
     callback: Callable[[dict[str, Any]], None] | None,
-    validation: ImageSource | FeatureSource | None,
+    validation: Source | None,
 ) -> MeCoQ:
     if resume:
         check_same_data(run.split_file, source)

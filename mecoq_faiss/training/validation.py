@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mecoq_faiss.backbone.fixed_features import each_batch, fixed_features
 from mecoq_faiss.config import K_MAP, TrainConfig
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.sources import FeatureSource, ImageSource
+from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.evaluation import average_precision, is_relevant, precision_at
 from mecoq_faiss.evaluation.ranking import CELLS, search
 from mecoq_faiss.index import build_index
@@ -20,7 +20,7 @@ FEWEST, MOST = 20, 2000  # items
 NEIGHBOURS = 10
 
 
-def check_validation(validation: ImageSource | FeatureSource, source: ImageSource | FeatureSource) -> None:
+def check_validation(validation: Source, source: Source) -> None:
     """ValueError where held-out items are of another kind or width than those trained on, too few, or the same."""
     if validation.kind != source.kind:
         raise ValueError(
@@ -46,9 +46,7 @@ class Validation:
     Raises ValueError where fewer than 20 items can be read.
     """
 
-    def __init__(
-        self, source: ImageSource | FeatureSource, model: MeCoQ, config: TrainConfig, device: str = "cpu"
-    ) -> None:
+    def __init__(self, source: Source, model: MeCoQ, config: TrainConfig, device: str = "cpu") -> None:
         chosen = np.sort(np.random.default_rng(config.seed).permutation(len(source))[:MOST])
         self.source, self.model, self.device, self.workers = source.subset(chosen), model, device, config.workers
         self.every, self.last = max(1, config.epochs // 10), config.epochs
@@ -76,8 +74,8 @@ class Validation:
             with random_state_kept(self.device):
                 features, rows = self._kept or self._features()
                 quantizer = self.model.quantizer
-                z = self.model.embed(torch.from_numpy(features).to(self.device))
-                xq = quantizer.segments(z).flatten(1).cpu().numpy()
+                z = self.model.vectors(torch.from_numpy(features).to(self.device))
+                xq = z.cpu().numpy()
                 codes, codebooks = quantizer.encode(z).cpu().numpy(), quantizer.unit_codebooks().cpu().numpy()
         finally:
             self.model.train(was_training)

@@ -65,8 +65,9 @@ def collection(kind, n=700, nq=20):
 
 
 def refined_codes():
-    """Codebooks (8, 16, 2), codes (3000, 8), queries (50, 16): one codebook is wide, so that FastScan's 255 steps are
-    coarse for the others, and some of the first come late.
+    """Codebooks (8, 16, 2), codes (3000, 8), queries (50, 16).
+
+    One codebook is wide, so that FastScan's 255 steps are coarse for the others, and some of the first come late.
     """
     rng = np.random.default_rng(0)
     books = unit(np.array([1.0, 0.0]) + 0.1 * rng.standard_normal((8, 16, 2)))
