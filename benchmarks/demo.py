@@ -23,7 +23,7 @@ BYTES = 4
 K_MAP = 1000
 MODEL = ModelConfig(backbone="pixels", image_size=8, M=BYTES, D=32)
 # digits are neither mirrored nor coloured: the random views only crop
-TRAIN = TrainConfig(epochs=60, batch_size=256, cached_views=30, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0)
+TRAIN = TrainConfig(epochs=60, batch_size=256, cached_views=30, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0)
 BASELINES = [
     Baseline("PQ", BYTES, preprocess="raw", metric="L2"),
     Baseline("PQ", BYTES, preprocess="centred+normalised", metric="L2"),

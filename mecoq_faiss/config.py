@@ -13,6 +13,7 @@ from typing import Any
 from mecoq_faiss.runtime.suggest import did_you_mean
 
 DEFAULT_BATCH = 512
+RENAMED = {"grey": "gray"}  # settings of version 0.1 -> theirs; saved configurations may hold the old names
 K_MAP, K_RESULTS = 1000, 10  # cut-off of MAP, and results of a search, where none is given; or a smaller whole database
 
 
@@ -104,7 +105,7 @@ class TrainConfig:
         view_cache, cached_views: with a frozen backbone, cache the features of this many random views an image, at
             least 2; 0 chooses 10 to 40, 200,000 in all where that lies between, and on a CPU fewer of a heavy backbone,
             down to 4 (`training.num_views`).
-        crop_scale, flip, jitter, jitter_p, grey, blur: the random views, see `data.views.ViewSpec`.
+        crop_scale, flip, jitter, jitter_p, gray, blur: the random views, see `data.views.ViewSpec`.
         feature_dropout: for data that are single feature vectors, the share dropped to make a view.
         seed: of everything random.
         workers: processes that decode images; -1 chooses.
@@ -145,7 +146,7 @@ class TrainConfig:
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_p: float = 0.7
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.5
     feature_dropout: float = 0.1
     seed: int = 0
@@ -185,7 +186,7 @@ class TrainConfig:
         for name in ("momentum", "positive_prior", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        for name in ("flip", "jitter_p", "grey", "blur"):
+        for name in ("flip", "jitter_p", "gray", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability: choose 0 to 1")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -269,7 +270,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             if name in settings:
                 raise ValueError(f"{path} sets {name} twice: keep one")
             settings[name] = setting
-    return settings
+    return current_names(settings)
+
+
+def current_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under their names of today, also those that an older version saved; see `RENAMED`."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def to_json(model: ModelConfig, train: TrainConfig | None = None, **more: Any) -> str:
@@ -285,7 +291,7 @@ def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
     try:
         content = json.loads(text)
         model = ModelConfig(**content["model"])
-        train = TrainConfig(**content["train"]) if "train" in content else None
-    except (ValueError, KeyError, TypeError) as error:
+        train = TrainConfig(**current_names(content["train"])) if "train" in content else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{origin} is damaged or of another version: {error}") from error
     return model, train

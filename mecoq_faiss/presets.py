@@ -43,7 +43,7 @@ def _presets() -> dict[str, dict[str, Any]]:
 
 
 DIGITS: dict[str, Any] = dict(
-    backbone="pixels", image_size=8, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0
+    backbone="pixels", image_size=8, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0
 )  # digits are neither mirrored nor coloured: the random views only crop
 """Under the default preset, for the protocol `digits`: small, offline, nothing to download."""
 

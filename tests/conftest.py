@@ -25,7 +25,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("digits") / "run"
     model = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=32)
-    config = TrainConfig(epochs=2, batch_size=250, cached_views=2, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0)
+    config = TrainConfig(epochs=2, batch_size=250, cached_views=2, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0)
     train("digits", path, model, config)
     return path
 

@@ -59,8 +59,8 @@ def test_model_bounds(settings, text):
         *(({name: 0.0}, "must be positive") for name in ("lr", "temperature")),
         *(({name: 1.0}, "[0, 1)") for name in ("momentum", "positive_prior", "feature_dropout")),
         *(({name: -0.1}, "[0, 1)") for name in ("momentum", "positive_prior", "feature_dropout")),
-        *(({name: 1.1}, "choose 0 to 1") for name in ("flip", "jitter_p", "grey", "blur")),
-        *(({name: -0.1}, "choose 0 to 1") for name in ("flip", "jitter_p", "grey", "blur")),
+        *(({name: 1.1}, "choose 0 to 1") for name in ("flip", "jitter_p", "gray", "blur")),
+        *(({name: -0.1}, "choose 0 to 1") for name in ("flip", "jitter_p", "gray", "blur")),
         ({"workers": -2}, "at least -1"),
         ({"seed": 2**63}, "below 2**63"),
         ({"optimizer": "lamb"}, "choose one of adam, sgd"),
@@ -179,3 +179,10 @@ def test_missing_toml(tmp_path):
 def test_unknown_settings_have_suggestions():
     with pytest.raises(ValueError, match="unknown setting 'temprature': did you mean temperature"):
         make_configs(temprature=0.4)
+
+
+def test_settings_saved_under_older_names_are_read(tmp_path) -> None:
+    text = to_json(ModelConfig(), TrainConfig(gray=0.3))
+    assert from_json(text.replace('"gray"', '"grey"'), "config.json") == from_json(text, "config.json")
+    (tmp_path / "old.toml").write_text("[train]\ngrey = 0.3\nblur = 0.1\n")
+    assert read_toml(tmp_path / "old.toml") == {"gray": 0.3, "blur": 0.1}

@@ -59,7 +59,7 @@ def test_the_default_preset_is_the_defaults():
 def test_digits_have_defaults_of_their_own(caplog):
     def of(*args, protocol="digits", **options):
         model, train = make_configs(**settings_for(*args, protocol=protocol, **options))
-        return model.backbone, model.image_size, train.flip, train.blur, train.jitter_p, train.grey
+        return model.backbone, model.image_size, train.flip, train.blur, train.jitter_p, train.gray
 
     assert of() == ("pixels", 8, 0, 0, 0, 0)
     assert of(options={"backbone": "pixels", "image_size": 16, "flip": 0.5}) == ("pixels", 16, 0.5, 0, 0, 0)

@@ -37,8 +37,8 @@ def _fig2(content: Content) -> Figure:
         for axis, (key, title) in zip(axes[conditions.index(row["condition"])], panels, strict=True):
             x, y = zip(*row[key], strict=True) if key == "maps" else (range(1, len(row[key]) + 1), row[key])
             weight = row["diversity_weight"]
-            style, colour = ("-", "C1") if weight else ("--", "C0")
-            axis.plot(x, y, style, color=colour, label=rf"$\gamma$ = {weight}")
+            style, color = ("-", "C1") if weight else ("--", "C0")
+            axis.plot(x, y, style, color=color, label=rf"$\gamma$ = {weight}")
             axis.set(ylabel=title, xlabel="epoch")
     for condition, axis in zip(conditions, axes[:, 0], strict=True):
         axis.set_title(condition, loc="left", fontsize=9)

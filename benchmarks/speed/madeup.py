@@ -19,13 +19,13 @@ class Mixture:
 
     def __init__(self, D: int, segments: int, clusters: int, seed: int = 0) -> None:
         self.D, self.segments, self.clusters, self.seed = D, segments, clusters, seed
-        self.centres = np.random.default_rng(seed).standard_normal((clusters, D), np.float32)
+        self.centers = np.random.default_rng(seed).standard_normal((clusters, D), np.float32)
 
     def block(self, number: int, rows: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (rows, D) float32 and their clusters (rows,)."""
         rng = np.random.default_rng((self.seed, 1, number))
         label = rng.integers(0, self.clusters, rows)
-        x = self.centres[label] + NOISE * rng.standard_normal((rows, self.D), np.float32)
+        x = self.centers[label] + NOISE * rng.standard_normal((rows, self.D), np.float32)
         return unit(x, self.segments), label
 
     def blocks(self, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

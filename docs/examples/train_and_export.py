@@ -7,7 +7,7 @@ from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
 
 model = ModelConfig(backbone="pixels", image_size=8, M=4, D=32)  # codes of 4 bytes
 # digits are neither mirrored nor coloured: the random views only crop
-training = TrainConfig(epochs=5, cached_views=5, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0)
+training = TrainConfig(epochs=5, cached_views=5, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0)
 
 train("digits", "run", model, training)
 manifest = export_index("run", "digits", "bundle")

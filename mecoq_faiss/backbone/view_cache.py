@@ -18,7 +18,7 @@ from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_devic
 from mecoq_faiss.backbone.network import Backbone, inference_part
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import ImageSource
-from mecoq_faiss.data.views import ViewSpec, apply_colour
+from mecoq_faiss.data.views import ViewSpec, apply_color
 from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.storage.shards import Arrays, bytes_written, write_in_shards
 
@@ -57,7 +57,7 @@ def cached_view_features(
     key = {
         "format": FORMAT,
         "data": source.fingerprint,
-        "views": asdict(spec),
+        "views": {"grey" if name == "gray" else name: value for name, value in asdict(spec).items()},  # as 0.1 wrote it
         "num_views": num_views,
         "seed": seed,
         "size": size,
@@ -90,7 +90,7 @@ def _write(
         for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
             with torch.inference_mode():
                 images = batch.images.to(device, non_blocking=True).flatten(0, 1)
-                features = _features(backbone, images, batch.colours.flatten(0, 1), bf16)
+                features = _features(backbone, images, batch.colors.flatten(0, 1), bf16)
                 array = features.half().cpu().numpy().reshape(len(batch.rows), num_views, -1)[batch.readable]
             if not np.isfinite(array).all():
                 raise ValueError(
@@ -105,11 +105,11 @@ def _write(
     logger.info("view cache written: %s", path)
 
 
-def _features(backbone: Backbone, images: Tensor, colours: Tensor, bf16: bool) -> Tensor:
+def _features(backbone: Backbone, images: Tensor, colors: Tensor, bf16: bool) -> Tensor:
     """Cut views (b, 3, s, s) uint8 and their colours -> features (b, F); on a CPU in parts that stay in its caches."""
     size, features = inference_part(images), []
-    for part, colour in zip(images.split(size), colours.split(size), strict=True):
-        views = apply_colour(part, colour)
+    for part, color in zip(images.split(size), colors.split(size), strict=True):
+        views = apply_color(part, color)
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
             features.append(backbone(views))
     return torch.cat(features)

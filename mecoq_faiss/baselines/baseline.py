@@ -104,7 +104,7 @@ class Baseline:
         if "centred" in self.preprocess:
             chain.append(faiss.CenteringTransform(F))
         if "standardised" in self.preprocess:
-            chain.append(_standardise(xt))
+            chain.append(_standardize(xt))
         if "normalised" in self.preprocess:
             chain.append(faiss.NormalizationTransform(F, 2.0))
         code: Any
@@ -176,7 +176,7 @@ def finite_features(x: Array) -> Array:
     return x
 
 
-def _standardise(xt: Array) -> Any:
+def _standardize(xt: Array) -> Any:
     """Zero mean and unit variance of each feature, as the learned model standardises them."""
     std = xt.std(axis=0)
     scale = 1 / np.maximum(std, max(STD_FLOOR * std.mean(), 1e-6))

@@ -17,7 +17,7 @@ from mecoq_faiss.baselines.baseline import (
     Method,
     finite_features,
 )
-from mecoq_faiss.evaluation import evaluate_neighbours, evaluate_search
+from mecoq_faiss.evaluation import evaluate_neighbors, evaluate_search
 from mecoq_faiss.runtime.progress import progress
 
 __all__ = ["Baseline", "FittedBaseline", "choose", "grid"]
@@ -89,7 +89,7 @@ def choose(
     measure = "recall@10" if labels is None else f"MAP@{k}"
     if labels is None:
         exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
-        _, neighbours = exact.search(exact.index(xb), xq, 10)
+        _, neighbors = exact.search(exact.index(xb), xq, 10)
 
     table = []
     fits: dict[Baseline, FittedBaseline] = {}
@@ -100,7 +100,7 @@ def choose(
         fitted = fits[key] if setting == key else fits[key].with_metric(setting.metric)
         index, q = fitted.index(xb), fitted.transform_queries(xq)
         if labels is None:
-            score = evaluate_neighbours(index, q, neighbours, 10)
+            score = evaluate_neighbors(index, q, neighbors, 10)
         else:
             score = evaluate_search(index, q, labels[queries], labels[database], k)["map"]
         table.append((score, setting))

@@ -8,7 +8,7 @@ import torch
 
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
 from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
-from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
 from mecoq_faiss.index.codes import decode_codes
 
 QUERIES = 64
@@ -33,7 +33,7 @@ def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
         x = source.vectors(np.sort(rows))
         return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
     spec, size = ViewSpec(), encoder.model.config.image_size
-    images, colours = [], []
+    images, colors = [], []
     for row in rows:
         try:
             image = source.open(int(row))
@@ -41,11 +41,11 @@ def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
             continue
         view = draw_view(spec, *image.size, key=(0, int(row)))
         images.append(crop(image, view.box, size))
-        colours.append(torch.from_numpy(view.colour))
+        colors.append(torch.from_numpy(view.color))
     if not images:  # all of the sample is unreadable: any vectors serve
         z = torch.randn(QUERIES, encoder.d, generator=torch.Generator().manual_seed(0))
         return encoder.model.quantizer.segments(z).flatten(1).numpy()
-    views = apply_colour(torch.stack(images), torch.stack(colours))
+    views = apply_color(torch.stack(images), torch.stack(colors))
     return encoder.encode_batch((views * 255).round().to(torch.uint8))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import ImageSource
-from mecoq_faiss.data.views import apply_colour, view_spec
+from mecoq_faiss.data.views import apply_color, view_spec
 from mecoq_faiss.model import MeCoQ
 
 SEED = 0
@@ -50,6 +50,6 @@ def copy_features(source: ImageSource, model: MeCoQ, c: TrainConfig, workers: in
     items = [[(row, (NEW_VIEWS,)) for row in range(i, min(i + 64, len(source)))] for i in range(0, len(source), 64)]
     parts = []
     for batch in loader.batches(items):
-        images = apply_colour(batch.images.flatten(0, 1), batch.colours.flatten(0, 1))
+        images = apply_color(batch.images.flatten(0, 1), batch.colors.flatten(0, 1))
         parts.append(model.features(images).float().numpy())
     return np.concatenate(parts)

@@ -16,7 +16,7 @@ from mecoq_faiss.baselines.baseline import Baseline
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.comparison.copies import FEWEST, choose_rows, copy_features
-from mecoq_faiss.comparison.figures import NEIGHBOURS, Task
+from mecoq_faiss.comparison.figures import NEIGHBORS, Task
 from mecoq_faiss.config import K_MAP, TrainConfig
 from mecoq_faiss.data.sources import ImageSource, Source, as_source, open_source
 from mecoq_faiss.evaluation.relevance import same_classes
@@ -169,12 +169,12 @@ def _without_labels(
 ) -> Task:
     """Exact neighbours of the queries, and where there are `view_rows` a view of each."""
     exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
-    _, neighbours = exact.search(exact.index(xb), xq, NEIGHBOURS)
+    _, neighbors = exact.search(exact.index(xb), xq, NEIGHBORS)
     views = None
     if view_rows is not None:
         assert isinstance(database, ImageSource)
         views = copy_features(database.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
-    return Task(np.asarray(xq), None, None, neighbours, views, view_rows, k)
+    return Task(np.asarray(xq), None, None, neighbors, views, view_rows, k)
 
 
 def recorded_training(run: Path) -> tuple[Source | None, str]:

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from mecoq_faiss.comparison.contenders import Contender
-from mecoq_faiss.evaluation import FIRST, evaluate_search, neighbour_recall
+from mecoq_faiss.evaluation import FIRST, evaluate_search, neighbor_recall
 from mecoq_faiss.index.tuner import one_thread
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
 TIMED_QUERIES, TIMED_K, TIMED_SECONDS = 256, 10, 0.5
 
@@ -37,7 +37,7 @@ class Task:
     xq: NDArray[Any]
     labels_q: NDArray[Any] | None
     labels_db: NDArray[Any] | None
-    neighbours: NDArray[Any] | None
+    neighbors: NDArray[Any] | None
     views: NDArray[Any] | None
     view_rows: NDArray[Any] | None
     k: int
@@ -48,10 +48,10 @@ class Task:
         if self.labels_q is not None:
             precision = {f"precision_at_{n}": f"precision@{n}" for n in FIRST if n <= self.k}
             return {"map": f"MAP@{self.k}"} | precision
-        neighbours = {"neighbours": f"recall@{NEIGHBOURS} of the nearest {NEIGHBOURS} by uncompressed features"}
+        neighbors = {"neighbours": f"recall@{NEIGHBORS} of the nearest {NEIGHBORS} by uncompressed features"}
         if self.views is None:
-            return neighbours
-        return {"same_image": "recall@10 of the image whose altered copy is the query"} | neighbours
+            return neighbors
+        return {"same_image": "recall@10 of the image whose altered copy is the query"} | neighbors
 
 
 def quality(contender: Contender, task: Task) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def quality(contender: Contender, task: Task) -> dict[str, Any]:
         figures = evaluate_search(index, xq, task.labels_q, task.labels_db, task.k)
         per_query["map"] = figures.pop("ap")
         per_query |= {key: figures[key] for key in task.measures if key != "map"}
-    if task.neighbours is not None:
-        per_query["neighbours"] = neighbour_recall(index, xq, task.neighbours, NEIGHBOURS)
+    if task.neighbors is not None:
+        per_query["neighbours"] = neighbor_recall(index, xq, task.neighbors, NEIGHBORS)
     if task.views is not None:
         assert task.view_rows is not None
         views, own = contender.queries(task.views), task.view_rows[:, None]
-        at = {k: neighbour_recall(index, views, own, k) for k in RECALL_AT if k <= index.ntotal}
+        at = {k: neighbor_recall(index, views, own, k) for k in RECALL_AT if k <= index.ntotal}
         per_query["same_image"] = at[10]
         figures["same_image_at"] = {str(k): float(found.mean()) for k, found in at.items()}
     means = {key: float(values.mean()) for key, values in per_query.items()}

@@ -39,8 +39,8 @@ def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithm
         figure = Figure(figsize=(4.4, 3.5), layout="constrained")
         axes = figure.subplots()
         for label, (xs, ys) in series.items():
-            colour, dash = STYLES.get(label, (None, "-"))
-            axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.8, label=label)
+            color, dash = STYLES.get(label, (None, "-"))
+            axes.plot(xs, ys, color=color, linestyle=dash, linewidth=1.8, label=label)
         if logarithmic:
             axes.set_xscale("log")
         axes.set_xlabel(x)
@@ -58,9 +58,9 @@ def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -
         for label, shares in groups.items():
             width = 1 / len(shares)  # groups of equal width, whatever M
             places = [start + (i + 0.5) * width for i in range(len(shares))]
-            colour = STYLES.get(label, ("#888888", ""))[0]
-            axes.bar(places, [s["used"] for s in shares], 0.86 * width, color=colour, alpha=0.3)
-            axes.bar(places, [s["effective"] for s in shares], 0.86 * width, color=colour)
+            color = STYLES.get(label, ("#888888", ""))[0]
+            axes.bar(places, [s["used"] for s in shares], 0.86 * width, color=color, alpha=0.3)
+            axes.bar(places, [s["effective"] for s in shares], 0.86 * width, color=color)
             middles.append(start + 0.5)
             start += 1.3
         axes.set_xticks(middles, list(groups))

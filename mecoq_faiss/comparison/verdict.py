@@ -135,16 +135,16 @@ def _at_the_top(first: Sequence[Comparison], winner: str | None) -> str:
     return f"; {said}" + (f", and there {' and '.join(against)}" if against else "")
 
 
-def _it_depends(copies: Comparison, neighbours: Comparison, size: str) -> str:
+def _it_depends(copies: Comparison, neighbors: Comparison, size: str) -> str:
     """The two figures without labels contradict each other: what that means for the user."""
     learned = "the learned codes"
-    finder, keeper = learned, neighbours["rival"]
+    finder, keeper = learned, neighbors["rival"]
     if copies["winner"] != LEARNED:
         finder, keeper = copies["rival"], learned
     find, keep = ("find" if finder == learned else "finds"), ("keep" if keeper == learned else "keeps")
     return (
         f"No winner, it depends on what similar means in your application: {finder} {find} altered copies, and what "
         f"looks alike under the changes trained with, better: {_figures(copies, size)}; {OBJECTIVE}; {keeper} {keep} "
-        f"the neighbours of the uncompressed features better: {_figures(neighbours)}. Use {finder} where a crop or "
+        f"the neighbours of the uncompressed features better: {_figures(neighbors)}. Use {finder} where a crop or "
         f"another light of the same thing shall be found, {keeper} where similar means near by the backbone's features."
     )

@@ -72,8 +72,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("float pixels have no fixed range; save the image with 8 or 16 bits")
     if image.mode.startswith("I"):  # 0..65535, which PIL's own convert() clips at 255
-        grey = (np.asarray(image).astype(np.int64) + 128) // 257
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        gray = (np.asarray(image).astype(np.int64) + 128) // 257
+        image = Image.fromarray(gray.clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -32,14 +32,14 @@ class LoadedBatch(NamedTuple):
     """b rows with v views each."""
 
     images: Tensor  # (b, v, 3, s, s) uint8
-    colours: Tensor  # (b, v, 7) float32, parameters of `views.apply_colour`; zeros for fixed views
+    colors: Tensor  # (b, v, 7) float32, parameters of `views.apply_color`; zeros for fixed views
     rows: np.ndarray  # (b,) int64, rows of the source
     readable: np.ndarray  # (b,) bool; the pixels of an unreadable image are zeros
 
 
 class _Item(NamedTuple):
     images: np.ndarray  # (v, 3, s, s) uint8
-    colours: np.ndarray  # (v, 7) float32
+    colors: np.ndarray  # (v, 7) float32
     row: int
     error: str  # why the image cannot be read
 
@@ -49,13 +49,13 @@ class _Batch:
     """What a worker sends: numpy arrays, through a pipe. Tensors would go through /dev/shm, small in containers."""
 
     images: np.ndarray | Tensor
-    colours: np.ndarray | Tensor
+    colors: np.ndarray | Tensor
     rows: np.ndarray
     errors: list[str]
 
     def pin_memory(self) -> _Batch:
         """Called by the loader's own thread where there is a GPU."""
-        self.images, self.colours = (torch.as_tensor(x).pin_memory() for x in (self.images, self.colours))
+        self.images, self.colors = (torch.as_tensor(x).pin_memory() for x in (self.images, self.colors))
         return self
 
 
@@ -74,7 +74,7 @@ class _Views(Dataset[_Item]):
             image = self.source.open(row, draft=2 * self.size)
             views = [draw_view(self.spec, *image.size, key=(self.seed, number, row)) for number in numbers]
             images = np.stack([crop(image, view.box, self.size) for view in views])
-            return _Item(images, np.stack([view.colour for view in views]), row, "")
+            return _Item(images, np.stack([view.color for view in views]), row, "")
         except UnreadableImage as error:
             v = max(1, len(numbers))
             black = np.zeros((v, 3, self.size, self.size), np.uint8)
@@ -119,12 +119,12 @@ class ImageLoader:
                     self.unreadable[row] = error
                     logger.warning("skipped: %s", error)
             readable = np.array([not error for error in batch.errors])
-            yield LoadedBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.colours), batch.rows, readable)
+            yield LoadedBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.colors), batch.rows, readable)
 
 
 def _collate(items: list[_Item]) -> _Batch:
-    images, colours, rows, errors = zip(*items, strict=True)
-    return _Batch(np.stack(images), np.stack(colours), np.array(rows, dtype=np.int64), list(errors))
+    images, colors, rows, errors = zip(*items, strict=True)
+    return _Batch(np.stack(images), np.stack(colors), np.array(rows, dtype=np.int64), list(errors))
 
 
 def _begin(owner: int, worker: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mecoq_faiss.config import TrainConfig
 
-GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
+GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
 # x -> axis x (x) / sqrt(3), with the axis (1, 1, 1) of the greys: a quarter turn of the chroma, red towards green
 QUARTER_TURN = ((0.0, -(3**-0.5), 3**-0.5), (3**-0.5, 0.0, -(3**-0.5)), (-(3**-0.5), 3**-0.5, 0.0))
 CROP_TRIES = 10
@@ -34,7 +34,7 @@ class ViewSpec:
         crop_ratio: its aspect ratio (width / height), from - to.
         flip: probability of a horizontal flip.
         jitter: strength of brightness, contrast, saturation (factors in 1 +- s) and hue (turns, +- s).
-        jitter_p, grey, blur: probabilities of jitter, of turning grey, of a 3 x 3 Gaussian blur (sigma 0.1 to 2).
+        jitter_p, gray, blur: probabilities of jitter, of turning grey, of a 3 x 3 Gaussian blur (sigma 0.1 to 2).
     """
 
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -42,7 +42,7 @@ class ViewSpec:
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_p: float = 0.7
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.5
 
 
@@ -53,7 +53,7 @@ def view_spec(config: TrainConfig) -> ViewSpec:
         flip=config.flip,
         jitter=config.jitter,
         jitter_p=config.jitter_p,
-        grey=config.grey,
+        gray=config.gray,
         blur=config.blur,
     )
 
@@ -62,18 +62,18 @@ class View(NamedTuple):
     """One drawn view: the crop box and the colour parameters (7,) float32."""
 
     box: Box
-    colour: np.ndarray  # flip 0/1, brightness, contrast, saturation, hue (turns), grey 0/1, blur weight
+    color: np.ndarray  # flip 0/1, brightness, contrast, saturation, hue (turns), grey 0/1, blur weight
 
 
 def draw_view(spec: ViewSpec, width: int, height: int, key: tuple[int, ...]) -> View:
     """Draw a view of a (width, height) image; the same `key`, e.g. (seed, view, row), gives the same view."""
     u = np.random.default_rng(key).random(9 + 4 * CROP_TRIES)  # all at once: each call of numpy costs microseconds
-    flip, jitter, grey, blur = u[:4] < (spec.flip, spec.jitter_p, spec.grey, spec.blur)
+    flip, jitter, gray, blur = u[:4] < (spec.flip, spec.jitter_p, spec.gray, spec.blur)
     brightness, contrast, saturation, hue = (2 * u[4:8] - 1) * spec.jitter * jitter
     edge = math.exp(-0.5 / (0.1 + 1.9 * u[8]) ** 2)
     weight = edge / (1 + 2 * edge) if blur else 0.0
-    colour = np.array([flip, 1 + brightness, 1 + contrast, 1 + saturation, hue, grey, weight], dtype=np.float32)
-    return View(_draw_box(spec, width, height, u[9:].tolist()), colour)
+    color = np.array([flip, 1 + brightness, 1 + contrast, 1 + saturation, hue, gray, weight], dtype=np.float32)
+    return View(_draw_box(spec, width, height, u[9:].tolist()), color)
 
 
 def _draw_box(spec: ViewSpec, width: int, height: int, u: list[float]) -> Box:
@@ -87,10 +87,10 @@ def _draw_box(spec: ViewSpec, width: int, height: int, u: list[float]) -> Box:
         if 0 < w <= width and 0 < h <= height:
             left, top = int(u[i + 2] * (width - w + 1)), int(u[i + 3] * (height - h + 1))
             return left, top, left + w, top + h
-    return centre_box(width, height)
+    return center_box(width, height)
 
 
-def centre_box(width: int, height: int) -> Box:
+def center_box(width: int, height: int) -> Box:
     """The largest centred square; half a pixel up and left of the centre where the rest is odd."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -106,7 +106,7 @@ def crop(image: Image.Image, box: Box, size: int) -> Tensor:
 
 def fixed_view(image: Image.Image, size: int) -> Tensor:
     """Inference's view: the centred square, resized, (3, size, size) uint8."""
-    return crop(image, centre_box(*image.size), size)
+    return crop(image, center_box(*image.size), size)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255)
 
 
-def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
+def apply_color(images: Tensor, color: Tensor) -> Tensor:
     """Flip, jitter, grey and blur, each image by its own parameters.
 
     Brightness, contrast, saturation, hue and grey, in this order, are affine in colour: together one 3 x 3 matrix and
@@ -123,17 +123,17 @@ def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
 
     Args:
         images: (b, 3, h, w) uint8.
-        colour: (b, 7) float32, rows of `View.colour`.
+        color: (b, 7) float32, rows of `View.color`.
 
     Returns:
         (b, 3, h, w) float32 in [0, 1].
     """
     x = to_float(images)
-    flip, brightness, contrast, saturation, hue, grey, blur = colour.to(x.device).unbind(1)  # (b,) each
+    flip, brightness, contrast, saturation, hue, gray, blur = color.to(x.device).unbind(1)  # (b,) each
     rows = flip.nonzero().squeeze(1)
     x[rows] = x[rows].flip(3)
-    matrix = (brightness * contrast).view(-1, 1, 1) * _chroma_matrix(saturation, hue, grey)  # (b, 3, 3)
-    offset = brightness * (1 - contrast) * (x.mean(dim=(2, 3)) @ x.new_tensor(GREY))  # (b,)
+    matrix = (brightness * contrast).view(-1, 1, 1) * _chroma_matrix(saturation, hue, gray)  # (b, 3, 3)
+    offset = brightness * (1 - contrast) * (x.mean(dim=(2, 3)) @ x.new_tensor(GRAY))  # (b,)
     x = torch.baddbmm(offset.view(-1, 1, 1), matrix, x.flatten(2)).view_as(x).clamp_(0, 1)
     rows = blur.nonzero().squeeze(1)
     if len(rows) and min(x.shape[2:]) > 1:
@@ -141,11 +141,11 @@ def apply_colour(images: Tensor, colour: Tensor) -> Tensor:
     return x
 
 
-def _chroma_matrix(saturation: Tensor, hue: Tensor, grey: Tensor) -> Tensor:
+def _chroma_matrix(saturation: Tensor, hue: Tensor, gray: Tensor) -> Tensor:
     """(b, 3, 3): saturation, then hue, then grey; where nothing changes, exactly the unit matrix."""
-    s, angle, g = saturation.view(-1, 1, 1), 2 * math.pi * hue.view(-1, 1, 1), grey.view(-1, 1, 1)
+    s, angle, g = saturation.view(-1, 1, 1), 2 * math.pi * hue.view(-1, 1, 1), gray.view(-1, 1, 1)
     eye = torch.eye(3, device=hue.device)
-    luma = eye.new_tensor(GREY).expand(3, 3)  # a colour to its grey
+    luma = eye.new_tensor(GRAY).expand(3, 3)  # a colour to its grey
     turn = eye + (angle.cos() - 1) * (eye - 1 / 3) + angle.sin() * eye.new_tensor(QUARTER_TURN)  # Rodrigues
     matrix = turn + (1 - s) * (luma - turn)  # = turn @ (s + (1 - s) luma), as a turn leaves greys alone
     return matrix + g * (luma @ matrix - matrix)

@@ -212,7 +212,7 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
     }
 
 
-def neighbour_recall(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> Floats:
+def neighbor_recall(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> Floats:
     """Share of each query's exact neighbours among the first k results, its expected value over ties, float64 (nq,).
 
     Args:
@@ -229,13 +229,13 @@ def neighbour_recall(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -
     return found / np.maximum((exact >= 0).sum(1), 1)
 
 
-def evaluate_neighbours(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> float:
+def evaluate_neighbors(index: Any, xq: NDArray[Any], I_exact: ArrayLike, k: int) -> float:
     """Recall@k without labels: `recall_at_k` of the index's results, its expected value over ties.
 
-    It is the mean of `neighbour_recall`, which documents the arguments, over the queries' exact neighbours.
+    It is the mean of `neighbor_recall`, which documents the arguments, over the queries' exact neighbours.
     """
     count = (np.asarray(I_exact)[:, :k] >= 0).sum(1)
-    return float(neighbour_recall(index, xq, I_exact, k) @ count / max(count.sum(), 1))
+    return float(neighbor_recall(index, xq, I_exact, k) @ count / max(count.sum(), 1))
 
 
 def _groups(ranks: Ranks) -> TieGroups:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.loading import ImageLoader
-from mecoq_faiss.data.views import apply_colour
+from mecoq_faiss.data.views import apply_color
 
 
 class Pair(NamedTuple):
@@ -111,5 +111,5 @@ class ImagePairs(Pairs):
         for batch in self.loader.batches(items):
             readable = torch.from_numpy(batch.readable)
             images = batch.images[readable].to(self.device, non_blocking=True)
-            views = apply_colour(images.flatten(0, 1), batch.colours[readable].flatten(0, 1)).unflatten(0, (-1, 2))
+            views = apply_color(images.flatten(0, 1), batch.colors[readable].flatten(0, 1)).unflatten(0, (-1, 2))
             yield Pair(views[:, 0], views[:, 1])

@@ -165,7 +165,6 @@ class RunFolder:
 
     def load_state(self) -> dict[str, Any]:
         """The training state; ValueError where it is damaged, or config.json is no longer the one it was saved with."""
-        settings = to_json(*self.read_config())
         try:
             with zipfile.ZipFile(self.state_file) as archive:  # torch.load does not look at the checksums
                 if archive.testzip():
@@ -175,12 +174,13 @@ class RunFolder:
                 raise ValueError(f"format {state['format']}")
             if not {"settings", "epoch", "step", "objective", "optimizer"} <= state.keys():
                 raise ValueError("incomplete")
+            settings = from_json(state["settings"], "its copy of the settings")
         except FileNotFoundError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:150]
             raise ValueError(f"{self.state_file} is damaged or of another version ({reason}): train anew") from error
-        if state["settings"] != settings:
+        if settings != self.read_config():
             raise ValueError(f"{self.config_file} is not as the run was started: restore it, or train anew")
         return state
 

@@ -17,7 +17,7 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import random_state_kept
 
 FEWEST, MOST = 20, 2000  # items
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 def check_validation(validation: Source, source: Source) -> None:
@@ -84,10 +84,10 @@ class Validation:
         labels = None if self.source.labels is None else self.source.labels[rows]
         parts = np.array_split(np.arange(n), -(-n * n // CELLS))
         if labels is None:
-            near, found = neighbours(features), 0.0
+            near, found = neighbors(features), 0.0
             for part in parts:
                 relevance = np.take_along_axis(near[part], I[part], axis=1)
-                found += len(part) * precision_at(relevance, [NEIGHBOURS], scores=D[part])[0]
+                found += len(part) * precision_at(relevance, [NEIGHBORS], scores=D[part])[0]
             return {"validation_recall_10": float(found / n)}
         ap, first = 0.0, 0.0
         for part in parts:
@@ -122,7 +122,7 @@ def without_self(D: NDArray[np.float32], I: NDArray[np.int64]) -> tuple[NDArray[
     return D[others].reshape(n, n - 1), I[others].reshape(n, n - 1)
 
 
-def neighbours(features: NDArray[np.float32], k: int = NEIGHBOURS) -> NDArray[np.bool_]:
+def neighbors(features: NDArray[np.float32], k: int = NEIGHBORS) -> NDArray[np.bool_]:
     """(n, n): whether item j is one of the k nearest to item i by the cosine of features (n, F) minus their mean."""
     x = features - features.mean(axis=0, dtype=np.float64)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

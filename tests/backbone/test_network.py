@@ -100,7 +100,7 @@ def test_auxiliary_heads_are_gone(name, size, feature_dim):
     assert {parameter.partition(".")[0] for parameter in learning(backbone)} == {top}
 
 
-def test_normalisation_and_eval(small_state, tmp_path):
+def test_normalization_and_eval(small_state, tmp_path):
     save_file(small_state, tmp_path / "weights.safetensors")
     backbone = create_backbone(SMALL, str(tmp_path / "weights.safetensors"), image_size=64)
     images = torch.rand(2, 3, 64, 64)

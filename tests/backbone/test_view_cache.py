@@ -20,7 +20,7 @@ from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.network import Backbone, create_backbone
 from mecoq_faiss.backbone.view_cache import cached_view_features
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
 
 N, SIZE, V, BROKEN = 23, 8, 3, 5
 
@@ -86,7 +86,7 @@ def test_features_are_the_backbones_of_each_view_made_by_itself(folder, workers,
     for row, of_row in zip(readable, features, strict=True):
         for number in range(V):
             view = draw_view(ViewSpec(), *photo(row).size, (9, number, row))
-            image = apply_colour(crop(photo(row), view.box, SIZE)[None], torch.from_numpy(view.colour)[None])
+            image = apply_color(crop(photo(row), view.box, SIZE)[None], torch.from_numpy(view.color)[None])
             np.testing.assert_allclose(of_row[number], backbone(image)[0], rtol=2e-3, atol=2e-3)
     assert len(files(tmp_path)) == 1
 
@@ -147,6 +147,7 @@ def test_caches_of_another_kind_of_device_are_other_files(folder, monkeypatch):
 def test_the_key_of_a_cpu_is_that_of_files_made_before(folder, monkeypatch):
     source, backbone = open_source(folder, "train"), Counting()
     spec = json.loads(json.dumps(asdict(ViewSpec())))
+    spec["grey"] = spec.pop("gray")  # version 0.1's name of it
     common = {"format": 1, "data": source.fingerprint, "size": SIZE, "backbone": fingerprint(backbone)}
     keys = keys_of(monkeypatch, lambda device: features_of(folder, backbone, device=device))
     assert keys["cpu"] == common | {"views": spec, "num_views": V, "seed": 9}

@@ -89,8 +89,8 @@ def test_flat_equals_numpy(digits, preprocess):
     scale = np.maximum(std, 0.1 * std.mean()) if "standardised" in preprocess else 1  # some pixels are always white
 
     def prepare(x):
-        centred = (x - xt.mean(0)) / scale
-        return centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        centerd = (x - xt.mean(0)) / scale
+        return centerd / np.linalg.norm(centerd, axis=1, keepdims=True)
 
     fitted = Baseline("Flat", preprocess=preprocess, metric="IP").fit(xt)
     D, _ = fitted.search(fitted.index(xb), xq, 25)
@@ -133,14 +133,14 @@ def test_other_metric_keeps_the_codes(digits):
     )
 
 
-def test_more_bytes_find_more_neighbours(digits):
+def test_more_bytes_find_more_neighbors(digits):
     xt, xb, xq, *_ = digits
     exact = Baseline("Flat").fit(xt)
-    _, neighbours = exact.search(exact.index(xb), xq, 10)
+    _, neighbors = exact.search(exact.index(xb), xq, 10)
     recalls = []
     for num_bytes in (1, 4, 16):
         fitted = Baseline("PQ", num_bytes).fit(xt)
-        recalls.append(recall_at_k(fitted.search(fitted.index(xb), xq, 10)[1], neighbours, 10))
+        recalls.append(recall_at_k(fitted.search(fitted.index(xb), xq, 10)[1], neighbors, 10))
     assert recalls == sorted(recalls) and recalls[-1] > 0.7
 
 

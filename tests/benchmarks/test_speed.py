@@ -82,8 +82,8 @@ def test_made_up_codes_are_nearest_codewords() -> None:
     np.testing.assert_array_equal(madeup.encode(books, x), distances.argmin(2))
     again, label_again = mixture.block(3, 50)
     assert (x == again).all() and (label == label_again).all() and (x != mixture.block(4, 50)[0]).any()
-    near = np.linalg.norm(x - madeup.unit(mixture.centres, 4)[label], axis=1)
-    other = np.linalg.norm(x - madeup.unit(mixture.centres, 4)[(label + 1) % 5], axis=1)
+    near = np.linalg.norm(x - madeup.unit(mixture.centers, 4)[label], axis=1)
+    other = np.linalg.norm(x - madeup.unit(mixture.centers, 4)[(label + 1) % 5], axis=1)
     assert near.mean() < other.mean()
 
 

@@ -15,7 +15,7 @@ from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import BATCH, Encoder
 from mecoq_faiss.bundle.probes import QUERIES, encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import ViewSpec, apply_colour, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_queries_like_images_are_random_views(encoder: Encoder, photos: Path) ->
     for row in range(9):
         image = source.open(row)
         view = draw_view(ViewSpec(), *image.size, key=(0, row))
-        pixels = apply_colour(crop(image, view.box, 8)[None], torch.from_numpy(view.colour)[None])
+        pixels = apply_color(crop(image, view.box, 8)[None], torch.from_numpy(view.color)[None])
         expected.append(encoder.encode_batch((pixels * 255).round().to(torch.uint8))[0])
     near = np.abs(found[:, None] - np.array(expected)[None]).max(2) < 1e-5  # in an order of its own
     np.testing.assert_array_equal(near.sum(0), 1)

@@ -232,16 +232,16 @@ def test_digits_need_no_options(work: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = call("train", "--data", "digits", "--out", work / "digits", "--epochs", 1)
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("digits: ")]
-    assert "backbone=pixels, image_size=8, flip=0.0, grey=0.0, jitter_p=0.0, blur=0.0 unless told otherwise" in line
+    assert "backbone=pixels, image_size=8, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0 unless told otherwise" in line
     model, settings = RunFolder(work / "digits").read_config()
     assert (model.backbone, model.image_size, model.bits, model.D) == ("pixels", 8, 32, 64)
-    assert (settings.flip, settings.grey, settings.jitter_p, settings.blur) == (0, 0, 0, 0)
+    assert (settings.flip, settings.gray, settings.jitter_p, settings.blur) == (0, 0, 0, 0)
     assert (settings.batch_size, settings.cached_views) == (512, 40)
     more = ("--image-size", 6, "--set", "flip=0.5", "--views", 2, "--bits", 16)
     ok("train", "--data", "digits#train", "--out", work / "digits-6", "--epochs", 1, *more)
     model, settings = RunFolder(work / "digits-6").read_config()
     assert (model.backbone, model.image_size, model.M) == ("pixels", 6, 2)
-    assert (settings.flip, settings.grey, settings.cached_views) == (0.5, 0, 2)
+    assert (settings.flip, settings.gray, settings.cached_views) == (0.5, 0, 2)
 
 
 def test_few_images_need_no_options(photos: Path, work: Path) -> None:

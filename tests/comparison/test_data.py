@@ -68,7 +68,7 @@ def test_a_model_is_judged_on_its_own_backbones_features(photos: Path, tmp_path:
         tasks.append(load_data(folder, trained, config, photos, photos, 50, items=10**6, workers=0, device="cpu"))
     xb, task = of_model(tasks[0], trained, config, workers=0, device="cpu")
     np.testing.assert_array_equal(xb, tasks[1].xb)
-    for field in ("xq", "views", "neighbours"):
+    for field in ("xq", "views", "neighbors"):
         np.testing.assert_array_equal(getattr(task, field), getattr(tasks[1].task, field))
         assert not np.array_equal(getattr(task, field), getattr(tasks[0].task, field)), field
     first = load_encoder(tmp_path / "0").model
@@ -97,7 +97,7 @@ def test_copies_are_of_images_that_were_not_trained_on(photos: Path, tmp_path: P
     assert min(data.task.view_rows) == 25 and min(data.held) >= 25  # type: ignore[type-var,arg-type]
 
 
-def test_features_without_labels_have_exact_neighbours(tmp_path: Path) -> None:
+def test_features_without_labels_have_exact_neighbors(tmp_path: Path) -> None:
     """By numpy: inner products of vectors centred on the training rows' mean, and normalised."""
     rng = np.random.default_rng(0)
     xb, xq = rng.normal(size=(300, 12)).astype(np.float32), rng.normal(size=(9, 12)).astype(np.float32)
@@ -114,7 +114,7 @@ def test_features_without_labels_have_exact_neighbours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.xt, xb[trained])
     q, b = (x - data.xt.mean(0) for x in (xq, xb))
     similarity = q @ b.T / np.linalg.norm(b, axis=1)
-    np.testing.assert_array_equal(data.task.neighbours, np.argsort(-similarity, axis=1)[:, :10])
+    np.testing.assert_array_equal(data.task.neighbors, np.argsort(-similarity, axis=1)[:, :10])
     assert (data.task.k, data.task.labels_q, data.task.views, data.task.view_rows) == (300, None, None, None)
     assert data.train_source is None and data.train_note.startswith("not found (")
     assert data.description["training_data"] == data.train_note and not data.description["labels"]

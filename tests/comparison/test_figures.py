@@ -49,11 +49,11 @@ def test_quality_with_labels_by_hand() -> None:
     assert "neighbours" not in found and "same_image" not in found
 
 
-def test_recall_of_neighbours_by_hand() -> None:
+def test_recall_of_neighbors_by_hand() -> None:
     """The first query finds all of its ten, the other, whose neighbours are said to be the far ones, none."""
     contender = Contender("Flat", "Flat", 4, on_a_line(list(range(30))), lambda q: q)
-    neighbours = np.stack([np.arange(10), np.arange(20, 30)])
-    found = quality(contender, Task(np.array([[-1], [-1]], np.float32), None, None, neighbours, None, None, 10))
+    neighbors = np.stack([np.arange(10), np.arange(20, 30)])
+    found = quality(contender, Task(np.array([[-1], [-1]], np.float32), None, None, neighbors, None, None, 10))
     np.testing.assert_array_equal(found["per_query"]["neighbours"], [1, 0])
     assert found["neighbours"] == 0.5 and found.keys() == {"neighbours", "per_query"}
 
@@ -63,10 +63,10 @@ def test_the_measures_of_a_task_and_the_deciding_one() -> None:
     assert Task(x, y, y, None, None, None, 50).measures == {
         "map": "MAP@50", "precision_at_1": "precision@1", "precision_at_10": "precision@10",
     }  # fmt: skip
-    neighbours = {"neighbours": "recall@10 of the nearest 10 by uncompressed features"}
-    assert Task(x, None, None, x, None, None, 50).measures == neighbours
+    neighbors = {"neighbours": "recall@10 of the nearest 10 by uncompressed features"}
+    assert Task(x, None, None, x, None, None, 50).measures == neighbors
     with_views = Task(x, None, None, x, x, y, 50).measures
-    assert list(with_views) == ["same_image", "neighbours"] and with_views["neighbours"] == neighbours["neighbours"]
+    assert list(with_views) == ["same_image", "neighbours"] and with_views["neighbours"] == neighbors["neighbours"]
 
 
 def test_file_bytes_are_those_of_the_written_index() -> None:

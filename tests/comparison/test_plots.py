@@ -30,8 +30,8 @@ def paths(svg: str, style: str) -> list[np.ndarray]:
 def test_a_line_goes_through_its_points(logarithmic: bool, xs: list[float]) -> None:
     ys = [0.9, 0.5, 0.8]
     svg = lines("t", {"MeCoQ": (xs, ys), "PQ": (xs, ys[::-1])}, "n", "precision", logarithmic=logarithmic)
-    for colour, values in (("#e0592a", ys), ("#3a8bd6", ys[::-1])):
-        line = next(xy for xy in paths(svg, f"stroke: {colour}") if len(xy) == 3)
+    for color, values in (("#e0592a", ys), ("#3a8bd6", ys[::-1])):
+        line = next(xy for xy in paths(svg, f"stroke: {color}") if len(xy) == 3)
         steps = np.diff(line, axis=0)
         assert steps[0, 0] / steps[1, 0] == pytest.approx(1 / 2, rel=1e-3)
         assert steps[0, 1] / steps[1, 1] == pytest.approx(np.diff(values)[0] / np.diff(values)[1], rel=1e-3)
@@ -43,7 +43,7 @@ def test_bars_are_as_high_as_their_shares() -> None:
     svg = bars("usage", {"PQ": shares, "other": shares[:1]}, "share")
     heights = [np.ptp(xy[:, 1]) for xy in paths(svg, "fill: #3a8bd6")]
     np.testing.assert_allclose(np.array(heights) / heights[0], [1, 0.5, 0.8, 0.25], atol=1e-3)
-    widths = [np.ptp(xy[:, 0]) for colour in ("#3a8bd6", "#888888") for xy in paths(svg, f"fill: {colour}")]
+    widths = [np.ptp(xy[:, 0]) for color in ("#3a8bd6", "#888888") for xy in paths(svg, f"fill: {color}")]
     np.testing.assert_allclose(np.array(widths[4:]) / widths[0], [2, 2], rtol=1e-3)  # groups of equal width
 
 

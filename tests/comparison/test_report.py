@@ -108,7 +108,7 @@ def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], 
         assert name in words and str(value) in words, name
 
 
-def test_it_suits_phones_and_both_colour_schemes(made: tuple[dict[str, Any], str], page: Page) -> None:
+def test_it_suits_phones_and_both_color_schemes(made: tuple[dict[str, Any], str], page: Page) -> None:
     assert ("viewport", "width=device-width, initial-scale=1") in {
         (a.get("name"), a.get("content")) for _, a in page.tags
     }

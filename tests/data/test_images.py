@@ -43,19 +43,19 @@ def test_every_way_to_hand_over_a_file_is_equal(tmp_path):
             np.testing.assert_array_equal(np.asarray(decode_image(given)), expected)
 
 
-def test_grey_and_one_bit_become_equal_channels():
-    grey = noise(channels=1)
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(grey), "PNG")), np.stack([grey] * 3, 2))
-    bits = grey > 127
+def test_gray_and_one_bit_become_equal_channels():
+    gray = noise(channels=1)
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(gray), "PNG")), np.stack([gray] * 3, 2))
+    bits = gray > 127
     np.testing.assert_array_equal(decoded(encoded(Image.fromarray(bits), "PNG")), np.stack([bits * 255] * 3, 2))
 
 
 def test_palette():
     image = Image.fromarray((noise(channels=1) % 3).astype(np.uint8), "P")
     image.putpalette([10, 20, 30, 200, 0, 0, 0, 250, 7])
-    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 250, 7]])
+    colors = np.array([[10, 20, 30], [200, 0, 0], [0, 250, 7]])
     for kind in ("PNG", "GIF", "BMP", "TIFF"):
-        np.testing.assert_array_equal(decoded(encoded(image, kind)), colours[np.asarray(image)])
+        np.testing.assert_array_equal(decoded(encoded(image, kind)), colors[np.asarray(image)])
     clear = np.array([[10, 20, 30], [255, 255, 255], [0, 250, 7]])
     for kind in ("PNG", "GIF"):
         np.testing.assert_array_equal(decoded(encoded(image, kind, transparency=1)), clear[np.asarray(image)])
@@ -74,7 +74,7 @@ def test_alpha_lies_on_white(kind):
     assert abs(decoded(encoded(Image.fromarray(rgba), kind, **options)) - expected).max() <= 1
 
 
-def test_grey_with_alpha_and_transparent_colour():
+def test_gray_with_alpha_and_transparent_color():
     two = noise(channels=2)
     alpha = two[..., 1] / 255
     expected = two[..., 0] * alpha + 255 * (1 - alpha)
@@ -93,26 +93,26 @@ def test_cmyk():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(kind):
-    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+def test_16_bit_gray_is_scaled_not_clipped(kind):
+    gray = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     expected = np.stack([np.arange(256).reshape(16, 16)] * 3, 2)
-    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(grey), kind)), expected)
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(gray), kind)), expected)
     near = decoded(encoded(Image.fromarray(np.array([[0, 128, 129, 65406, 65535]], np.uint16)), kind))
     assert near[0, :, 0].tolist() == [0, 0, 1, 254, 255]
 
 
-def test_big_endian_and_32_bit_grey():
-    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
-    big = b"MM\0*" + struct.pack(">I", 8 + 512) + grey.astype(">u2").tobytes()
+def test_big_endian_and_32_bit_gray():
+    gray = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    big = b"MM\0*" + struct.pack(">I", 8 + 512) + gray.astype(">u2").tobytes()
     tags = [(256, 16), (257, 16), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 512)]
     big += struct.pack(">H", len(tags)) + b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
-    np.testing.assert_array_equal(decoded(big + bytes(4))[..., 0], grey // 257)
-    wide = encoded(Image.fromarray(grey.astype(np.int32)), "TIFF")
-    np.testing.assert_array_equal(decoded(wide)[..., 0], grey // 257)
+    np.testing.assert_array_equal(decoded(big + bytes(4))[..., 0], gray // 257)
+    wide = encoded(Image.fromarray(gray.astype(np.int32)), "TIFF")
+    np.testing.assert_array_equal(decoded(wide)[..., 0], gray // 257)
 
 
 def test_the_first_frame_counts():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         assert abs(decoded(data) - (255, 0, 0)).max() <= 3
@@ -166,8 +166,8 @@ def test_draft_never_goes_below():
     assert decoded(data, draft=301).shape == (600, 800, 3)
     assert decoded(data, draft=5000).shape == (1200, 1600, 3)
     assert decoded(encoded(Image.fromarray(noise(120, 160)), "PNG"), draft=20).shape == (120, 160, 3)
-    grey = decoded(encoded(Image.fromarray(noise(800, 800, 1)), "JPEG"), draft=100)
-    assert grey.shape == (100, 100, 3)
+    gray = decoded(encoded(Image.fromarray(noise(800, 800, 1)), "JPEG"), draft=100)
+    assert gray.shape == (100, 100, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])

@@ -56,21 +56,21 @@ def test_random_views_are_those_made_one_by_one_in_the_order_asked_for(source, w
     for batch, items in zip(loaded, ORDER, strict=True):
         assert batch.images.dtype == torch.uint8 and batch.images.shape == (len(items), 2, 3, SIZE, SIZE)
         assert batch.readable.tolist() == [row != BROKEN for row, _ in items]
-        for images, colours, (row, numbers) in zip(batch.images, batch.colours, items, strict=True):
-            for image, colour, number in zip(images, colours, numbers, strict=True):
+        for images, colors, (row, numbers) in zip(batch.images, batch.colors, items, strict=True):
+            for image, color, number in zip(images, colors, numbers, strict=True):
                 if row == BROKEN:
-                    assert not image.any() and not colour.any()
+                    assert not image.any() and not color.any()
                     continue
                 view = draw_view(spec, *photo(row).size, (6, number, row))
                 assert torch.equal(image, crop(photo(row), view.box, SIZE))
-                np.testing.assert_array_equal(colour, view.colour)
+                np.testing.assert_array_equal(color, view.color)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_fixed_views(source, workers):
     loader = ImageLoader(source, SIZE, workers=workers)
     (batch,) = loader.batches([[(row, ()) for row in range(N)]])
-    assert batch.images.shape == (N, 1, 3, SIZE, SIZE) and not batch.colours.any()
+    assert batch.images.shape == (N, 1, 3, SIZE, SIZE) and not batch.colors.any()
     for row in set(range(N)) - {BROKEN}:
         assert torch.equal(batch.images[row, 0], fixed_view(photo(row), SIZE))
 
@@ -137,11 +137,11 @@ def test_workers_are_chosen_by_the_number_of_images(source, monkeypatch):
 
 def test_pinning_keeps_the_content(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone())  # the real one needs a GPU
-    images, colours = np.ones((2, 1, 3, 4, 4), np.uint8), np.ones((2, 1, 7), np.float32)
-    pinned = _Batch(images, colours, np.arange(2), ["", "no"]).pin_memory()
-    assert isinstance(pinned.images, torch.Tensor) and isinstance(pinned.colours, torch.Tensor)
+    images, colors = np.ones((2, 1, 3, 4, 4), np.uint8), np.ones((2, 1, 7), np.float32)
+    pinned = _Batch(images, colors, np.arange(2), ["", "no"]).pin_memory()
+    assert isinstance(pinned.images, torch.Tensor) and isinstance(pinned.colors, torch.Tensor)
     np.testing.assert_array_equal(pinned.images, images)
-    np.testing.assert_array_equal(pinned.colours, colours)
+    np.testing.assert_array_equal(pinned.colors, colors)
     assert pinned.rows.tolist() == [0, 1] and pinned.errors == ["", "no"]
 
 

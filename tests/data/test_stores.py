@@ -126,10 +126,10 @@ def test_names_are_sorted_and_hidden_files_left_out(folder):
 def test_images_in_memory():
     pixels = np.stack([noise(4, 5, seed=i) for i in range(3)])
     store = ArrayStore(("a", "b", "c"), pixels)
-    grey = ArrayStore(("a", "b", "c"), pixels[..., 0])
+    gray = ArrayStore(("a", "b", "c"), pixels[..., 0])
     for i in range(3):
         np.testing.assert_array_equal(np.asarray(store.decode(i)), pixels[i])
-        np.testing.assert_array_equal(np.asarray(grey.decode(i)), np.stack([pixels[i, ..., 0]] * 3, axis=2))
+        np.testing.assert_array_equal(np.asarray(gray.decode(i)), np.stack([pixels[i, ..., 0]] * 3, axis=2))
     assert store.stamp(1) == pixels[1].tobytes() and len({store.stamp(i) for i in range(3)}) == 3
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from mecoq_faiss.evaluation import (
     average_precision,
-    evaluate_neighbours,
+    evaluate_neighbors,
     evaluate_search,
     is_relevant,
     mean_average_precision,
-    neighbour_recall,
+    neighbor_recall,
     precision_at,
     precision_recall_curve,
     recall_at_k,
@@ -57,17 +57,17 @@ def test_label_sets_in_a_search():
     np.testing.assert_allclose(sets["ap"], classes["ap"], atol=1e-15)
 
 
-def test_recall_of_neighbours():
+def test_recall_of_neighbors():
     xb, xq, _, _, index = collection("flat")
     index.add(xb)
     _, exact = index.search(xq, 20)
-    assert evaluate_neighbours(index, xq, exact, 10) == 1
+    assert evaluate_neighbors(index, xq, exact, 10) == 1
     coarse = pq(faiss.METRIC_L2)
     coarse.train(xb)
     coarse.add(xb)
     found = coarse.search(xq, 700)
     want = precision_at((found[1][:, :, None] == exact[:, None, :10]).any(2), [10], scores=-found[0])[0]
-    assert evaluate_neighbours(coarse, xq, exact, 10) == pytest.approx(want, abs=1e-12)
+    assert evaluate_neighbors(coarse, xq, exact, 10) == pytest.approx(want, abs=1e-12)
 
 
 def test_precision_among_the_first_of_each_query():
@@ -89,9 +89,9 @@ def test_recall_of_each_query_by_hand():
     index.add(np.arange(6, dtype=np.float32)[:, None])
     xq = np.array([[0.1], [4.9], [2.2]], np.float32)
     exact = [[0, 1], [5, -1], [-1, -1]]
-    np.testing.assert_allclose(neighbour_recall(index, xq, exact, 2), [1, 1, 0])
-    np.testing.assert_allclose(neighbour_recall(index, xq, [[0, 5], [1, -1], [2, 3]], 2), [0.5, 0, 1])
-    assert evaluate_neighbours(index, xq, exact, 2) == 1, "a query without neighbours weighs nothing"
+    np.testing.assert_allclose(neighbor_recall(index, xq, exact, 2), [1, 1, 0])
+    np.testing.assert_allclose(neighbor_recall(index, xq, [[0, 5], [1, -1], [2, 3]], 2), [0.5, 0, 1])
+    assert evaluate_neighbors(index, xq, exact, 2) == 1, "a query without neighbours weighs nothing"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_recall_of_each_query_by_hand():
         (lambda: is_relevant([1, 2], [[1, 0]], [[0], [0]]), "labels"),
         (lambda: is_relevant([1, 2], [1], [[0]]), "one row"),
         (lambda: evaluate_search(faiss.IndexFlatL2(2), np.zeros((1, 2), "f"), [1], [1], 1), "one label each"),
-        (lambda: evaluate_neighbours(faiss.IndexFlatL2(2), np.zeros((1, 2), "f"), [[0]], 1), "not empty"),
+        (lambda: evaluate_neighbors(faiss.IndexFlatL2(2), np.zeros((1, 2), "f"), [[0]], 1), "not empty"),
     ],
 )
 def test_errors_say_what_to_mend(call, message):

@@ -9,11 +9,11 @@ import pytest
 from mecoq_faiss.evaluation import (
     average_precision,
     count_relevant,
-    evaluate_neighbours,
+    evaluate_neighbors,
     evaluate_search,
     is_relevant,
     mean_average_precision,
-    neighbour_recall,
+    neighbor_recall,
     precision_recall_curve,
     ranking,
     recall_at_k,
@@ -82,8 +82,8 @@ def test_a_refined_index_is_judged_by_its_own_answer_at_k(wrapped):
     D, I = index.search(xq, 10)
     share = [len(set(found) & set(true)) / 10 for found, true in zip(I, exact, strict=True)]
     assert 0.5 < np.mean(share) < 0.99, "it does miss some, or nothing is tested"
-    np.testing.assert_allclose(neighbour_recall(index, xq, exact, 10), share, atol=1e-12)
-    assert evaluate_neighbours(index, xq, exact, 10) == pytest.approx(recall_at_k(I, exact, 10), abs=1e-12)
+    np.testing.assert_allclose(neighbor_recall(index, xq, exact, 10), share, atol=1e-12)
+    assert evaluate_neighbors(index, xq, exact, 10) == pytest.approx(recall_at_k(I, exact, 10), abs=1e-12)
 
     labels, labels_q = np.arange(3000) % 3, np.arange(50) % 3
     found = evaluate_search(index, xq, labels_q, labels, 10)

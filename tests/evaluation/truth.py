@@ -54,9 +54,9 @@ def collection(kind, n=700, nq=20):
     """Database sorted by class, queries and a trained empty index; few distinct codes, so ties abound."""
     rng = np.random.default_rng(0)
     labels, labels_q = np.sort(rng.integers(0, 5, n)), rng.integers(0, 5, nq)
-    centres = rng.standard_normal((5, 16))
-    xb = (centres[labels] + rng.standard_normal((n, 16))).astype(np.float32)
-    xq = (centres[labels_q] + rng.standard_normal((nq, 16))).astype(np.float32)
+    centers = rng.standard_normal((5, 16))
+    xb = (centers[labels] + rng.standard_normal((n, 16))).astype(np.float32)
+    xq = (centers[labels_q] + rng.standard_normal((nq, 16))).astype(np.float32)
     index = INDEXES[kind]()
     if kind == "binary":
         return np.packbits(xb > 0, axis=1), np.packbits(xq > 0, axis=1), labels, labels_q, index

@@ -43,7 +43,7 @@ def test_added_vectors_get_the_codes_of_equation_15(kind, K):
 
 
 @pytest.mark.parametrize("kind", ["pqfs", "ivfpqfs"])
-def test_fastscan_finds_nearly_the_same_neighbours(kind):
+def test_fastscan_finds_nearly_the_same_neighbors(kind):
     codebooks, codes, xq = arrays(8_000, 8, 16, nq=100)
     scores = brute_force(codebooks, codes, xq)
     worst = -np.sort(-scores, axis=1)[:, 9:10]

@@ -21,7 +21,7 @@ def test_default_lists():
 
 
 @pytest.mark.parametrize(("kind", "K"), [("ivfpq", 256), ("ivfpqfs", 16)])
-def test_stored_nprobe_finds_most_neighbours(kind, K):
+def test_stored_nprobe_finds_most_neighbors(kind, K):
     codebooks, codes, xq = clustered(10_000, 4, K)
     index = build_index(codebooks, codes, kind)
     about = describe_index(index)

@@ -17,8 +17,8 @@ def clustered(nbits: int, n: int = 3000, nq: int = 20) -> tuple[np.ndarray, np.n
     M, K, d = 32 // nbits, 2**nbits, 4
     codebooks = rng.normal(size=(M, K, d)).astype(np.float32)
     codebooks /= np.linalg.norm(codebooks, axis=2, keepdims=True)
-    centres = rng.normal(size=(30, M, d))
-    x = centres[rng.integers(0, 30, n + nq)] + rng.normal(size=(n + nq, M, d))
+    centers = rng.normal(size=(30, M, d))
+    x = centers[rng.integers(0, 30, n + nq)] + rng.normal(size=(n + nq, M, d))
     x = (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32)
     codes = np.einsum("nmd,mkd->nmk", x[:n], codebooks).argmax(2).astype(np.uint8)
     return codebooks, codes, x[n:].reshape(nq, -1)

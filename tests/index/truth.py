@@ -49,8 +49,8 @@ def clustered(n: int, M: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Codes that neighbours share, as images' do: Eq. 15 of points around 100 centres."""
     rng = np.random.default_rng(n)
     codebooks, _, _ = arrays(1, M, K, d=8)
-    centres = rng.standard_normal((100, M, 8))
-    x, xq = (unit(centres[rng.integers(0, 100, size)] + 0.5 * rng.standard_normal((size, M, 8))) for size in (n, 100))
+    centers = rng.standard_normal((100, M, 8))
+    x, xq = (unit(centers[rng.integers(0, 100, size)] + 0.5 * rng.standard_normal((size, M, 8))) for size in (n, 100))
     return codebooks, np.einsum("bmd,mkd->bmk", x, codebooks).argmax(axis=2).astype(np.uint8), xq.reshape(100, -1)
 
 

@@ -130,7 +130,7 @@ def test_further_seeds_start_from_the_runs_weights(tmp_path: Path, weights: Path
         moved.rename(weights)
 
 
-def test_without_labels_altered_copies_and_neighbours_decide(photos: Path, tmp_path: Path) -> None:
+def test_without_labels_altered_copies_and_neighbors_decide(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "run", MODEL, TrainConfig(epochs=2, batch_size=60, cached_views=2))
     report = compare(tmp_path / "run", photos, photos, tmp_path / "r", 50, settings=SETTINGS)
     assert report["key"] == "same_image" and not report["data"]["labels"]
@@ -146,7 +146,7 @@ def test_without_labels_altered_copies_and_neighbours_decide(photos: Path, tmp_p
     assert copies in (tmp_path / "r" / "report.html").read_text()
 
 
-def test_features_without_labels_are_compared_by_neighbours(tmp_path: Path) -> None:
+def test_features_without_labels_are_compared_by_neighbors(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["features"] = x

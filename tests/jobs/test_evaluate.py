@@ -27,8 +27,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clusters of 4 classes, a run and a bundle with ids of its own; queries whose classes come in another order."""
     folder = tmp_path_factory.mktemp("evaluate")
     rng = np.random.default_rng(0)
-    centres, labels = rng.normal(size=(4, 12)), np.arange(N + NQ) % 4
-    x = centres[labels] + 0.8 * rng.normal(size=(N + NQ, 12))
+    centers, labels = rng.normal(size=(4, 12)), np.arange(N + NQ) % 4
+    x = centers[labels] + 0.8 * rng.normal(size=(N + NQ, 12))
     write(folder / "db.h5", x[:N], labels=labels[:N], class_names=list("abcd"))
     write(folder / "q.h5", x[N:], labels=3 - labels[N:], class_names=list("dcba"))
     write(folder / "bare.h5", x[:N])

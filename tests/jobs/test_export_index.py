@@ -44,8 +44,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of 8 and 4 bits on clustered features, and their codes."""
     folder = tmp_path_factory.mktemp("export")
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(20, 24))
-    x = (centres[rng.integers(0, 20, N)] + 0.4 * rng.normal(size=(N, 24))).astype(np.float32)
+    centers = rng.normal(size=(20, 24))
+    x = (centers[rng.integers(0, 20, N)] + 0.4 * rng.normal(size=(N, 24))).astype(np.float32)
     np.save(folder / "x.npy", x)
     for nbits in (8, 4):
         model = ModelConfig(M=32 // nbits, D=32, nbits=nbits, hidden=32)

@@ -148,7 +148,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(number: int, code: int, whole: 
     out = tmp_path / "run"
     settings = {**vars(MODEL), **vars(TRAIN)}
     given: tuple[str, ...] = ("hidden=32", "flip=0.0", "memory_size=100", "memory_start_epoch=2")
-    given += ("jitter_p=0.7", "grey=0.2", "blur=0.5")  # which digits leave out by default
+    given += ("jitter_p=0.7", "gray=0.2", "blur=0.5")  # which digits leave out by default
     options = ["--bits", 8, "--nbits", 4, "--dim", 16, "--views", 3]
     for name in ("backbone", "weights", "image_size", "epochs", "batch_size"):
         options += [f"--{name.replace('_', '-')}", settings[name]]
@@ -387,7 +387,7 @@ def test_codebooks_from_data(features: Path, tmp_path: Path) -> None:
     assert len(model.quantizer.codebooks[0].unique(dim=0)) == 256
 
 
-def test_features_are_standardised_by_the_vectors_that_will_be_encoded(tmp_path: Path) -> None:
+def test_features_are_standardized_by_the_vectors_that_will_be_encoded(tmp_path: Path) -> None:
     """Not by their dropped-out views, whose variance is larger."""
     x = (1 + 0.1 * np.random.default_rng(0).normal(size=(2000, 8))).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -34,7 +34,7 @@ def make(kind: str, folder: Path, batch: int = BATCH) -> Pairs:
         return CachedPairs(grid.astype(np.float16), batch, 7, "cpu")
     if kind == "features":
         return FeaturePairs(np.tile(np.arange(1, N + 1, dtype=np.float32)[:, None], (1, 400)), 0.25, batch, 7, "cpu")
-    spec = ViewSpec(jitter_p=0.0, grey=0.0, blur=0.0)
+    spec = ViewSpec(jitter_p=0.0, gray=0.0, blur=0.0)
     source = open_source(folder, "train")
     assert isinstance(source, ImageSource)
     return ImagePairs(ImageLoader(source, 6, spec=spec, seed=7, workers=0), batch, 7, "cpu")

@@ -125,7 +125,7 @@ def test_map_and_precision_by_loops(k: int, several: bool, tmp_path: Path, monke
     assert found == pytest.approx(expected, abs=1e-12) and 0.2 < found["validation_map"] < 1
 
 
-def test_recall_of_neighbours_by_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_of_neighbors_by_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CELLS", 60 * 13)
     source, model = open_source(feature_file(tmp_path / "x.h5"), "queries"), model_of(FEATURES)
     x = source.vectors(slice(None))  # type: ignore[union-attr]
