@@ -11,7 +11,6 @@ import faiss
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import mecoq_faiss.jobs.compare as compare_module
@@ -23,7 +22,6 @@ from mecoq_faiss.evaluation import is_relevant, precision_at
 from mecoq_faiss.index import build_index
 from mecoq_faiss.jobs.compare import compare
 from mecoq_faiss.training.run_folder import RunFolder
-from mecoq_faiss_cli.main import main
 
 MODEL = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=32)
 SETTINGS = [
@@ -172,22 +170,3 @@ def test_refusals(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         compare(digits_run, "digits", "digits", tmp_path / "r", settings=SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["there"], "a stopped comparison leaves nothing"
-
-
-def test_the_command(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim: SETTINGS)
-    arguments = ["compare", str(digits_run), "--queries", "digits", "--database", "digits", "-k", "100"]
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "a")])
-    assert result.exit_code == 0, result.output
-    verdict = json.loads((tmp_path / "a" / "report.json").read_text())["verdict"]
-    head = result.stdout.splitlines()[0].split()
-    assert verdict in result.stdout and head[:5] == ["MAP@100", "all", "relevant", "P@1", "P@10"]
-    result = CliRunner().invoke(main, ["evaluate", *arguments[1:]])
-    printed = {line[:16].strip(): line[16:].strip() for line in result.stdout.splitlines()}
-    learned = json.loads((tmp_path / "a" / "report.json").read_text())["methods"][0]["quality"]
-    for n in (1, 10, 100):
-        assert float(printed[f"precision at {n}"]) == pytest.approx(learned[f"precision_at_{n}"], abs=1e-4)
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "b"), "--json"])
-    assert json.loads(result.stdout)["data"]["k"] == 100
-    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "b")])
-    assert result.exit_code == 1 and "exists" in result.stderr

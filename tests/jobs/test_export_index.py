@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import faiss
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train
 from mecoq_faiss.bundle.folder import read_manifest, verify_files
@@ -23,7 +21,6 @@ from mecoq_faiss.jobs.search import search
 from mecoq_faiss.quantizer import SoftProductQuantizer
 from mecoq_faiss.storage.files import InUseError
 from mecoq_faiss.storage.shards import map_array
-from mecoq_faiss_cli.main import main
 from tests.exact import search_exact
 
 KINDS = [
@@ -290,23 +287,6 @@ def test_two_exports_to_one_place(work: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         export_index(work / "run8", work / "x.npy", tmp_path / "b")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_takes_codes_ids_and_refine(work: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "ids.npy", np.arange(N) + 5)
-    arguments = [
-        "export-index", work / "run4", "--codes", work / "codes4.h5", "--out", tmp_path / "b", "--index", "ivfpqfs",
-        "--nlist", 5, "--nprobe", 2, "--k-factor", 8, "--ids", tmp_path / "ids.npy", "--json",
-    ]  # fmt: skip
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
-    shown = json.loads(result.stdout)
-    assert (shown["nlist"], shown["nprobe"], shown["refine"]) == (5, 2, 8)
-    xq = load_encoder(tmp_path / "b").encode(np.load(work / "x.npy")[:11])
-    I = faiss.read_index(str(tmp_path / "b" / "index.faiss")).search(xq, 3)[1]
-    assert I.min() >= 5 and I.max() < N + 5
-    result = CliRunner().invoke(main, ["export-index", str(work / "run4"), "--out", str(tmp_path / "c")])
-    assert result.exit_code == 1 and "--codes" in result.output
 
 
 def test_blocks_of_a_memory_map_are_its_rows(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 from mecoq_faiss import export_index, load_encoder
@@ -29,7 +28,6 @@ from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.trainer import Interrupted, TrainingError
-from mecoq_faiss_cli.main import main
 
 MODEL = ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=32, D=16, M=2, nbits=4)
 # 47 steps an epoch, the last of 28 images; a memory that the batch does not divide
@@ -274,7 +272,7 @@ def test_two_on_one_run_folder(features: Path, tmp_path: Path, monkeypatch: pyte
 def test_resume_with_other_settings(
     name: str, value: Any, whole: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a run that is finished, and of one that is not; given in Python, or as an option."""
+    """Of a run that is finished, and of one that is not."""
     stop_after(monkeypatch, 2)
     short = replace(TRAIN, batch_size=16, memory_size=0, lr=0.001)
     with pytest.raises(Interrupted):
@@ -290,28 +288,9 @@ def test_resume_with_other_settings(
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         with pytest.raises(ValueError, match=message):
             train(data, out, model, config, resume=True)
-        said = CliRunner().invoke(
-            main, ["train", "--data", str(data), "--out", str(out), "--set", f"{name}={value}", "--resume"]
-        )
-        assert said.exit_code == 1 and re.search(message, said.stderr.splitlines()[-1].removeprefix("Error: "))
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     train(features, tmp_path / "run", MODEL, replace(short, workers=0), resume=True)  # what changes no byte may change
     assert RunFolder(tmp_path / "run").load_trained()
-
-
-def test_the_command_that_started_a_run_continues_it(features: Path, tmp_path: Path) -> None:
-    """Its settings are those that the run was started with, also where one follows from another, or from the data."""
-    base = ["train", "--data", str(features), "--out", str(tmp_path / "run")]
-    options = ["--preset", "cifar10-ii-32", "--bits", "16", "--epochs", "1", "--batch-size", "16", "--set", "lr=0.1"]
-    for given in ([], ["--resume"], ["--resume", "--workers", "0"]):
-        done = CliRunner().invoke(main, [*base, *options, *given])
-        assert done.exit_code == 0, done.output
-    for given in (["--bits", "16"], [], ["--dim", "24", "--backbone", "vgg16"]):
-        done = CliRunner().invoke(main, [*base, *given, "--resume"])
-        assert done.exit_code == 0, done.output
-    for given in (["--bits", "32"], ["--preset", "cifar10-ii-16"], ["--nbits", "4"]):
-        done = CliRunner().invoke(main, [*base, *given, "--resume"])
-        assert done.exit_code == 1 and " contradicts " in done.stderr, done.output
 
 
 def test_the_random_state_is_the_callers(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
