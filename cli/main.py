@@ -72,7 +72,3 @@ def run() -> None:
     keep_freed_memory()
     wait_passively()  # before a command imports torch
     main()
-
-
-if __name__ == "__main__":
-    run()

@@ -158,16 +158,10 @@ def _parse_manifest(file: BufferedReader, bundle: Path) -> dict[str, Any]:
 
 def read_items(source: str | Path | BinaryIO) -> dict[str, Any]:
     """Codes (n, M) uint8, ids, paths, labels (or None), class_names of an encoded file or a bundle's items.h5."""
-    try:
-        with h5py.File(source) as file:
-            items: dict[str, Any] = {name: file[name][:] for name in ("codes", "ids")}
-            items["paths"] = file["paths"].asstr()[:]
-            items["labels"] = file["labels"][:] if "labels" in file else None
-            items["class_names"] = [str(name) for name in file.attrs.get("class_names", [])]
-            items["nbits"] = int(file.attrs["nbits"])
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError) as error:
-        path = source if isinstance(source, str | Path) else source.name
-        raise ValueError(f"{path} is not a file of codes, or damaged ({error}): encode the images again") from error
+    with h5py.File(source) as file:
+        items: dict[str, Any] = {name: file[name][:] for name in ("codes", "ids")}
+        items["paths"] = file["paths"].asstr()[:]
+        items["labels"] = file["labels"][:] if "labels" in file else None
+        items["class_names"] = [str(name) for name in file.attrs.get("class_names", [])]
+        items["nbits"] = int(file.attrs["nbits"])
     return items

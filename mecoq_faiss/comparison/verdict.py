@@ -124,8 +124,6 @@ def _figures(c: Comparison, size: str = "") -> str:
 
 def _at_the_top(first: Sequence[Comparison], winner: str | None) -> str:
     """Precision among the very first, and where it says something else than MAP."""
-    if not first:
-        return ""
     said = ", ".join(f"{c['measure']} {c['learned']:.3f} and {c['best']:.3f}" for c in first)
     against = [
         f"the learned codes are {'higher' if c['gain'] > 0 else 'lower'} at {c['measure']} ({_margin(c)})"

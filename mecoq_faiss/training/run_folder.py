@@ -112,12 +112,8 @@ class RunFolder:
                     self.path.rmdir()
 
     def foreign(self) -> list[Path]:
-        """What is in the folder although training did not make it; without a run, files of its names as well."""
-        if not self.path.is_dir():
-            return []
+        """What is in a folder without a run, but for what a start left that was killed; files of a run's names too."""
         own = {LOCK, *(path.name for path in self._temporary())}
-        if self.is_ours:
-            own |= {path.name for path in self._files()} | {"tensorboard"}
         return [path for path in self.path.iterdir() if path.name not in own]
 
     def remove_temporary(self) -> None:
@@ -175,8 +171,6 @@ class RunFolder:
             if not {"settings", "epoch", "step", "objective", "optimizer"} <= state.keys():
                 raise ValueError("incomplete")
             settings = from_json(state["settings"], "its copy of the settings")
-        except FileNotFoundError:
-            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:150]
             raise ValueError(f"{self.state_file} is damaged or of another version ({reason}): train anew") from error
