@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mecoq_faiss.config import ModelConfig, TrainConfig, make_configs
-from mecoq_faiss.presets import PRESETS, preset, settings_for
+from mecoq_faiss.presets import DIGITS, PRESETS, preset, settings_for
 
 TABLE = {  # the release's settings, the paper's first epochs of the memory
     # M D tau, weight decay, entropy of the release, rho+, memory's first epoch (paper, release), layers
@@ -65,6 +65,10 @@ def test_digits_have_defaults_of_their_own(caplog):
     assert of(options={"backbone": "pixels", "image_size": 16, "flip": 0.5}) == ("pixels", 16, 0.5, 0, 0, 0)
     assert of(options={"backbone": "resnet18"}) == ("resnet18", 224, 0, 0, 0, 0)  # 8 pixels are too few for it
     assert of(pairs=("blur=0.1", "image_size=6")) == ("pixels", 6, 0, 0.1, 0, 0)
+    caplog.clear()
+    with caplog.at_level("INFO", "mecoq_faiss"):
+        assert of(options=dict(DIGITS, flip=0.5)) == ("pixels", 8, 0.5, 0, 0, 0)
+    assert not caplog.records  # nothing is left to be said
     for other in (of("cifar10-ii-32"), of(protocol="cifar10-ii"), of(protocol="")):
         assert other[1:] == (224, 0.5, 0.5, 0.7, 0.2)
 

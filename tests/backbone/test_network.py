@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -362,6 +363,12 @@ def test_timm_names():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"unknown timm backbone 'mobilenetv1_10': .*mobilenetv1_100"):
         create_backbone("timm:mobilenetv1_10", "none")
+
+
+def test_timm_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"^timm backbones need timm: pip install 'mecoq-faiss\[timm\]'$"):
+        create_backbone("timm:resnet18", "none")
 
 
 def test_timm_width_is_that_of_what_comes_out():

@@ -35,6 +35,10 @@ def test_choose_takes_the_best_of_each_method(digits):
     shuffled = np.random.default_rng(0).permutation(len(xb))  # another draw, the same verdict
     assert choose(settings, xt, xb[shuffled], labels[shuffled], 20, seed=1)[0] == best
 
+    both = [Baseline("PQ", 4, metric=metric) for metric in ("L2", "IP")]  # of one fit
+    alone = [choose([setting], xt, xb, labels, 20, seed=1)[1][0] for setting in both]
+    assert choose(both, xt, xb, labels, 20, seed=1)[1] == sorted(alone, key=lambda row: -row["score"])
+
     best, table = choose(settings, xt, xb, None, 20)
     assert best["PQ"] == settings[1] and {row["measure"] for row in table} == {"recall@10"}
     assert table[0]["score"] == 1 and table[0]["name"] == "Flat, centred+normalised, IP"

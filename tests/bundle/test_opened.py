@@ -204,6 +204,23 @@ def test_closed(bundles: tuple[Path, Path], made: Path) -> None:
             call()
 
 
+def test_closed_while_another_export_is_loaded(bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, loaded = open_bundle(bundles[0]), []
+
+    def load(*arguments: Any) -> Generation:
+        loaded.append(Generation(*arguments))
+        bundle.close()
+        return loaded[0]
+
+    swap(*bundles)
+    monkeypatch.setattr("mecoq_faiss.bundle.opened.Generation", load)
+    with pytest.raises(ValueError, match="is closed: open it again"):
+        bundle.reload()
+    with pytest.raises(ValueError, match="is closed: open it again"):
+        bundle.search(bundles[0], 1)
+    assert len(loaded) == 1
+
+
 def test_a_damaged_one_is_not_taken_up(bundles: tuple[Path, Path], made: Path) -> None:
     path = made / "a" / "a003.png"
     with open(bundles[1] / ITEMS, "r+b") as file:

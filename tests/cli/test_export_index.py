@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import faiss
+import h5py
 import numpy as np
 
 from mecoq_faiss import load_encoder
@@ -57,3 +58,15 @@ def test_damaged_runs_are_refused(run: Path, tmp_path: Path) -> None:
         (copy / name).write_bytes((copy / name).read_bytes()[:200])
         assert name in fails("export-index", copy, "--data", "digits", "--out", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_ids_that_are_none(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.npy").write_text("1 2 3")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = [1, 2, 3]
+    call = ("export-index", run, "--data", "digits", "--out", tmp_path / "bundle", "--ids")
+    assert "no file" in fails(*call, tmp_path / "nowhere.npy")
+    for name in ("text.npy", "other.h5"):
+        message = fails(*call, tmp_path / name)
+        assert f"{name} holds no ids" in message and "give a .npy file of int64, or an .h5 file with ids" in message
+    assert not (tmp_path / "bundle").exists()

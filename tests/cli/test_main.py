@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+from click.shell_completion import ShellComplete
 
-from mecoq_faiss_cli.main import COMMANDS
-from tests.cli.calls import call, ok
+from mecoq_faiss_cli.main import COMMANDS, main
+from tests.cli.calls import call, fails, ok
 
 
 def test_every_command_has_help() -> None:
@@ -32,3 +34,35 @@ def test_wrong_usage_is_exit_2() -> None:
     assert call("train").exit_code == 2
     assert call("serch").exit_code == 2
     assert call("search", "x").exit_code == 2
+
+
+def test_a_shell_completes_the_names() -> None:
+    completion = ShellComplete(main, {}, "mecoq-faiss", "_MECOQ_FAISS_COMPLETE")
+    assert [item.value for item in completion.get_completions([], "e")] == ["export-index", "encode", "evaluate"]
+
+
+def test_the_version_is_the_packages() -> None:
+    assert ok("--version").split()[-1] == metadata.version("mecoq-faiss")
+
+
+def test_debug_shows_the_traceback_of_an_error_in_one_line() -> None:
+    assert fails("info", "nowhere").startswith("Error: nowhere does not exist")
+    assert isinstance(call("--debug", "info", "nowhere").exception, FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("bad\nmore of it"), "Error: bad\n"),
+        (KeyError("x"), "Error: 'x' (KeyError; --debug shows where)\n"),
+        (MemoryError(), "Error: MemoryError (MemoryError; --debug shows where)\n"),
+        (BrokenPipeError(), ""),  # `| head` has seen enough
+    ],
+)
+def test_an_error_is_one_line_and_exit_1(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr("mecoq_faiss.jobs.doctor.doctor", failing)
+    result = call("doctor")
+    assert (result.exit_code, result.stderr, result.stdout) == (1, says, "")

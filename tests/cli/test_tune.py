@@ -14,6 +14,7 @@ import pytest
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.index import read_ids
+from mecoq_faiss.jobs import tune as tune_module
 from tests.cli.calls import fails, ok
 
 N = 3000
@@ -68,3 +69,14 @@ def test_the_table_marks_the_winner(bundle: Path) -> None:
 def test_ten_results_or_all_of_a_smaller_bundle(three_bundle: Path, three: Path) -> None:
     assert json.loads(ok("tune", three_bundle, "--queries", three, "--json"))["k"] == 3
     assert "k=10 is out of range" in fails("tune", three_bundle, "--queries", three, "-k", 10)
+
+
+def test_where_nothing_reaches_the_recall_the_most_exact_is_marked(
+    three_bundle: Path, three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_module, "winner", lambda points, recall: None)
+    lines = ok("tune", three_bundle, "--queries", three).splitlines()
+    assert lines[-2] == "nothing reached a recall of 0.95: this is the most exact"
+    (marked,) = [line for line in lines if line.startswith("> ")]
+    recalls = [float(line[2:].split()[4]) for line in lines[2:-2]]
+    assert float(marked.split()[5]) == max(recalls)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,17 @@ def test_an_interrupt_while_workers_start_is_not_lost(source, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         list(ImageLoader(source, SIZE, workers=1).batches([[(0, ())]]))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_loading_in_a_thread_gives_the_same(source):
+    """Signals are the main thread's: elsewhere none is held."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def rows() -> list[torch.Tensor]:
+        loader = ImageLoader(source, SIZE, spec=ViewSpec(), seed=6, workers=0)
+        return [batch.images for batch in loader.batches(ORDER)]
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(rows).result()
+    assert all(torch.equal(a, b) for a, b in zip(found, rows(), strict=True))
+    assert signal.getsignal(signal.SIGINT) is handler

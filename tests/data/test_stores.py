@@ -101,6 +101,13 @@ def test_truncated_tar(folder, ending):
         assert "not a readable tar" in refused(make(path, whole[:cut]))
 
 
+def test_damaged_gzip(folder):
+    data = bytearray((path := pack(folder, ".tar.gz")).read_bytes())
+    data[-8] ^= 1  # of the checksum
+    message = refused(make(path, bytes(data)))
+    assert "not a readable tar" in message and "TMPDIR" not in message
+
+
 def test_damaged_tar(folder):
     path = pack(folder, ".tar")
     with tarfile.open(path) as tar:

@@ -115,3 +115,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_index(index, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
+
+
+def test_a_faiss_without_limits_reads_all_the_same(tmp_path, monkeypatch):
+    """Before 1.14."""
+    monkeypatch.delattr(faiss, "set_deserialization_vector_byte_limit", raising=False)
+    codebooks, codes, _ = arrays(300, 4, 256)
+    faiss.write_index(build_index(codebooks, codes), str(tmp_path / "index.faiss"))
+    np.testing.assert_array_equal(read_codes(load_index(tmp_path / "index.faiss")), codes)

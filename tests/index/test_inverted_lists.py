@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from mecoq_faiss.index import build_index, describe_index
+from mecoq_faiss.index import build_index, describe_index, read_codes
 from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.index.exhaustive import fastscan
 from mecoq_faiss.index.inverted_lists import coarse_centroids, default_nlist, default_nprobe
@@ -66,3 +66,14 @@ def test_gpu_kind_is_what_a_gpu_takes():
     assert type(index) is faiss.IndexIVFPQ and index.by_residual and index.pq.nbits == 8
     assert index.nlist == index.nprobe == 5 and not index.quantizer.reconstruct_n(0, 5).any()
     assert [index.invlists.list_size(number) for number in range(5)] == [201, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("kind", ["ivfpq", "ivfpqfs"])
+def test_empty_lists(kind):
+    """4 different codes in 64 lists."""
+    codebooks, _, _ = arrays(1, 2, 16)
+    codes = np.random.default_rng(0).integers(0, 2, (200, 2), dtype=np.uint8)
+    index = build_index(codebooks, codes, kind, nlist=64)
+    sizes = [index.invlists.list_size(number) for number in range(64)]
+    assert sum(sizes) == 200 and sum(size > 0 for size in sizes) <= 4
+    np.testing.assert_array_equal(read_codes(index), codes)

@@ -170,3 +170,14 @@ def test_refusals(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         compare(digits_run, "digits", "digits", tmp_path / "r", settings=SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["there"], "a stopped comparison leaves nothing"
+
+
+def test_several_seeds_need_the_training_data(tmp_path: Path) -> None:
+    for name in ("trained", "database"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(len(name)).normal(size=(120, 8)).astype(np.float32))
+    train(tmp_path / "trained.npy", tmp_path / "run", ModelConfig(M=2, D=16), TrainConfig(epochs=1, batch_size=50))
+    (tmp_path / "trained.npy").unlink()
+    database = tmp_path / "database.npy"
+    with pytest.raises(ValueError, match="--seeds 2 trains again, and the training data is not at hand: "):
+        compare(tmp_path / "run", database, database, tmp_path / "r", 10, seeds=2, settings=SETTINGS[:1])
+    assert not (tmp_path / "r").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,19 @@ def test_blocks_of_a_memory_map_are_its_rows(tmp_path: Path) -> None:
         assert start == seen and (block == codes[start : start + len(block)]).all()
         seen += len(block)
     assert seen == len(codes)
+
+
+def test_the_version_of_what_is_not_installed_is_unknown(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the package runs from its checkout."""
+    version = metadata.version
+
+    def installed(name: str) -> str:
+        if name == "mecoq-faiss":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", installed)
+    versions = export_index(work / "run8", work / "x.npy", tmp_path / "bundle")["versions"]
+    assert (versions["mecoq-faiss"], versions["numpy"]) == ("unknown", np.__version__)

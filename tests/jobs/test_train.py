@@ -497,6 +497,26 @@ def test_how_long_it_will_take_is_said(
     assert len(lines) == 2 and lines[-1] == f"training: 2 of 2 epochs, 0 s left; {note}"
 
 
+def test_a_run_stopped_in_the_last_step_of_an_epoch_goes_on_to_its_end(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Where no step is left there is no loss to show."""
+    config = TrainConfig(epochs=1, batch_size=25)
+    train(features, tmp_path / "whole", MODEL, config)
+    steps = sum("step" in record for record in metrics(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, steps)
+        train(features, tmp_path / "run", MODEL, config)
+    monkeypatch.setattr(progress_module, "LOG_SECONDS", -1.0)
+    with caplog.at_level("INFO", "mecoq_faiss"):
+        train(features, tmp_path / "run", resume=True)
+    assert [r.message for r in caplog.records if r.message.startswith("training: ")] == [
+        "training: 1 of 1 epochs, 0 s left"
+    ]
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
 def test_codebooks_from_data_of_cached_views(tmp_path: Path) -> None:
     config = replace(TRAIN, epochs=1, lr=1e-20, codebook_init="data")
     model = train("digits", tmp_path / "run", MODEL, config)

@@ -115,3 +115,10 @@ def test_beside_a_package_that_brings_another_wheel(tmp_path: Path) -> None:
 
 def test_simd_level_is_named():
     assert faiss_check.simd_level().strip() == faiss_check.simd_level() != ""
+
+
+def test_the_instruction_set_of_a_faiss_that_was_built_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS before 1.13 has no SIMDConfig."""
+    old = types.SimpleNamespace(get_compile_options=lambda: "OPTIMIZE AVX2 ")
+    monkeypatch.setattr(faiss_check, "import_module", lambda name: old)
+    assert faiss_check.simd_level() == "OPTIMIZE AVX2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -140,3 +141,18 @@ def test_the_second_is_told_whom_it_waits_for_or_who_is_there(tmp_path, caplog):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+    def refuse(code):
+        def acquire(self, **options):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("mecoq_faiss.storage.files.FileLock.acquire", acquire)
+
+    refuse(errno.ENOLCK)
+    with caplog.at_level(logging.WARNING, "mecoq_faiss"), locked(tmp_path / "lock"):
+        assert "no locks on this file system: run one command at a time" in caplog.text
+    refuse(errno.EACCES)
+    with pytest.raises(PermissionError), locked(tmp_path / "lock"):
+        pass

@@ -177,6 +177,28 @@ def test_a_damaged_shard_is_made_again_and_no_other(tmp_path, harm, caplog):
     assert_whole(out)
 
 
+def test_a_shard_killed_before_its_name_is_made_again(tmp_path, caplog):
+    out, begun = tmp_path / "out.h5", []
+
+    def stopped(start):
+        for i in range(start, 4):
+            yield batch(i)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_in_shards(out, stopped, len(SIZES), 2, KEY)
+    (tmp_path / "out.h5.parts" / "000002.h5").write_bytes(b"written, its checksum not yet in its name")
+
+    def rest(start):
+        begun.append(start)
+        yield from batches(start)
+
+    with caplog.at_level("WARNING", "mecoq_faiss"):
+        write_in_shards(out, rest, len(SIZES), 2, KEY)
+    assert begun == [4] and not caplog.records
+    assert_whole(out)
+
+
 def test_a_key_with_a_bad_byte_is_made_again(tmp_path):
     out = tmp_path / "out.h5"
     stopped(out)

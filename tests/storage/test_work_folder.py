@@ -120,3 +120,11 @@ def test_the_finished_folder_becomes_its_target(tmp_path: Path) -> None:
             (ours.path / name).write_text(name)
         ours.become(tmp_path / "out", without=("01.h5", "never.h5"))
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["00.h5"]
+
+
+def test_what_version_0_1_left_is_replaced(tmp_path: Path) -> None:
+    """Its marker was the key itself."""
+    work(tmp_path, "00.h5")
+    (tmp_path / "out.parts" / MARKER).write_text(json.dumps({"format": 1, "data": "abc"}))
+    with folder(tmp_path).opened():
+        assert left(tmp_path) == [LOCK, MARKER]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mecoq_faiss.backbone.network import Backbone
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
 from mecoq_faiss.training.fit import check_out, fit_run
@@ -89,3 +90,13 @@ def test_a_state_of_another_model_is_named(source: FeatureSource, tmp_path: Path
     ):
         fit_run(source, tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["hidden"] == 8
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_the_network_is_compiled_when_asked(
+    compile: bool, source: FeatureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Backbone] = []
+    monkeypatch.setattr(Backbone, "compile_net", lambda self: called.append(self))
+    model = fit_run(source, tmp_path / "run", MODEL, replace(TRAIN, compile=compile))
+    assert called == ([model.backbone] if compile else [])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.jobs.export_index import export_index
 from mecoq_faiss.jobs.train import train
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.run_folder import RunFolder, load_model
@@ -115,6 +116,12 @@ def test_damage_is_named_in_one_line_and_nothing_is_changed(
     message = str(error.value)
     assert "\n" not in message and len(message) < 500
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+
+def test_an_encoder_is_no_run(features: Path, whole: Path, tmp_path: Path) -> None:
+    export_index(whole, features, tmp_path / "bundle")
+    with pytest.raises(ValueError, match=r"config\.json has no training settings: give a folder that train made"):
+        RunFolder(tmp_path / "bundle" / "encoder").read_config()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "split.json"])

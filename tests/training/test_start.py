@@ -14,6 +14,7 @@ from PIL import Image
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.training import start
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs
 from mecoq_faiss.training.start import (
     batch_size,
@@ -157,3 +158,14 @@ def test_features_of_the_backbone_that_are_not_finite(flat: FeatureSource, monke
     monkeypatch.setattr(model, "features", lambda x: x * float("inf"))
     with pytest.raises(ValueError, match="features hold NaN or infinity"):
         prepare(model, make_pairs(flat, model, TrainConfig(batch_size=4), "cpu"), "data")
+
+
+def test_no_more_examples_are_looked_at_than_needed(flat: FeatureSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 in batches of 4, the first 8: two of the model's calls."""
+    model = MeCoQ(replace(fit_to_source(PIXELS, flat), standardize=True))
+    pairs = make_pairs(flat, model, TrainConfig(batch_size=4), "cpu")
+    first = torch.cat([x for _, x in zip(range(2), pairs.examples(), strict=False)])
+    monkeypatch.setattr(start, "PREPARE_ROWS", len(first))
+    prepare(model, pairs, "random")
+    torch.testing.assert_close(model.standardize(first).mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    assert model.standardize(torch.from_numpy(flat.vectors(slice(None)))).mean(0).abs().max() > 0.01
