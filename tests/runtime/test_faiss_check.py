@@ -118,7 +118,7 @@ def test_simd_level_is_named():
 
 
 def test_the_instruction_set_of_a_faiss_that_was_built_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAISS before 1.13 has no SIMDConfig."""
+    """An older one, without SIMDConfig."""
     old = types.SimpleNamespace(get_compile_options=lambda: "OPTIMIZE AVX2 ")
     monkeypatch.setattr(faiss_check, "import_module", lambda name: old)
     assert faiss_check.simd_level() == "OPTIMIZE AVX2"
