@@ -72,3 +72,7 @@ def run() -> None:
     keep_freed_memory()
     wait_passively()  # before a command imports torch
     main()
+
+
+if __name__ == "__main__":  # python -m mecoq_faiss_cli.main, as launchers of several processes call it
+    run()

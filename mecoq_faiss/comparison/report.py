@@ -160,6 +160,8 @@ def _pictures(data: CompareData, contenders: Sequence[Contender]) -> list[dict[s
         for contender, I in found:
             pictures = []
             for item in I[number]:
+                if item < 0:  # FastScan never finds a code of the lowest score that there is
+                    continue
                 mark = ""
                 if labels_q is not None and labels_db is not None:
                     hit = bool(np.any(np.logical_and(labels_q[row], labels_db[item]))) if labels_q.ndim == 2 else (
