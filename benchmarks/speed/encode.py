@@ -19,7 +19,7 @@ import torch
 from benchmarks.speed.madeup import jpegs
 from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, encode
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import ImageSource, decode_image, open_source
 from mecoq_faiss.data.views import fixed_view, to_float
 from mecoq_faiss.index import build_index
@@ -30,7 +30,7 @@ BATCHES = (1, 4, 16, 64, 256)
 
 
 @torch.inference_mode()
-def bare(encoder: Encoder, images: int, batch: int = BATCH) -> None:
+def bare(encoder: Encoder, images: int, batch: int = ENCODE_BATCH) -> None:
     """The backbone alone on `images` float images that are there already."""
     size = encoder.model.config.image_size
     x = torch.rand(batch, 3, size, size, device=encoder.device)

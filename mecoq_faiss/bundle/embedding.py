@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.runtime.progress import progress
@@ -17,7 +17,7 @@ from mecoq_faiss.storage.checksum import checksum
 def embed_source(encoder: Encoder, source: Source, *, workers: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """All of a small source at once, e.g. queries: embeddings (n, D) float32 and the readable rows (n,) int64."""
     check_fits(encoder, source)
-    num_batches = -(-len(source) // BATCH)
+    num_batches = -(-len(source) // ENCODE_BATCH)
     shown = progress(embed_batches(encoder, source, 0, workers), total=num_batches, label="queries", unit="batches")
     rows, z = zip(*shown, strict=True)
     if not sum(map(len, rows)):
@@ -42,14 +42,14 @@ def check_fits(encoder: Encoder, source: Source) -> None:
 def embed_batches(
     encoder: Encoder, source: Source, start: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, z) of each batch of BATCH rows from batch `start` on; unreadable rows are left out after the forward."""
-    starts = range(start * BATCH, len(source), BATCH)
+    """(rows, z) of each ENCODE_BATCH rows from batch `start` on; unreadable rows are left out after the forward."""
+    starts = range(start * ENCODE_BATCH, len(source), ENCODE_BATCH)
     if isinstance(source, FeatureSource):
         for first in starts:
-            x = source.vectors(slice(first, first + BATCH))
+            x = source.vectors(slice(first, first + ENCODE_BATCH))
             yield np.arange(first, first + len(x)), encoder.encode_batch(torch.from_numpy(x))
         return
-    items = [[(row, ()) for row in range(first, min(first + BATCH, len(source)))] for first in starts]
+    items = [[(row, ()) for row in range(first, min(first + ENCODE_BATCH, len(source)))] for first in starts]
     loader = ImageLoader(source, encoder.model.config.image_size, workers=workers)
     for batch in loader.batches(items):
         z = encoder.encode_batch(batch.images[:, 0])

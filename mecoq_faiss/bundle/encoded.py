@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
@@ -63,9 +63,9 @@ def encode_source(
         for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
             yield _arrays(source, rows, encoder.codes(z), z, embeddings)
 
-    num_batches = -(-len(source) // BATCH)
+    num_batches = -(-len(source) // ENCODE_BATCH)
     attributes = {"class_names": list(source.class_names), "D": encoder.d, "nbits": encoder.model.config.nbits}
-    write_in_shards(out, batches, num_batches, SHARD_ROWS // BATCH, key, attributes, require="codes")
+    write_in_shards(out, batches, num_batches, SHARD_ROWS // ENCODE_BATCH, key, attributes, require="codes")
     n = len(map_array(out, "ids"))
     if n < len(source):
         logger.warning("%d of %d images cannot be read", len(source) - n, len(source))

@@ -21,7 +21,7 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.training.run_folder import RunFolder, load_model
 
-BATCH = 64  # fixed: features differ in the last bits between batch sizes
+ENCODE_BATCH = 64  # fixed: features differ in the last bits between batch sizes
 
 
 class Encoder:
@@ -72,7 +72,7 @@ class Encoder:
             return self.encode_batch(_to_features(images, self.model.backbone.feature_dim))
         size = self.model.config.image_size
         items = list(_each_image(images))
-        batches = (items[i : i + BATCH] for i in range(0, len(items), BATCH))
+        batches = (items[i : i + ENCODE_BATCH] for i in range(0, len(items), ENCODE_BATCH))
         done = [self.encode_batch(torch.stack([fixed_view(_open(item, size), size) for item in b])) for b in batches]
         return np.concatenate(done) if done else np.empty((0, self.d), np.float32)
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import torch
 
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
 from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
 from mecoq_faiss.index.codes import decode_codes
@@ -55,7 +55,7 @@ def encode_again(encoder: Encoder, source: Source, encoded: str) -> tuple[np.nda
     `encoded` is the file, whose `ids` are rows of `source`.
     """
     with h5py.File(encoded) as file:
-        ids = file["ids"][:BATCH]
+        ids = file["ids"][:ENCODE_BATCH]
     if isinstance(source, FeatureSource):
         z = encoder.encode(source.vectors(ids))
     else:

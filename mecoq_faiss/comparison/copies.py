@@ -15,7 +15,7 @@ from mecoq_faiss.data.views import apply_color, view_spec
 from mecoq_faiss.model import MeCoQ
 
 SEED = 0
-FEWEST = 100  # images worth measuring on
+FEWEST_COPIES = 100  # images worth measuring on
 MOST = 500
 NEW_VIEWS = 1 << 20  # view numbers that training never draws
 
@@ -26,11 +26,11 @@ def choose_rows(n: int, seen: NDArray[np.bool_] | None, rng: np.random.Generator
     Args:
         n: images of the database.
         seen: (n,) which were trained on, or None where that is not known. The others are taken where they are at least
-            FEWEST: a model finds copies of what it was trained on more easily.
+            FEWEST_COPIES: a model finds copies of what it was trained on more easily.
         rng: draws them.
     """
     pool = np.arange(n)
-    if seen is not None and np.count_nonzero(~seen) >= FEWEST:
+    if seen is not None and np.count_nonzero(~seen) >= FEWEST_COPIES:
         pool = np.flatnonzero(~seen)
     rows = np.sort(rng.choice(pool, min(MOST, len(pool)), replace=False))
     if seen is None:

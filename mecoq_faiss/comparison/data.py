@@ -15,7 +15,7 @@ from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.baselines.baseline import Baseline
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoder import Encoder
-from mecoq_faiss.comparison.copies import FEWEST, choose_rows, copy_features
+from mecoq_faiss.comparison.copies import FEWEST_COPIES, choose_rows, copy_features
 from mecoq_faiss.comparison.figures import NEIGHBORS, Task
 from mecoq_faiss.config import K_MAP, TrainConfig
 from mecoq_faiss.data.sources import ImageSource, Source, as_source, open_source
@@ -80,8 +80,8 @@ def load_data(
     q, db = q.subset(rows_q), db.subset(rows_db)
     n = len(db)
     k = min(K_MAP, n) if k is None else k
-    if n < FEWEST or not 1 <= k <= n:
-        raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST} images and k <= {n}")
+    if n < FEWEST_COPIES or not 1 <= k <= n:
+        raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST_COPIES} and k <= {n}")
 
     train_source, note = recorded_training(run)
     rng = np.random.default_rng(SEED)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mecoq_faiss.comparison.contenders import Contender
-from mecoq_faiss.evaluation import FIRST, evaluate_search, neighbor_recall
+from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search, neighbor_recall
 from mecoq_faiss.index.tuner import one_thread
 
 NEIGHBORS = 10
@@ -46,7 +46,7 @@ class Task:
     def measures(self) -> dict[str, str]:
         """The figures that a verdict looks at, by their key in `quality`, with their names; the deciding one first."""
         if self.labels_q is not None:
-            precision = {f"precision_at_{n}": f"precision@{n}" for n in FIRST if n <= self.k}
+            precision = {f"precision_at_{n}": f"precision@{n}" for n in FIRST_RANKS if n <= self.k}
             return {"map": f"MAP@{self.k}"} | precision
         neighbors = {"neighbours": f"recall@{NEIGHBORS} of the nearest {NEIGHBORS} by uncompressed features"}
         if self.views is None:

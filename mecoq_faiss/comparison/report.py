@@ -15,7 +15,7 @@ from mecoq_faiss.comparison.contenders import Contender
 from mecoq_faiss.comparison.data import CompareData
 from mecoq_faiss.comparison.plots import bars, lines
 from mecoq_faiss.data.sources import ImageSource
-from mecoq_faiss.evaluation import FIRST
+from mecoq_faiss.evaluation import FIRST_RANKS
 from mecoq_faiss.storage.files import write_text
 
 try:
@@ -77,7 +77,7 @@ def _cells(report: dict[str, Any], m: dict[str, Any]) -> dict[str, str]:
 
 def beside(method: dict[str, Any]) -> dict[str, float]:
     """What stands beside the score of a method of report.json, by its name in a table."""
-    names = {"map_all": "all relevant", **{f"precision_at_{n}": f"P@{n}" for n in FIRST}}
+    names = {"map_all": "all relevant", **{f"precision_at_{n}": f"P@{n}" for n in FIRST_RANKS}}
     if "same_image" in method["quality"]:
         names["neighbours"] = "neighbours"
     return {name: method["quality"][key] for key, name in names.items() if key in method["quality"]}

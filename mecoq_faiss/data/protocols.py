@@ -14,7 +14,7 @@ import numpy as np
 from mecoq_faiss.data.cifar10_batches import read_cifar10_batches
 from mecoq_faiss.data.stores import ArrayStore, FolderStore, ImageStore, TarStore, scan_folder
 
-SEED = 0
+PROTOCOL_SEED = 0
 SPLITS = ("train", "queries", "database")
 
 # What ROOT must hold, by protocol; None where the protocol brings its own images.
@@ -80,7 +80,7 @@ def digits(*, queries: int = 297) -> Benchmark:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), 0..16 to 0..255
     labels = bunch.target.astype(np.int64)
     names = tuple(f"digits/{i:04d}-{label}.png" for i, label in enumerate(labels))
-    order = np.random.default_rng(SEED).permutation(len(names))
+    order = np.random.default_rng(PROTOCOL_SEED).permutation(len(names))
     chosen, rest = np.sort(order[:queries]), np.sort(order[queries:])
     splits = {"train": rest, "queries": chosen, "database": rest}
     return Benchmark(ArrayStore(names, pixels), labels, tuple("0123456789"), splits)
@@ -102,7 +102,7 @@ def cifar10(root: Path, *, drawn: int | None = 500, train_images: int = 5000, te
     if not inside.all():
         raise _WrongLayout(f"{store.names[int(np.argmin(inside))]} lies in neither train/CLASS/ nor test/CLASS/")
     class_names, labels = np.unique(folder, return_inverse=True)
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(PROTOCOL_SEED)
     train = []
     for label, class_name in enumerate(class_names):
         for part, wanted in (("train", train_images), ("test", test_images)):
@@ -143,7 +143,7 @@ def flickr25k(root: Path, *, queries: int = 2000, train: int = 5000, topics: int
             if not number.isdecimal() or int(number) not in row_of:
                 raise ValueError(f"{file}: {number!r} is not the number of an image in {folder}; get a whole copy")
             labels[row_of[int(number)], topic] = 1
-    order = np.random.default_rng(SEED).permutation(len(names))
+    order = np.random.default_rng(PROTOCOL_SEED).permutation(len(names))
     splits = {
         "train": np.sort(order[queries : queries + train]),
         "queries": np.sort(order[:queries]),
@@ -172,7 +172,7 @@ def nuswide(root: Path, *, queries: int = 100, concepts: int = 21) -> Benchmark:
             f"{folder}: {len(missing)} of {len(names)} images missing, first {missing[0]}; get a whole copy"
         )
     class_names = tuple(files[j].stem.removeprefix("Labels_") for j in frequent)
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(PROTOCOL_SEED)
     free = np.ones(len(names), bool)
     for concept, class_name in enumerate(class_names):
         pool = np.flatnonzero(free & (labels[:, concept] == 1))

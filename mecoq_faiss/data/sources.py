@@ -14,7 +14,7 @@ from PIL import Image
 
 from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_features
 from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
-from mecoq_faiss.data.protocols import PROTOCOLS, SEED, SPLITS, open_protocol
+from mecoq_faiss.data.protocols import PROTOCOL_SEED, PROTOCOLS, SPLITS, open_protocol
 from mecoq_faiss.data.stores import TAR_TYPES, ImageStore, TarStore, scan_folder
 from mecoq_faiss.runtime.suggest import did_you_mean
 
@@ -139,7 +139,7 @@ def _protocol_source(text: str, name: str, root: Path | None, split: str) -> Ima
     benchmark = open_protocol(name, root)
     rows = benchmark.splits[split]
     paths = tuple(benchmark.store.names[row] for row in rows)
-    protocol = {"name": name, "split": split, "seed": SEED}
+    protocol = {"name": name, "split": split, "seed": PROTOCOL_SEED}
     return ImageSource(text, paths, benchmark.labels[rows], benchmark.class_names, protocol, benchmark.store, rows)
 
 

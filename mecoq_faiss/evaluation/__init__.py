@@ -1,7 +1,7 @@
 """Rank quality: MAP, precision, recall, ties, relevance; numpy in, numpy out."""
 
 from mecoq_faiss.evaluation.metrics import (
-    FIRST,
+    FIRST_RANKS,
     average_precision,
     count_relevant,
     evaluate_neighbors,
@@ -15,7 +15,7 @@ from mecoq_faiss.evaluation.metrics import (
 )
 
 __all__ = [
-    "FIRST",
+    "FIRST_RANKS",
     "average_precision",
     "count_relevant",
     "evaluate_neighbors",

@@ -23,7 +23,7 @@ from mecoq_faiss.evaluation.ties import (
     tie_groups,
 )
 
-FIRST = (1, 10, 100)
+FIRST_RANKS = (1, 10, 100)
 """Numbers of first results whose precision `evaluate_search` tells beside MAP."""
 
 
@@ -189,7 +189,7 @@ def evaluate_search(index: Any, xq: NDArray[Any], labels_q: ArrayLike, labels_db
     total = match.counts()
     ap, sums = np.empty(nq), np.empty(nq)
     curves = np.zeros((2, min(k, index.ntotal)))
-    first = {n: np.empty(nq) for n in FIRST if n <= min(k, index.ntotal)}
+    first = {n: np.empty(nq) for n in FIRST_RANKS if n <= min(k, index.ntotal)}
     for ranks in rank_all(index, xq, k, match):
         groups = _groups(ranks)
         ap[ranks.queries] = expected_average_precision(groups)

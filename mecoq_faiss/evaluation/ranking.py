@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Relevant = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """(queries (b,), I (b, w)) -> bool (b, w): whether each item found is relevant to its query; -1 never is."""
 
-CELLS = 1 << 20
+MOST_CELLS = 1 << 20
 """Results held at once: about 100 bytes each, with what the metrics need."""
 
 
@@ -47,7 +47,7 @@ def rank_all(index: Any, xq: NDArray[Any], k: int, relevant: Relevant) -> Iterat
         raise ValueError(f"k={k} of an index of {index.ntotal} items: want k >= 1 and an index that is not empty")
     k = min(k, index.ntotal)
     depth = k if depends_on_k(index) else min(k + max(32, k // 16), index.ntotal)
-    for queries in _parts(np.arange(len(xq)), CELLS // depth):
+    for queries in _parts(np.arange(len(xq)), MOST_CELLS // depth):
         yield _rank(index, xq, queries, k, depth, relevant)
 
 
@@ -85,11 +85,11 @@ def _rank(index: Any, xq: NDArray[Any], queries: NDArray[np.int64], k: int, dept
         return ranks
     unseen = np.flatnonzero(tied[:, -1] & (I[:, -1] >= 0) & (depth < index.ntotal))
     if isinstance(index, faiss.IndexBinaryFlat | faiss.IndexBinaryIVF):
-        for part in _parts(unseen, 32 * CELLS // index.ntotal):
+        for part in _parts(unseen, 32 * MOST_CELLS // index.ntotal):
             _count_ties(index, xq, ranks, part, relevant)
         return ranks
     depth = min(4 * depth, index.ntotal)
-    for part in _parts(unseen, CELLS // depth):
+    for part in _parts(unseen, MOST_CELLS // depth):
         for mine, deeper in zip(ranks, _rank(index, xq, queries[part], k, depth, relevant), strict=True):
             mine[part] = deeper
     return ranks

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 NORM_TOLERANCE = 1e-4
-BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
+CODE_BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
 
 
 def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
@@ -42,7 +42,7 @@ def check_codes(codes: np.ndarray, M: int, K: int) -> int:
     return len(codes)
 
 
-def code_blocks(codes: np.ndarray, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
+def code_blocks(codes: np.ndarray, size: int = CODE_BLOCK) -> Iterator[tuple[int, np.ndarray]]:
     """Rows of codes, `size` at a time: (number of the first, block)."""
     for start in range(0, len(codes), size):
         yield start, codes[start : start + size]

@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mecoq_faiss.index.codes import BLOCK, code_blocks, decode_codes, pack_codes
+from mecoq_faiss.index.codes import CODE_BLOCK, code_blocks, decode_codes, pack_codes
 from mecoq_faiss.index.exhaustive import disown, fastscan, pq, set_codebooks
 
 SAMPLE_BYTES = 1 << 27  # of decoded codes for k-means, or as much as the index takes where that is more
@@ -49,7 +49,7 @@ def ivfpq_fastscan(
     index.nprobe = nprobe
     lists = _assign(index.quantizer, codebooks, codes)
     sizes = np.bincount(lists, minlength=nlist)
-    group = np.cumsum(sizes) // max(BLOCK, len(codes) // GROUPS)
+    group = np.cumsum(sizes) // max(CODE_BLOCK, len(codes) // GROUPS)
     for first, last in pairwise([*np.unique(group, return_index=True)[1].tolist(), nlist]):
         rows, of_rows = _codes_of(lists, codes, first, last)
         _fill_blocks(index, codebooks, range(first, last), sizes, rows, of_rows)

@@ -14,7 +14,7 @@ from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, pinned, read_items
 from mecoq_faiss.config import K_MAP
 from mecoq_faiss.data.sources import Source, as_source
-from mecoq_faiss.evaluation import FIRST, evaluate_search
+from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
 from mecoq_faiss.index.file import load_index
@@ -82,7 +82,7 @@ def evaluate(
     return {
         "map": found["map"],
         "map_all": found["map_all"],
-        **{name: float(found[name].mean()) for n in FIRST if (name := f"precision_at_{n}") in found},
+        **{name: float(found[name].mean()) for n in FIRST_RANKS if (name := f"precision_at_{n}") in found},
         "k": k,
         "queries": len(rows),
         "items": len(items["codes"]),

@@ -18,7 +18,7 @@ from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
-from mecoq_faiss.training.trainer import NO_IMAGE
+from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 
 logger = logging.getLogger("mecoq_faiss")
 PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
@@ -134,7 +134,7 @@ def prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
             break
     features = torch.cat(drawn)  # (n, F)
     if not len(features):
-        raise ValueError(NO_IMAGE)
+        raise ValueError(NO_READABLE_IMAGE)
     if not features.isfinite().all():
         raise ValueError("the backbone's features hold NaN or infinity: check its weights, or try --no-view-cache")
     if isinstance(model.standardize, Standardize):

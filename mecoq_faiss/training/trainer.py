@@ -17,7 +17,7 @@ from mecoq_faiss.training.pairs import Pairs
 
 FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often; always before a checkpoint
 MEND = "train anew with a lower lr, or look for broken features in the data"
-NO_IMAGE = "no image of the training data can be read: give images that open in a viewer"
+NO_READABLE_IMAGE = "no image of the training data can be read: give images that open in a viewer"
 
 
 class TrainingError(RuntimeError):
@@ -146,7 +146,7 @@ class Trainer:
                 )
         self._flush(pending)
         if not images and start_step < self.pairs.steps_per_epoch:
-            raise ValueError(NO_IMAGE)
+            raise ValueError(NO_READABLE_IMAGE)
         if not all(torch.stack(p.aminmax()).isfinite().all() for p in self._parameters):
             raise TrainingError(f"a weight became infinite or NaN in epoch {epoch}: {MEND}")
         rate = images / max(1e-9, time.monotonic() - started)

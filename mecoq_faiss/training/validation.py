@@ -11,7 +11,7 @@ from mecoq_faiss.config import K_MAP, TrainConfig
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.evaluation import average_precision, is_relevant, precision_at
-from mecoq_faiss.evaluation.ranking import CELLS, search
+from mecoq_faiss.evaluation.ranking import MOST_CELLS, search
 from mecoq_faiss.index import build_index
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import random_state_kept
@@ -82,7 +82,7 @@ class Validation:
         D, I = without_self(*search(build_index(codebooks, codes), xq, len(xq)))
         n = len(I)
         labels = None if self.source.labels is None else self.source.labels[rows]
-        parts = np.array_split(np.arange(n), -(-n * n // CELLS))
+        parts = np.array_split(np.arange(n), -(-n * n // MOST_CELLS))
         if labels is None:
             near, found = neighbors(features), 0.0
             for part in parts:

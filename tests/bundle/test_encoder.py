@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mecoq_faiss import MeCoQ, ModelConfig, load_encoder
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.images import UnreadableImage
 from mecoq_faiss.data.views import fixed_view, to_float
 from mecoq_faiss.quantizer import SoftProductQuantizer
@@ -79,7 +79,7 @@ def test_it_is_the_model_with_segments_of_norm_1(encoder: Encoder, pixels: np.nd
 
 
 def test_more_than_a_batch_and_none(encoder: Encoder, pixels: np.ndarray) -> None:
-    many = [pixels[i % 3] for i in range(2 * BATCH + 1)]
+    many = [pixels[i % 3] for i in range(2 * ENCODE_BATCH + 1)]
     z = encoder.encode(many)
     np.testing.assert_allclose(z, encoder.encode(pixels)[np.arange(len(many)) % 3], atol=1e-6)
     assert encoder.encode([]).shape == (0, 8)

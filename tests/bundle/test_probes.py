@@ -12,7 +12,7 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.bundle import probes
 from mecoq_faiss.bundle.encoded import encode_source
-from mecoq_faiss.bundle.encoder import BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.bundle.probes import QUERIES, encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
@@ -111,8 +111,8 @@ def test_images_encoded_again_have_their_codes(encoder: Encoder, photos: Path, t
     rows, codes = encode_again(encoder, source, str(tmp_path / "codes.h5"))
     with h5py.File(tmp_path / "codes.h5") as file:
         assert len(file["codes"]) == 129 and 3 not in file["ids"][:]
-        np.testing.assert_array_equal(codes, file["codes"][:BATCH])
-    assert rows.tolist() == list(range(BATCH))
+        np.testing.assert_array_equal(codes, file["codes"][:ENCODE_BATCH])
+    assert rows.tolist() == list(range(ENCODE_BATCH))
 
 
 def test_features_encoded_again_have_their_codes(of_features: Encoder, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.comparison.copies import FEWEST, MOST, NEW_VIEWS, SEED, choose_rows, copy_features
+from mecoq_faiss.comparison.copies import FEWEST_COPIES, MOST, NEW_VIEWS, SEED, choose_rows, copy_features
 from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import apply_color, crop, draw_view, view_spec
 
@@ -30,7 +30,7 @@ def test_rows_where_it_is_not_known_what_was_trained_on(n: int, count: int) -> N
 
 def test_rows_that_were_not_trained_on_are_taken_where_they_are_enough() -> None:
     seen = np.ones(1000, dtype=bool)
-    seen[rng().permutation(1000)[:FEWEST]] = False
+    seen[rng().permutation(1000)[:FEWEST_COPIES]] = False
     rows, note = choose_rows(1000, seen, rng())
     np.testing.assert_array_equal(rows, np.flatnonzero(~seen))
     assert note == "altered copies of 100 images of the database; the model was not trained on them"

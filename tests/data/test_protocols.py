@@ -183,5 +183,5 @@ def test_splits_rise_and_are_drawn_alike_each_time(tmp_path):
     for rows in splits.values():
         assert rows == sorted(set(rows))
     assert protocols.open_protocol("digits", None).splits["queries"].tolist() == sorted(
-        np.random.default_rng(protocols.SEED).permutation(1797)[:297].tolist()
+        np.random.default_rng(protocols.PROTOCOL_SEED).permutation(1797)[:297].tolist()
     )

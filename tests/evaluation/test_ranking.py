@@ -22,11 +22,11 @@ from mecoq_faiss.index import build_index
 from tests.evaluation.truth import INDEXES, ap_loop, collection, refined_codes
 
 
-@pytest.mark.parametrize("cells", [ranking.CELLS, 2000])
+@pytest.mark.parametrize("cells", [ranking.MOST_CELLS, 2000])
 @pytest.mark.parametrize("kind", INDEXES)
 @pytest.mark.parametrize("k", [1, 50, 1000])
 def test_database_order_does_not_matter(kind, k, cells, monkeypatch):
-    monkeypatch.setattr(ranking, "CELLS", cells)  # many small batches
+    monkeypatch.setattr(ranking, "MOST_CELLS", cells)  # many small batches
     xb, xq, labels, labels_q, index = collection(kind)
     results = []
     for order in (np.arange(len(xb)), np.arange(len(xb))[::-1], np.random.default_rng(1).permutation(len(xb))):
@@ -127,7 +127,7 @@ def test_a_tie_group_is_seen_to_its_end_however_large():
 
 
 def test_batches_are_in_the_queries_order(monkeypatch):
-    monkeypatch.setattr(ranking, "CELLS", 100)
+    monkeypatch.setattr(ranking, "MOST_CELLS", 100)
     xq = np.arange(10, dtype=np.float32)[:, None]
     batches = list(ranking.rank_all(one_dimensional(list(range(60))), xq, 3, by_position([])))
     assert [ranks.queries.tolist() for ranks in batches] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]

@@ -8,7 +8,7 @@ import pytest
 
 from mecoq_faiss.index import build_index, pair_codebooks
 from mecoq_faiss.index.codes import (
-    BLOCK,
+    CODE_BLOCK,
     NORM_TOLERANCE,
     check_codebooks,
     check_codes,
@@ -73,8 +73,8 @@ def test_checks_give_the_sizes():
 
 
 def test_the_largest_code_is_found_in_any_block():
-    codes = np.zeros((2 * BLOCK + 1, 1), np.uint8)
+    codes = np.zeros((2 * CODE_BLOCK + 1, 1), np.uint8)
     codes[-1] = 16
     with pytest.raises(ValueError, match="codes reach 16, but a codebook has K=16"):
         check_codes(codes, 1, 16)
-    assert check_codes(codes, 1, 32) == 2 * BLOCK + 1
+    assert check_codes(codes, 1, 32) == 2 * CODE_BLOCK + 1

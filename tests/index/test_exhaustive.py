@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mecoq_faiss.index import build_index
-from mecoq_faiss.index.codes import BLOCK, pack_codes
+from mecoq_faiss.index.codes import CODE_BLOCK, pack_codes
 from mecoq_faiss.index.exhaustive import fastscan, pq, pq_fastscan, refined
 from tests.index.truth import arrays, brute_force, table_rounding
 
 
-@pytest.mark.parametrize(("n", "M", "K"), [(77, 3, 8), (77, 4, 16), (BLOCK + 3, 2, 256)])
+@pytest.mark.parametrize(("n", "M", "K"), [(77, 3, 8), (77, 4, 16), (CODE_BLOCK + 3, 2, 256)])
 def test_pq_holds_the_codebooks_and_the_packed_codes(n, M, K):
     codebooks, codes, _ = arrays(n, M, K)
     index = pq(codebooks, codes)
@@ -24,7 +24,7 @@ def test_pq_holds_the_codebooks_and_the_packed_codes(n, M, K):
     np.testing.assert_array_equal(faiss.vector_to_array(index.pq.centroids), codebooks.ravel())
 
 
-@pytest.mark.parametrize(("n", "M"), [(1, 3), (64, 4), (1001, 5), (2 * BLOCK + 33, 3)])
+@pytest.mark.parametrize(("n", "M"), [(1, 3), (64, 4), (1001, 5), (2 * CODE_BLOCK + 33, 3)])
 def test_fastscan_made_in_pieces_is_that_of_faiss(n, M):
     codebooks, codes, _ = arrays(n, M, 16)
     ours, of_faiss = pq_fastscan(codebooks, codes), faiss.IndexPQFastScan(pq(codebooks, codes))
