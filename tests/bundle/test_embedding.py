@@ -22,7 +22,7 @@ BROKEN = 17
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "BATCH", 16)
+    monkeypatch.setattr(embedding, "ENCODE_BATCH", 16)
 
 
 def encoder_of(config: ModelConfig) -> Encoder:

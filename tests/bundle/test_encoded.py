@@ -24,7 +24,7 @@ N = 50
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes that do not divide: 8 rows a batch, 2 batches a shard."""
     for module in (embedding, encoded):
-        monkeypatch.setattr(module, "BATCH", 8)
+        monkeypatch.setattr(module, "ENCODE_BATCH", 8)
     monkeypatch.setattr(encoded, "SHARD_ROWS", 16)
 
 

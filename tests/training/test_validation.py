@@ -113,7 +113,7 @@ def by_labels(ranked: list[list[int]], share: Any, k: int) -> dict[str, float]:
 @pytest.mark.parametrize("several", [False, True])
 def test_map_and_precision_by_loops(k: int, several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "K_MAP", k)
-    monkeypatch.setattr(module, "CELLS", 60 * 13)  # parts that do not divide
+    monkeypatch.setattr(module, "MOST_CELLS", 60 * 13)  # parts that do not divide
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, (60, 5)) if several else rng.integers(0, 4, 60)
     source, model = open_source(feature_file(tmp_path / "x.h5", labels=labels), "queries"), model_of(FEATURES)
@@ -126,7 +126,7 @@ def test_map_and_precision_by_loops(k: int, several: bool, tmp_path: Path, monke
 
 
 def test_recall_of_neighbors_by_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CELLS", 60 * 13)
+    monkeypatch.setattr(module, "MOST_CELLS", 60 * 13)
     source, model = open_source(feature_file(tmp_path / "x.h5"), "queries"), model_of(FEATURES)
     x = source.vectors(slice(None))  # type: ignore[union-attr]
     fitted(model, torch.from_numpy(x))
