@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mecoq_faiss.runtime.suggest import did_you_mean
+from mecoq_faiss.storage.files import read_small
 
 DEFAULT_BATCH = 512
 RENAMED = {"grey": "gray"}  # settings of version 0.1 -> theirs; saved configurations may hold the old names
+MOST_TOML = 1 << 20  # bytes
+MOST_WEIGHTS = 1 << 31  # in one layer of the projection
 K_MAP, K_RESULTS = 1000, 10  # cut-off of MAP, and results of a search, where none is given; or a smaller whole database
 
 
@@ -71,6 +75,9 @@ class ModelConfig:
         _at_least(self, 1, "image_size", "hidden", "M", "D")
         if self.feature_dim is not None:
             _at_least(self, 1, "feature_dim")
+            _at_most(self, 1 << 24, "feature_dim")
+        _at_most(self, 1 << 14, "image_size")
+        _at_most(self, 1 << 20, "hidden", "M", "D")
         if self.nbits not in (4, 8):
             raise ValueError(f"nbits={self.nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")
         if self.bits % 8:
@@ -82,6 +89,12 @@ class ModelConfig:
         _one_of(self, "projection", ("linear", "mlp"))
         if not self.alpha > 0:
             raise ValueError(f"alpha={self.alpha} must be positive")
+        inputs, widest = max(self.D, self.feature_dim or 1), self.D if self.projection == "linear" else self.hidden
+        if inputs * widest > MOST_WEIGHTS:
+            raise ValueError(
+                f"hidden={self.hidden}, D={self.D}, feature_dim={self.feature_dim}: a layer of more than "
+                f"{MOST_WEIGHTS:,} weights; choose smaller ones"
+            )
 
 
 @dataclass(frozen=True)
@@ -174,8 +187,9 @@ class TrainConfig:
         )
         _at_least(self, 0, "backbone_lr_scale", "codebook_lr_scale", "final_lr_scale")
         _at_least(self, -1, "workers")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed={self.seed} must be below 2**63")
+        _at_most(self, 1 << 12, "workers")
+        _at_most(self, 2**31 - 1, "epochs", "warmup_epochs", "memory_start_epoch", "memory_size")
+        _at_most(self, 2**31 - 1, "batch_size", "cached_views", "micro_batch")
         _one_of(self, "optimizer", ("adam", "sgd"))
         _one_of(self, "memory_kind", ("soft", "feature", "hard"))
         _one_of(self, "codebook_init", ("random", "data"))
@@ -205,7 +219,7 @@ def _check_types(config: Config) -> None:
         name, value, default = field.name, getattr(config, field.name), field.default
         if isinstance(default, tuple):
             if not isinstance(value, list | tuple) or len(value) != len(default):
-                raise ValueError(f"{name}={value!r} must be {len(default)} numbers")
+                raise ValueError(f"{name}={reprlib.repr(value)} must be {len(default)} numbers")
             value = tuple(_as_type(name, part, float) for part in value)
         elif default is not None:
             value = _as_type(name, value, type(default))
@@ -215,10 +229,13 @@ def _check_types(config: Config) -> None:
 
 
 def _as_type(name: str, value: Any, expected: type) -> Any:
+    if type(value) is int and value.bit_length() > 63:
+        shown = value if value.bit_length() <= 128 else f"(a number of {value.bit_length()} bits)"
+        raise ValueError(f"{name}={shown} must be below 2**63, and above -2**63")
     if expected is float and type(value) is int:
         value = float(value)
     if type(value) is not expected:
-        raise ValueError(f"{name}={value!r} must be of type {expected.__name__}")
+        raise ValueError(f"{name}={reprlib.repr(value)} must be of type {expected.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name}={value} must be a finite number")
     return value
@@ -230,9 +247,15 @@ def _at_least(config: Config, low: int, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)} must be at least {low}")
 
 
+def _at_most(config: Config, high: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) > high:
+            raise ValueError(f"{name}={getattr(config, name)} must be at most {high}")
+
+
 def _one_of(config: Config, name: str, choices: tuple[str, ...]) -> None:
     if getattr(config, name) not in choices:
-        raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(choices)}")
+        raise ValueError(f"{name}={reprlib.repr(getattr(config, name))}: choose one of {', '.join(choices)}")
 
 
 def code_shape(bits: int, nbits: int) -> int:
@@ -260,15 +283,14 @@ def make_configs(**settings: Any) -> tuple[ModelConfig, TrainConfig]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Flat settings of a TOML file; tables such as [model] and [train] are only headings."""
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
-    except ValueError as error:  # bad TOML, or not UTF-8
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        content = tomllib.loads(read_small(path, MOST_TOML).decode())
+    except (ValueError, RecursionError) as error:  # bad TOML, not UTF-8, or too large
+        raise ValueError(f"{path} is not valid TOML: {_in_one_line(error)}") from error
     settings: dict[str, Any] = {}
     for key, value in content.items():
         for name, setting in value.items() if isinstance(value, dict) else [(key, value)]:
             if name in settings:
-                raise ValueError(f"{path} sets {name} twice: keep one")
+                raise ValueError(f"{path} sets {_in_one_line(name)} twice: keep one")
             settings[name] = setting
     return current_names(settings)
 
@@ -292,6 +314,10 @@ def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
         content = json.loads(text)
         model = ModelConfig(**content["model"])
         train = TrainConfig(**current_names(content["train"])) if "train" in content else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{origin} is damaged or of another version: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{origin} is damaged or of another version: {_in_one_line(error)}") from error
     return model, train
+
+
+def _in_one_line(said: object) -> str:
+    return " ".join(str(said).split())[:300]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -42,6 +43,12 @@ def refused(cls, text: str, settings: dict) -> None:
         ({"D": True}, "of type int"),
         ({"backbone": 5}, "of type str"),
         ({"freeze_codebooks": 1}, "of type bool"),
+        ({"D": 2**63}, "below 2**63"),
+        ({"M": -(2**64)}, "below 2**63"),
+        ({"alpha": 2**63}, "below 2**63"),
+        ({"image_size": 2**14 + 1}, "at most 16384"),
+        *(({name: 2**20 + 1}, "at most 1048576") for name in ("hidden", "D", "M")),
+        ({"hidden": 2**20, "D": 2**12}, "more than 2,147,483,648 weights"),
     ],
 )
 def test_model_bounds(settings, text):
@@ -80,6 +87,9 @@ def test_model_bounds(settings, text):
         ({"lr": float("inf")}, "finite"),
         ({"lr": "1e-3"}, "of type float"),
         ({"view_cache": "no"}, "of type bool"),
+        ({"lr": 2**63}, "below 2**63"),
+        ({"workers": 4097}, "at most 4096"),
+        *(({name: 2**31}, "at most 2147483647") for name in ("epochs", "batch_size", "memory_size", "cached_views")),
     ],
 )
 def test_train_bounds(settings, text):
@@ -140,11 +150,20 @@ def test_json_round_trip():
         '{"model": {"D": 30}}',
         '{"model": {"newer": 1}}',
         '{"model": {}, "train": []}',
+        "[" * 100_000,
+        '{"model": {"a\\nb": 1}}',
+        '{"model": {"D": 1e999}}',
+        '{"model": {"alpha": NaN}}',
+        '{"model": {"alpha": Infinity}}',
+        '{"model": {"alpha": 1' + "0" * 400 + "}}",
+        '{"model": {"D": 1' + "0" * 5000 + "}}",
+        '{"model": {"backbone": ["' + "x" * 100_000 + '"]}}',
     ],
 )
 def test_damaged_json(text):
-    with pytest.raises(ValueError, match=r"config\.json is damaged or of another version"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged or of another version") as error:
         from_json(text, "run/config.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 def test_toml_tables_are_headings(tmp_path):
@@ -162,13 +181,32 @@ def test_toml_tables_are_headings(tmp_path):
         (b"D = ", "c.toml is not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
         (b"D = 8\n[model]\nD = 16", "sets D twice"),
+        (b'"a\\nb" = 8\n[model]\n"a\\nb" = 16', "sets a b twice"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"D = 1" + b"0" * 5000, "not valid TOML"),
+        (b"#" * 2_000_000, "larger than 1,048,576 bytes"),
     ],
 )
 def test_broken_toml(content, text, tmp_path):
     path = tmp_path / "c.toml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=text) as error:
         read_toml(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["9223372036854775808", "0x" + "f" * 9000, "inf", "nan", "-inf", "1e999"])
+def test_numbers_without_bounds_in_toml(value, tmp_path):
+    (tmp_path / "c.toml").write_text(f"lr = {value}\n")
+    with pytest.raises(ValueError, match=r"^lr=.*(below 2\*\*63|a finite number)") as error:
+        make_configs(**read_toml(tmp_path / "c.toml"))
+    assert len(str(error.value)) < 200
+
+
+def test_a_pipe_instead_of_toml(tmp_path):
+    os.mkfifo(tmp_path / "c.toml")
+    with pytest.raises(OSError, match="Not a regular file"):
+        read_toml(tmp_path / "c.toml")
 
 
 def test_missing_toml(tmp_path):

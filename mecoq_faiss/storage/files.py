@@ -6,14 +6,17 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger("mecoq_faiss")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+SMALL_BYTES = 1 << 24  # more than any file of settings, of a fingerprint or of a key takes
 
 
 class InUseError(OSError):
@@ -26,6 +29,44 @@ class InUseError(OSError):
         ... except InUseError as error:  # another process makes the same bundle
         ...     print(error)
     """
+
+
+def check_regular(path: str | Path) -> None:
+    """OSError unless `path` is a regular file, or a link to one: a FIFO would wait, a device may have no end."""
+    _check_mode(path, os.stat(path).st_mode)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading; anything else is an OSError at once, without waiting."""
+    check_regular(path)  # before it is opened: opening alone moves some devices
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    try:
+        _check_mode(path, os.fstat(file.fileno()).st_mode)  # it may have been exchanged since
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_small(path: str | Path, most: int = SMALL_BYTES) -> bytes:
+    """The bytes of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: missing, or no regular file.
+        ValueError: larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b""
+        if len(content) > most or os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"{os.fspath(path)!r} is larger than {most:,} bytes")
+    return content
+
+
+def _check_mode(path: str | Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
 
 
 @contextmanager
@@ -55,7 +96,10 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         InUseError: another process is inside, and `wait` is False.
+        OSError: something else than a lock's file has its name.
     """
+    with suppress(FileNotFoundError):
+        _check_mode(path, os.lstat(path).st_mode)  # not even a link: the pid would be written over what it means
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
@@ -81,7 +125,7 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
 def _holder(path: str | Path) -> str:
     """The pid in a lock's file, or what to say without one."""
     with suppress(OSError, ValueError):
-        return str(int(Path(path).read_text(encoding="utf-8")))
+        return str(int(read_small(path, 32)))
     return "(unknown)"
 
 
@@ -93,7 +137,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

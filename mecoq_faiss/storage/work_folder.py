@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mecoq_faiss.storage.files import locked, write_text
+from mecoq_faiss.storage.files import locked, read_small, write_text
 
 MARKER = "key.json"
 LOCK = ".lock"
@@ -92,8 +92,8 @@ class WorkFolder:
     def _read_marker(self) -> dict[str, Any] | None:
         """The key in the folder, or None without one."""
         try:
-            found = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(read_small(self.path / MARKER))
+        except (OSError, ValueError, RecursionError):
             return None
         if isinstance(found, dict) and {"format", "data"} <= found.keys():  # as version 0.1 wrote it
             return found
@@ -116,7 +116,7 @@ def _remove(entry: Path) -> None:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        json.loads(read_small(path))
+    except (ValueError, RecursionError):
         return False
     return True

@@ -6,16 +6,27 @@ import errno
 import hashlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mecoq_faiss.storage.files import InUseError, check_writable_parent, locked, replacing, sha256, write_text
+from mecoq_faiss.storage.files import (
+    InUseError,
+    check_writable_parent,
+    locked,
+    open_regular,
+    read_small,
+    replacing,
+    sha256,
+    write_text,
+)
 
 needs_no_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
@@ -156,3 +167,66 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     refuse(errno.EACCES)
     with pytest.raises(PermissionError), locked(tmp_path / "lock"):
         pass
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def socket_at(path: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(path))
+    return path
+
+
+def link_to(target: str) -> Callable[[Path], Path]:
+    return lambda path: path.symlink_to(target) or path
+
+
+NOT_REGULAR = {
+    "fifo": fifo,
+    "socket": socket_at,
+    "device": link_to("/dev/zero"),
+    "link": lambda p: link_to(str(fifo(p.with_name("pipe"))))(p),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_REGULAR)
+def test_only_regular_files_are_opened(kind, tmp_path):
+    path = NOT_REGULAR[kind](tmp_path / "f\nile")
+    for read in (open_regular, read_small, sha256):
+        with pytest.raises(OSError, match="Not a regular file") as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_regular_files_and_links_to_them_are_opened(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").symlink_to("a")
+    with open_regular(tmp_path / "b") as file:
+        assert file.read() == b"abc" and file.name == str(tmp_path / "b")
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "c")
+
+
+def test_a_small_file_is_not_read_beyond_its_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert read_small(tmp_path / "a", 3) == b"abc"
+    with pytest.raises(ValueError, match="is larger than 2 bytes"):
+        read_small(tmp_path / "a", 2)
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(ValueError, match="is larger than 16,777,216 bytes"):
+        read_small(tmp_path / "sparse")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "link", "file"])
+def test_something_else_with_the_name_of_a_lock_is_refused_and_kept(kind, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    path = {**NOT_REGULAR, "file": link_to("mine")}[kind](tmp_path / "lock")
+    with pytest.raises(OSError, match="Not a regular file"), locked(path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious" and os.path.lexists(path)
