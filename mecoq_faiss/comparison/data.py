@@ -21,7 +21,9 @@ from mecoq_faiss.config import K_MAP, TrainConfig
 from mecoq_faiss.data.sources import ImageSource, Source, as_source, open_source
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.storage.files import read_small
 from mecoq_faiss.training.run_folder import RunFolder
+from mecoq_faiss.training.start import MOST_SPLIT
 
 Array = NDArray[Any]
 
@@ -181,10 +183,10 @@ def recorded_training(run: Path) -> tuple[Source | None, str]:
     """The source that a run was trained on, if it can be opened and is unchanged; else None, and a note why."""
     instead = "baselines are trained on a sample of the database"
     try:
-        recorded = json.loads(RunFolder(run).split_file.read_text(encoding="utf-8"))
+        recorded = json.loads(read_small(RunFolder(run).split_file, MOST_SPLIT))
         source = open_source(recorded["source"], "train")
         unchanged = source.fingerprint == recorded["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return None, f"not found ({str(error).splitlines()[0]}); {instead}"
     if not unchanged:
         return None, f"{recorded['source']} has changed since; {instead}"

@@ -39,7 +39,8 @@ def check_regular(path: str | Path) -> None:
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file, or a link to one, for reading; anything else is an OSError at once, without waiting."""
     check_regular(path)  # before it is opened: opening alone moves some devices
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    without_waiting = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
     try:
         _check_mode(path, os.fstat(file.fileno()).st_mode)  # it may have been exchanged since
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mecoq_faiss.presets import settings_for
 from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
 from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.storage.files import check_writable_parent, write_text
+from mecoq_faiss.training.checkpoint import StoredTensor
 from mecoq_faiss.training.log import recorder
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
@@ -188,7 +189,7 @@ def _fit(
 
     epoch, step = 1, 0
     if run.state_file.exists():
-        epoch, step = _load_state(run, objective, optimizer)
+        epoch, step = _load_state(run, objective, optimizer, pairs.steps_per_epoch)
         logger.info("resuming at epoch %d, step %d", epoch, step + 1)
     else:
         save(epoch, step)
@@ -252,15 +253,57 @@ def _fit(
         close()
 
 
-def _load_state(run: RunFolder, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-    """Put `last.pt` into place; returns the epoch and step from which to continue."""
-    state = run.load_state()
+def _load_state(
+    run: RunFolder, objective: Objective, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> tuple[int, int]:
+    """Put `last.pt` into place; returns the epoch and step from which to continue.
+
+    Its tensors are compared with the objective's and the optimizer's before they are read. The rates are not taken
+    from it: they follow from the settings, which are the same.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+
+    def check(state: dict[str, Any]) -> None:
+        if state["step"] > steps_per_epoch:
+            raise ValueError(f"step {state['step']} of {steps_per_epoch}")
+        _check_like(state["objective"], objective.training_state())
+        saved = state["optimizer"]
+        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+            raise ValueError("its optimizer has other parameters")
+        expected = _optimizer_tensors(optimizer)
+        if not isinstance(saved["state"], dict) or not saved["state"].keys() <= expected.keys():
+            raise ValueError("its optimizer has other parameters")
+        for i, tensors in saved["state"].items():
+            _check_like(tensors, expected[i])
+
+    state = run.load_state(check)
+    pushed = state["objective"].get("memory.pushed")
+    if pushed is not None and not 0 <= int(pushed) < 2**53:
+        raise ValueError(f"{run.state_file} is damaged (a memory of {int(pushed)} codes): train anew")
     try:
-        if state["objective"].keys() != objective.training_state().keys():
-            raise ValueError("its tensors have other names")
         objective.load_state_dict(state["objective"], strict=False)  # a frozen backbone is not in it
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
     return state["epoch"], state["step"]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """What the optimizer holds for each parameter, by number, once that has had a gradient; nothing is allocated."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, torch.optim.SGD):
+        with_momentum = bool(optimizer.param_groups[0]["momentum"])
+        return {i: {"momentum_buffer": p} if with_momentum else {} for i, p in enumerate(parameters)}
+    step = torch.zeros(())
+    return {i: {"step": step, "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
+
+
+def _check_like(found: Any, expected: Mapping[str, torch.Tensor]) -> None:
+    """ValueError unless `found` describes tensors of the names, shapes and dtypes of `expected`."""
+    if not isinstance(found, dict) or found.keys() != expected.keys():
+        raise ValueError("its tensors have other names")
+    for name, tensor in expected.items():
+        stored = found[name]
+        if not isinstance(stored, StoredTensor) or (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"{name} is not {tensor.dtype} {tuple(tensor.shape)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import os
 import shutil
 import sys
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,10 +21,28 @@ from safetensors.torch import load, save
 from mecoq_faiss.config import ModelConfig, TrainConfig, from_json, to_json
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.storage.checksum import checksum
-from mecoq_faiss.storage.files import locked, replacing, write_text
+from mecoq_faiss.storage.files import check_regular, locked, open_regular, read_small, replacing, write_text
+from mecoq_faiss.training.checkpoint import Checkpoint, StoredTensor
 
 FORMAT = 1
 LOCK = ".lock"
+_MOST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
+_MOST_METRICS = 1 << 30  # bytes
+_MOST_LINE = 1 << 20
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_SIZES = {name: dtype.itemsize for dtype, name in _DTYPES.items()}
+METADATA = "__metadata__"
 
 
 def save_model(model: MeCoQ, path: Path) -> None:
@@ -43,24 +62,73 @@ def load_model(config: ModelConfig, source: Path | BinaryIO) -> MeCoQ:
     path = source if isinstance(source, Path) else Path(source.name)
     if isinstance(source, Path) and not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: train first, or give the right folder")
-    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-        model = MeCoQ(dataclasses.replace(config, weights="none"))
-    try:
-        content = source.read_bytes() if isinstance(source, Path) else source.read()
-        state = load(content)
-        if checksum(state) != _written_checksum(content):
-            raise RuntimeError("its tensors do not match its checksum")
-        model.load_state_dict(state)
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is damaged or for another model: {reason}") from error
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_regular(path)) if isinstance(source, Path) else source
+        try:
+            header = _read_header(file)
+            _check_widths(header, config)
+            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+                model = MeCoQ(dataclasses.replace(config, weights="none"))
+            _check_tensors(header, model)
+            file.seek(0)
+            content = file.read()
+            state = load(content)
+            if checksum(state) != header.get(METADATA, {}).get("sha256"):
+                raise RuntimeError("its tensors do not match its checksum")
+            model.load_state_dict(state)
+        except (
+            safetensors.SafetensorError,
+            ArithmeticError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OSError,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is damaged or for another model: {reason}") from error
     return model.eval()
 
 
-def _written_checksum(content: bytes) -> str | None:
-    """The checksum in the header of a safetensors file: 8 bytes of the header's length, then the header in JSON."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return header.get("__metadata__", {}).get("sha256")
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    """The header of a safetensors file: 8 bytes of its length, then names, dtypes and shapes in JSON."""
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(_MOST_HEADER, os.fstat(file.fileno()).st_size - 8):
+        raise ValueError("it is shorter than its header says")
+    header = json.loads(file.read(length))
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError("its header is none")
+    sizes = [_SIZES[entry["dtype"]] * math.prod(entry["shape"]) for name, entry in header.items() if name != METADATA]
+    if 8 + length + sum(sizes) != os.fstat(file.fileno()).st_size:
+        raise ValueError("its size is not that of its tensors")
+    return header
+
+
+def _check_widths(header: dict[str, Any], config: ModelConfig) -> None:
+    """ValueError where the shapes that the configuration alone tells are others: before the model is allocated."""
+    expected = {"quantizer.codebooks": [config.M, config.K, config.D // config.M]}
+    first, width = ("projection", config.D) if config.projection == "linear" else ("projection.0", config.hidden)
+    if config.backbone == "features":
+        expected[f"{first}.weight"] = [width, config.feature_dim or 0]
+    if config.projection == "mlp":
+        expected["projection.2.weight"] = [config.D, config.hidden]
+    for name, shape in expected.items():
+        if header[name]["shape"] != shape:
+            raise ValueError(f"{name} is {str(header[name]['shape'])[:80]}, not {shape}")
+
+
+def _check_tensors(header: dict[str, Any], model: MeCoQ) -> None:
+    """ValueError where names, shapes or dtypes are not the model's."""
+    state = model.state_dict()
+    names = header.keys() - {METADATA}
+    if names != state.keys():
+        differing = sorted(names ^ state.keys())
+        raise ValueError(f"{len(differing)} tensors are missing or too many, first {differing[0]!r}")
+    for name, tensor in state.items():
+        found = header[name]["dtype"], header[name]["shape"]
+        if found != (_DTYPES.get(tensor.dtype), list(tensor.shape)):
+            raise ValueError(f"{name} is {str(found)[:80]}, not {tensor.dtype} {tuple(tensor.shape)}")
 
 
 class RunFolder:
@@ -140,7 +208,10 @@ class RunFolder:
         """The settings that the run was started with."""
         if not self.config_file.is_file():
             raise FileNotFoundError(f"{self.path} is not a run folder (no config.json): give a folder that train made")
-        text = self.config_file.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_small(self.config_file).decode(errors="replace")
+        except ValueError as error:
+            raise ValueError(f"{self.config_file} is damaged: {error}") from error
         model, train = from_json(text, str(self.config_file))
         if train is None:
             raise ValueError(f"{self.config_file} has no training settings: give a folder that train made")
@@ -159,51 +230,100 @@ class RunFolder:
         with replacing(self.state_file) as temporary:
             temporary.write_bytes(content.getbuffer())
 
-    def load_state(self) -> dict[str, Any]:
-        """The training state; ValueError where it is damaged, or config.json is no longer the one it was saved with."""
+    def load_state(self, check: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """The training state.
+
+        Args:
+            check: called before any tensor is read, with a `StoredTensor` for each; a ValueError of its refuses.
+
+        Raises:
+            ValueError: it is damaged, or config.json is no longer the one it was saved with.
+        """
+        with self._opened_state() as (checkpoint, state):
+            try:
+                if check is not None:
+                    check(state)
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                raise self._unfit(error) from error
+            return _read_tensors(state, checkpoint)
+
+    @contextlib.contextmanager
+    def _opened_state(self) -> Iterator[tuple[Checkpoint, dict[str, Any]]]:
+        """`last.pt`, open, with its content but for the tensors; errors within are of a damaged file."""
         try:
-            with zipfile.ZipFile(self.state_file) as archive:  # torch.load does not look at the checksums
-                if archive.testzip():
-                    raise ValueError("wrong checksum")
-            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
-            if state["format"] != FORMAT:
-                raise ValueError(f"format {state['format']}")
-            if not {"settings", "epoch", "step", "objective", "optimizer"} <= state.keys():
-                raise ValueError("incomplete")
-            settings = from_json(state["settings"], "its copy of the settings")
-        except Exception as error:
+            with open_regular(self.state_file) as file:
+                checkpoint = Checkpoint(file)
+                yield checkpoint, self._checked(checkpoint.content)
+        except (FileNotFoundError, _Refused):
+            raise
+        except Exception as error:  # a damaged pickle lets out nearly any exception
             reason = " ".join(str(error).split())[:150]
             raise ValueError(f"{self.state_file} is damaged or of another version ({reason}): train anew") from error
+
+    def _unfit(self, reason: object) -> ValueError:
+        said = " ".join(str(reason).split())[:150]
+        return _Refused(f"{self.state_file} does not fit {self.config_file.name} ({said}): train anew")
+
+    def _checked(self, state: Any) -> dict[str, Any]:
+        """The state with the types and numbers that it must have; its tensors are not read."""
+        if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
+            raise ValueError("another format")
+        if not {"settings", "epoch", "step", "objective", "optimizer"} <= state.keys():
+            raise ValueError("incomplete")
+        if type(state["settings"]) is not str:
+            raise ValueError("its copy of the settings is no text")
+        settings = from_json(state["settings"], "its copy of the settings")
         if settings != self.read_config():
-            raise ValueError(f"{self.config_file} is not as the run was started: restore it, or train anew")
+            raise _Refused(f"{self.config_file} is not as the run was started: restore it, or train anew")
+        epoch, step, epochs = state["epoch"], state["step"], self.read_config()[1].epochs
+        if type(epoch) is not int or type(step) is not int or not 1 <= epoch <= epochs + 1 or step < 0:
+            raise ValueError(f"no place in a training of {epochs} epochs")
+        if epoch > epochs and step > 0:
+            raise ValueError("a step after the last epoch")
+        objective, optimizer = state["objective"], state["optimizer"]
+        if not isinstance(objective, dict) or not all(isinstance(t, StoredTensor) for t in objective.values()):
+            raise ValueError("its objective is no dict of tensors")
+        if not objective or not isinstance(optimizer, dict) or not {"state", "param_groups"} <= optimizer.keys():
+            raise ValueError("its objective or its optimizer is incomplete")
+        slots = objective.get("memory.slots")  # config.json's are allocated before all names are compared
+        if (slots.shape[:1] if slots else (0,)) != (self.read_config()[1].memory_size,):
+            raise self._unfit("its tensors have other names" if slots is None else "a memory of another size")
         return state
 
     def next_epoch(self) -> int:
         """The epoch in which training continues: 1 at first, epochs + 1 when it is finished."""
-        return self.load_state()["epoch"] if self.state_file.exists() else 1
+        if not self.state_file.exists():
+            return 1
+        with self._opened_state() as (_, state):
+            return state["epoch"]
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(self.metrics_file)
         with open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All records; a damaged line, such as the half-written last one of a killed run, is left out."""
+        records: list[dict[str, Any]] = []
         if not self.metrics_file.exists():
-            return []
-        records = []
-        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("epoch"), int):
-                records.append(record)
+            return records
+        with open_regular(self.metrics_file) as file:
+            if os.fstat(file.fileno()).st_size > _MOST_METRICS:
+                raise ValueError(f"{self.metrics_file} is larger than {_MOST_METRICS:,} bytes: move it away")
+            while line := file.readline(_MOST_LINE):
+                try:
+                    record = json.loads(line.decode(errors="replace"))
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(record, dict) and isinstance(record.get("epoch"), int):
+                    records.append(record)
         return records
 
     def rewind_metrics(self, epoch: int, step: int) -> None:
         """Keep the records of earlier epochs and of the first `step` steps of `epoch`: a killed run's rest goes."""
-        kept = [r for r in self.read_metrics() if (r["epoch"], r.get("step", float("inf"))) <= (epoch, step)]
+        kept = [r for r in self.read_metrics() if (r["epoch"], _step_of(r)) <= (epoch, step)]
         write_text(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
 
     def load_trained(self) -> MeCoQ:
@@ -215,6 +335,26 @@ class RunFolder:
                 f"{self.path} is unfinished (epoch {epoch} of {train_config.epochs}): continue it with --resume"
             )
         return load_model(model_config, self.model_file)
+
+
+class _Refused(ValueError):
+    """The checkpoint is whole, but belongs to something else."""
+
+
+def _step_of(record: dict[str, Any]) -> float:
+    step = record.get("step")
+    return step if isinstance(step, int) else float("inf")
+
+
+def _read_tensors(value: Any, checkpoint: Checkpoint) -> Any:
+    """The same content with the tensors in the place of their descriptions."""
+    if isinstance(value, StoredTensor):
+        return checkpoint.tensor(value)
+    if isinstance(value, dict):
+        return {name: _read_tensors(inner, checkpoint) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_read_tensors(inner, checkpoint) for inner in value]
+    return value
 
 
 def _interned(value: Any) -> Any:

@@ -16,11 +16,13 @@ from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.storage.files import read_small
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 
 logger = logging.getLogger("mecoq_faiss")
+MOST_SPLIT = 1 << 28  # bytes; a protocol's split.json names all its images
 PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
 
 
@@ -53,9 +55,9 @@ def batch_size(images: int, config: TrainConfig) -> int:
 def check_same_data(split_file: Path, source: Source) -> None:
     """ValueError where a run was started on other data than `source`."""
     try:
-        split = json.loads(split_file.read_text(encoding="utf-8"))
+        split = json.loads(read_small(split_file, MOST_SPLIT))
         fingerprint, name = split["fingerprint"], split["source"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{split_file} is missing or damaged ({error}): train anew") from error
     if fingerprint != source.fingerprint:
         raise ValueError(f"{split_file.parent} was trained on other data ({name}): resume with the same --data")
