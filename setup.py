@@ -16,6 +16,7 @@ EXTRAS = {
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
         "setuptools>=70.1",  # builds the wheel that a test installs
         "scikit-learn>=1.3",
         "timm>=1.0",

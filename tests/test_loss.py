@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mecoq_faiss.loss import code_entropy, codeword_diversity, debiased_contrastive_loss
 
@@ -199,3 +202,32 @@ def test_code_entropy_of_certain_codes_has_a_gradient() -> None:
     entropy = code_entropy(torch.softmax(logits, dim=-1))
     entropy.backward()
     assert entropy.item() == pytest.approx(0) and logits.grad is not None and logits.grad.isfinite().all()
+
+
+@given(
+    st.integers(1, 6), st.integers(0, 5), st.floats(0.05, 5), st.floats(0, 0.95), st.integers(0, 10**6), st.randoms()
+)
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_the_loss_of_any_batch(N: int, slots: int, tau: float, rho: float, seed: int, random: Random) -> None:
+    view1, view2, memory = rows(N, seed=seed), rows(N, seed=seed + 1), rows(slots, seed=seed + 2)
+
+    def loss(a: torch.Tensor, b: torch.Tensor, m: torch.Tensor) -> float:
+        return debiased_contrastive_loss(a, b, m, temperature=tau, positive_prior=rho).item()
+
+    value = loss(view1, view2, memory)
+    assert value == pytest.approx(by_loops(view1.numpy(), view2.numpy(), memory.numpy(), tau, rho), rel=1e-7, abs=1e-9)
+    order = random.sample(range(N), N)
+    for same in (loss(view2, view1, memory), loss(view1[order], view2[order], memory), loss(3 * view1, view2, memory)):
+        assert same == pytest.approx(value, rel=1e-9, abs=1e-12)
+
+
+@given(st.integers(1, 4), st.integers(2, 9), st.integers(1, 6), st.integers(0, 10**6))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_diversity_and_entropy_of_any_codebooks(M: int, K: int, d: int, seed: int) -> None:
+    C = rows(M * K, d, seed).view(M, K, d)
+    pairs = [cosine(a.numpy(), b.numpy()) for codebook in C for a in codebook for b in codebook]
+    assert codeword_diversity(C).item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)
+    p = torch.softmax(5 * rows(M, K, seed), dim=-1)[None]
+    expected = -sum(float(q) * math.log(q) for q in p.flatten()) / M
+    assert code_entropy(p).item() == pytest.approx(expected, abs=1e-9)
+    assert -1e-12 <= code_entropy(p).item() <= math.log(K) + 1e-12

@@ -6,6 +6,8 @@ from collections import deque
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mecoq_faiss.memory import KINDS, CodeMemory
 from mecoq_faiss.quantizer import SoftProductQuantizer
@@ -61,3 +63,21 @@ def test_refuses() -> None:
         CodeMemory(0, quantizer)
     with pytest.raises(ValueError, match="unknown memory kind 'sft'"):
         CodeMemory(4, quantizer, "sft")
+
+
+@given(st.integers(1, 9), st.lists(st.integers(0, 20), max_size=8), st.sampled_from(KINDS))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_it_holds_the_last_codes_whatever_was_pushed(size: int, batches: list[int], kind: str) -> None:
+    quantizer = SoftProductQuantizer(2, 1, 256)
+    memory = CodeMemory(size, quantizer, kind)
+    pushed = 0
+    for batch in batches:
+        numbers = torch.arange(pushed, pushed + batch)
+        z = torch.stack([numbers, numbers], dim=1).float()
+        p = torch.nn.functional.one_hot(numbers % 256, 256).float()[:, None]  # (b, 1, 256)
+        memory.push(z, p)
+        pushed += batch
+    kept = memory.slots[: memory.filled]
+    found = {"feature": lambda: kept[:, 0], "soft": lambda: kept.argmax(-1)[:, 0], "hard": lambda: kept[:, 0]}[kind]()
+    assert sorted(found.long().tolist()) == list(range(max(0, pushed - size), pushed))
+    assert int(memory.pushed) == pushed

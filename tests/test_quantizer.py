@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mecoq_faiss.index import build_index
 from mecoq_faiss.quantizer import SoftProductQuantizer
@@ -131,3 +133,18 @@ def test_refuses_embeddings_of_another_shape(quantizer: SoftProductQuantizer, ba
 def test_refuses_codes_of_another_shape(quantizer: SoftProductQuantizer, bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected soft codes"):
         quantizer.decode(bad)
+
+
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(0.1, 100), st.floats(1e-3, 1e3))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_codes_of_any_embeddings(n: int, seed: int, alpha: float, length: float) -> None:
+    torch.manual_seed(seed)
+    quantizer = SoftProductQuantizer(D, M, K, alpha=alpha).double()
+    z = torch.randn(n, D, dtype=torch.float64)
+    p, z_hat = quantizer(z)
+    expected, reconstructed, codes = by_loops(z.numpy(), quantizer.codebooks.detach().numpy(), alpha)
+    np.testing.assert_allclose(p.detach().numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(z_hat.detach().numpy(), reconstructed, atol=1e-9)
+    np.testing.assert_array_equal(quantizer.encode(length * z), codes)  # Eq. 1: an embedding's length is no part of it
+    hard = quantizer.decode(torch.from_numpy(codes))
+    np.testing.assert_array_equal(quantizer.encode(hard), codes)  # codewords encode to themselves

@@ -16,7 +16,7 @@ import torch
 
 from mecoq_faiss.backbone.network import Backbone
 from mecoq_faiss.storage.checksum import checksum
-from mecoq_faiss.storage.files import locked
+from mecoq_faiss.storage.files import check_regular, locked
 from mecoq_faiss.storage.hdf5 import damaged_dataset
 from mecoq_faiss.storage.shards import map_array, read_key
 
@@ -66,6 +66,8 @@ def from_cache(
     folder = folder or cache_folder()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / f"{prefix}-{name}.h5"
+    with suppress(FileNotFoundError):
+        check_regular(path)  # HDF5 would wait for a FIFO
     if not _is_whole(path, key):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{prefix}-{name}.lock"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -9,10 +11,17 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from mecoq_faiss.storage.files import open_regular
+
 IMAGE_TYPES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Only these decoders see a file: others (EPS, for one) start outside programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+MAX_PIXELS = 100_000_000  # of an image, by its header: decoding takes up to 16 bytes for each
+MAX_BYTES = 1_000_000_000  # of an image's file
+PREFIX = "MECOQ_FAISS_"  # of the environment variables that set other limits
 
 
 class UnreadableImage(ValueError):
@@ -40,12 +49,31 @@ def decode_image(
         name: what to call the image in an error; by default its path.
 
     Raises:
-        UnreadableImage: missing, truncated, not an image, or above PIL's limit against decompression bombs.
+        UnreadableImage: missing, truncated, no regular file, not an image, or above `MAX_BYTES`, `MAX_PIXELS` or PIL's
+            own limit against decompression bombs.
+        ValueError: an environment variable that sets a limit is no number.
     """
     if name is None:
         name = str(file) if isinstance(file, str | Path) else str(getattr(file, "name", "image"))
+    name = name if name.isprintable() else repr(name)[1:-1]  # in one line, whatever a file is called
+    most_bytes, most_pixels = limit("MAX_BYTES", MAX_BYTES), limit("MAX_PIXELS", MAX_PIXELS)
     try:
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
+        with ExitStack() as stack:
+            opened: BinaryIO
+            if isinstance(file, bytes):
+                size, opened = len(file), BytesIO(file)
+            elif isinstance(file, str | Path):
+                opened = stack.enter_context(open_regular(file))
+                size = os.fstat(opened.fileno()).st_size
+            else:
+                size, opened = 0, file
+            if size > most_bytes:
+                raise ValueError(f"{size:,} bytes, more than {most_bytes:,} ({PREFIX}MAX_BYTES)")
+            image = stack.enter_context(Image.open(opened, formats=_FORMATS))
+            if image.width * image.height > most_pixels:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels, more than {most_pixels:,} ({PREFIX}MAX_PIXELS)"
+                )
             if draft is not None:
                 image.draft(None, (draft, draft))
             image.load()
@@ -55,6 +83,14 @@ def decode_image(
     except Exception as error:  # PIL's plugins let out nearly any exception on a damaged file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UnreadableImage(f"{name}: {str(reason) or type(error).__name__}") from error
+
+
+def limit(name: str, default: int) -> int:
+    """The limit that the environment variable MECOQ_FAISS_`name` sets, or the default; ValueError for no number."""
+    value = os.environ.get(PREFIX + name) or str(default)
+    if not value.isascii() or not value.isdecimal() or len(value) > 18:
+        raise ValueError(f"{PREFIX}{name}={value[:40]!r} is not a whole number below 10^18")
+    return int(value)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

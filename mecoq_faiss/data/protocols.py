@@ -13,8 +13,10 @@ import numpy as np
 
 from mecoq_faiss.data.cifar10_batches import read_cifar10_batches
 from mecoq_faiss.data.stores import ArrayStore, FolderStore, ImageStore, TarStore, scan_folder
+from mecoq_faiss.storage.files import read_small
 
 PROTOCOL_SEED = 0
+_MOST_TEXT = 1 << 28  # bytes, of a list of images or labels
 SPLITS = ("train", "queries", "database")
 
 # What ROOT must hold, by protocol; None where the protocol brings its own images.
@@ -139,7 +141,7 @@ def flickr25k(root: Path, *, queries: int = 2000, train: int = 5000, topics: int
     row_of = {int(name[2:-4]): row for row, name in enumerate(names)}
     labels = np.zeros((len(names), topics), np.uint8)
     for topic, file in enumerate(files):
-        for number in file.read_text().split():
+        for number in _text(file).split():
             if not number.isdecimal() or int(number) not in row_of:
                 raise ValueError(f"{file}: {number!r} is not the number of an image in {folder}; get a whole copy")
             labels[row_of[int(number)], topic] = 1
@@ -159,7 +161,7 @@ def nuswide(root: Path, *, queries: int = 100, concepts: int = 21) -> Benchmark:
     folder = next((root / name for name in ("Flickr", "images") if (root / name).is_dir()), None)
     if folder is None or not image_list.is_file() or len(files) < concepts:
         raise _WrongLayout(f"no image folder, no image list, or fewer than {concepts} label files")
-    listed = np.array([line.strip().replace("\\", "/") for line in image_list.read_text().splitlines()])
+    listed = np.array([line.strip().replace("\\", "/") for line in _text(image_list).splitlines()], dtype=object)
     columns = [_zeros_and_ones(file, len(listed)) for file in files]
     frequent = sorted(sorted(range(len(files)), key=lambda j: -int(columns[j].sum()))[:concepts])
     labels = np.stack([columns[j] for j in frequent], axis=1)  # (n, concepts)
@@ -187,10 +189,14 @@ def nuswide(root: Path, *, queries: int = 100, concepts: int = 21) -> Benchmark:
 
 
 def _zeros_and_ones(file: Path, n: int) -> np.ndarray:
-    values = np.array(file.read_text().split())
-    if len(values) != n or not np.isin(values, ("0", "1")).all():
+    values = _text(file).split()
+    if len(values) != n or not set(values) <= {"0", "1"}:
         raise ValueError(f"{file}: expected one 0 or 1 for each of {n} images, found {len(values)} values")
-    return (values == "1").astype(np.uint8)
+    return np.array([value == "1" for value in values], dtype=np.uint8)
+
+
+def _text(file: Path) -> str:
+    return read_small(file, _MOST_TEXT).decode(errors="replace")
 
 
 def _cifar10_images(root: Path) -> ImageStore:

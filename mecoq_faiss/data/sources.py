@@ -17,6 +17,7 @@ from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
 from mecoq_faiss.data.protocols import PROTOCOL_SEED, PROTOCOLS, SPLITS, open_protocol
 from mecoq_faiss.data.stores import TAR_TYPES, ImageStore, TarStore, scan_folder
 from mecoq_faiss.runtime.suggest import did_you_mean
+from mecoq_faiss.storage.files import check_regular
 
 __all__ = [
     "PROTOCOLS",
@@ -144,6 +145,7 @@ def _protocol_source(text: str, name: str, root: Path | None, split: str) -> Ima
 
 
 def _file_source(text: str, path: Path) -> Source:
+    check_regular(path)
     file_name = path.name.lower()
     if file_name.endswith(TAR_TYPES):
         return _image_source(text, TarStore(path))

@@ -16,8 +16,14 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from PIL import Image
 
-from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
+from mecoq_faiss.data.images import IMAGE_TYPES, MAX_BYTES, UnreadableImage, decode_image, limit
+from mecoq_faiss.storage.files import open_regular
 
+_MOST_HEADER = 1 << 20  # bytes, of a tar's long names and pax headers
+_TAR_ERRORS = (
+    *(tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError),
+    *(ValueError, LookupError, TypeError, ArithmeticError, RecursionError),  # tarfile's own, of a damaged header
+)
 TAR_TYPES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 
 
@@ -81,8 +87,9 @@ class TarStore:
         try:
             self._plain = self._unpack()
             members = _tar_images(self._plain)
-        except (tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-            raise ValueError(f"{path}: not a readable tar ({error}); write it again with `tar cf`") from None
+        except _TAR_ERRORS as error:
+            reason = " ".join(str(error).split())[:150]
+            raise ValueError(f"{path}: not a readable tar ({reason}); write it again with `tar cf`") from None
         if not members:
             raise ValueError(f"{path}: no images in this tar; accepted types: {', '.join(IMAGE_TYPES)}")
         self.names = tuple(sorted(members))
@@ -92,11 +99,16 @@ class TarStore:
     def decode(self, i: int, draft: int | None = None) -> Image.Image:
         """Image i as RGB; a JPEG's shorter side may come reduced to no less than `draft` pixels."""
         name = f"{self.path}:{self.names[i]}"
+        name = name if name.isprintable() else repr(name)[1:-1]
         offset, size, _ = self._spans[i].tolist()
+        if size < 0:
+            raise UnreadableImage(f"{name}: stored as a sparse file; write the tar without --sparse")
+        if size > limit("MAX_BYTES", MAX_BYTES):
+            raise UnreadableImage(f"{name}: {size:,} bytes, more than {limit('MAX_BYTES', MAX_BYTES):,}")
         try:
             # Kept open: pread moves no file position, so forked workers may share it.
             if self._file is None:
-                self._file = open(self._plain, "rb", buffering=0)  # noqa: SIM115
+                self._file = open_regular(self._plain)
             data = os.pread(self._file.fileno(), size, offset)
         except OSError as error:
             raise UnreadableImage(f"{name}: {error.strerror}") from error
@@ -110,7 +122,7 @@ class TarStore:
         return self.__dict__ | {"_file": None}
 
     def _unpack(self) -> str:
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             magic = file.read(6)
         unpacker = lzma.open if magic == b"\xfd7zXZ\0" else gzip.open if magic[:2] == b"\x1f\x8b" else None
         if unpacker is None:
@@ -136,16 +148,37 @@ def _remove(path: str, owner: int) -> None:
 def _tar_images(path: str) -> dict[str, tuple[int, int, int]]:
     """(offset, size, mtime) of each image in a plain tar; of equal names the last counts, as in tar itself."""
     found = {}
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    end = 0
+    with open_regular(path) as file, tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
+        size = os.fstat(file.fileno()).st_size
         while (member := tar.next()) is not None:
+            if tar.offset <= end or member.size < 0:  # tarfile would go in circles
+                raise tarfile.ReadError(f"damaged at byte {end}")
+            end = tar.offset
+            if end > size:
+                raise tarfile.ReadError(f"damaged or cut off at byte {member.offset}: a member beyond the end")
             name = os.path.normpath(member.name.lstrip("/"))
             if member.isreg() and _is_image(name):
-                found[name] = (member.offset_data, member.size, int(member.mtime))
+                mtime = int(member.mtime) if abs(member.mtime) < 2**62 else 0  # pax has infinity and NaN as well
+                found[name] = (member.offset_data, -1 if member.issparse() else member.size, mtime)
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile stops here without a word
             raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
     return found
+
+
+class _Headers:
+    """The file under a tar, for `tarfile`, which takes the sizes of what it reads from the file itself."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 def scan_folder(root: str | Path) -> FolderStore:
@@ -156,19 +189,27 @@ def scan_folder(root: str | Path) -> FolderStore:
     """
     names: list[str] = []
     others = 0
-    seen: set[str] = set()  # linked folders are followed, each once
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [f for f in folders if not f.startswith(".")]
-        if real in seen:
+    seen: set[tuple[int, int]] = set()  # linked folders are followed, each once
+    waiting = [""]  # relative to the root; not os.walk, which goes down by recursion
+    while waiting:
+        folder = waiting.pop()
+        place = os.path.join(root, folder)
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen:
             continue
-        seen.add(real)
-        for file in files:
-            name = os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/")
-            if _is_image(name):
-                names.append(name)
-            else:
-                others += 1
+        seen.add((stat.st_dev, stat.st_ino))
+        folders = []
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = os.path.join(folder, entry.name)
+                if _is_folder(entry):
+                    if not entry.name.startswith("."):
+                        folders.append(name)
+                elif _is_image(name := name.replace(os.sep, "/")):
+                    names.append(name)
+                else:
+                    others += 1
+        waiting.extend(reversed(folders))
     if not names:
         found = f"none of its {others} files is an image" if others else "the folder is empty"
         raise ValueError(f"{root}: {found}; accepted types: {', '.join(IMAGE_TYPES)}")
@@ -180,5 +221,8 @@ def _is_image(name: str) -> bool:
     return not hidden and name.lower().endswith(IMAGE_TYPES)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False

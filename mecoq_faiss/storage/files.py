@@ -9,8 +9,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -36,7 +36,7 @@ def check_regular(path: str | Path) -> None:
     _check_mode(path, os.stat(path).st_mode)
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading; anything else is an OSError at once, without waiting."""
     check_regular(path)  # before it is opened: opening alone moves some devices
     without_waiting = getattr(os, "O_NONBLOCK", 0)

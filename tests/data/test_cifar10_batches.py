@@ -106,3 +106,31 @@ def test_images_of_all_parts_in_the_order_of_their_names(tmp_path):
     assert [store.pixels[row, 7, 9].tolist() for row in range(6)] == [
         [10 * i, 10 * i + 1, 10 * i + 2] for i in (5, 3, 1, 4, 2, 0)
     ]
+
+
+ARRAY = b"cnumpy\nndarray\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02" + ARRAY + b"(\x8a\x06\0\0\0\0\0\x01ttR.",  # ndarray((2**40,))
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(" + ARRAY + b"(\x8a\x06\0\0\0\0\0\x01tU\x01btR.",
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # a place in its memo of 2**31
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little"),  # bytes of a length that is not there
+        b"\x80\x02" + b"(" * 100_000 + b".",
+    ],
+)
+def test_a_pickle_allocates_nothing_that_it_does_not_hold(content, tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "batches.meta").write_bytes(content)
+    with pytest.raises(ValueError, match=r"batches\.meta: not a file of CIFAR-10") as error:
+        read_cifar10_batches(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_is_no_batch(tmp_path):
+    os.mkfifo(tmp_path / "batches.meta")
+    with pytest.raises(ValueError, match=r"batches\.meta: not a file of CIFAR-10 .*Not a regular file"):
+        read_cifar10_batches(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,68 @@ def test_the_name_is_what_the_user_typed(tmp_path):
     assert source.name == "~/F.NPY" and len(source) == 2 and source.paths == ("0", "1")
     with pytest.raises(ValueError, match=r"^~/G\.h5: not a readable HDF5 file"):
         open_features(tmp_path / "F.NPY.h5", "~/G.h5")
+
+
+def npy(header: str, version: bytes = b"\1\0", length: int | None = None, data: bytes = bytes(64)) -> bytes:
+    text = header.encode() + b"\n"
+    width = 2 if version == b"\1\0" else 4
+    return b"\x93NUMPY" + version + (len(text) if length is None else length).to_bytes(width, "little") + text + data
+
+
+def described(shape: str, descr: str = "'<f4'", order: str = "False") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (npy(described("(-1, 4)")), "shape (-1, 4)"),
+        (npy(described("(-2, -2)")), "shape (-2, -2)"),
+        (npy(described("(True, 4)")), "shape (True, 4)"),
+        (npy(described("(4611686018427387904, 4)")), "rows are more than 268,435,456"),
+        (npy(described("(1152921504606846976, 16)")), "rows are more than 268,435,456"),
+        (npy(described("(2, 9223372036854775808)")), "truncated, 64 of 73,786,976,294,838,206,464 bytes"),
+        (npy(described("(4, 4611686018427387904, 4)")), "truncated, 64 of"),
+        (npy(described("()")), "expected (n, F)"),
+        (npy(described("(2.0, 4)")), "not a readable .npy file"),
+        (npy(described("3")), "not a readable .npy file"),
+        (npy(described("(" * 3000 + ")" * 3000)), "not a readable .npy file"),
+        (npy(described("(4, 4)", "'|O'")), "features are object"),
+        (npy(described("(4, 4)", "'<c8'")), "features are complex64"),
+        (npy(described("(4, 4)", "[('a', '<f4'), ('b', '<f4')]")), "convert them to float32"),
+        (npy(described("(4, 4)", "'<f999999999999'")), "not a readable .npy file"),
+        (npy(described("(4, 4)", "('<f4', (2,))")), "features are"),
+        (npy(described("(4, 4)", order="3")), "not a readable .npy file"),
+        (npy("[]"), "not a readable .npy file"),
+        (npy("", b"\2\0", 2**32 - 1), "a header of 4,294,967,295 bytes"),
+        (npy("", b"\3\0", 10_001), "a header of 10,001 bytes"),
+        (npy("", b"\1\0", 65535), "a header of 65,535 bytes"),
+        (npy("", b"\7\0"), "not a readable .npy file"),
+        (npy(described("(4, 4)"), b"\2\0")[:40], "not a readable .npy file"),
+    ],
+)
+def test_npy_headers_that_lie(content, says, tmp_path):
+    assert says in refused(make(tmp_path / "f.npy", content))
+
+
+def test_a_sparse_npy_of_too_many_rows_is_refused_unread(tmp_path):
+    path = make(tmp_path / "f.npy", npy(described("(500000000000, 1)", "'<f2'")))
+    os.truncate(path, 2 * 10**12)
+    assert "500,000,000,000 rows are more than 268,435,456" in refused(path)
+
+
+def test_fortran_order_is_read_in_rows(tmp_path):
+    x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    np.save(tmp_path / "f.npy", np.asfortranarray(x))
+    source = open_source(tmp_path / "f.npy", "train")
+    np.testing.assert_array_equal(source.vectors(slice(2, 6)), x[2:6])
+    np.testing.assert_array_equal(source.vectors(np.array([5, 0])), x[[5, 0]])
+
+
+@pytest.mark.parametrize("name", ["f.npy", "f.h5", "f.hdf5", "f.tar", "f.tar.gz"])
+def test_a_pipe_or_a_device_is_refused_without_waiting(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    assert "Not a regular file" in refused(tmp_path / name, OSError)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert "Not a regular file" in refused(tmp_path / name, OSError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 
@@ -214,3 +215,62 @@ def test_an_error_names_what_was_given(tmp_path):
             decode_image(given)
     with open(tmp_path / "a.png", "rb") as file, pytest.raises(UnreadableImage, match=r"a\.png: not an image"):
         decode_image(file)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (13_000, 13_000)).save(bomb)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UnreadableImage, match=r"bomb\.png: 13000 x 13000 pixels, more than 100,000,000"):
+        decode_image(bomb)
+    monkeypatch.setenv("MECOQ_FAISS_MAX_PIXELS", "200000000")
+    with pytest.raises(pytest.fail.Exception, match="decoded"):
+        decode_image(bomb)
+
+
+def test_the_limits_of_the_environment(tmp_path, monkeypatch):
+    data = encoded(Image.new("RGB", (10, 10)), "PNG")
+    monkeypatch.setenv("MECOQ_FAISS_MAX_PIXELS", "100")
+    assert decode_image(data).size == (10, 10)
+    monkeypatch.setenv("MECOQ_FAISS_MAX_PIXELS", "99")
+    with pytest.raises(UnreadableImage, match=r"10 x 10 pixels, more than 99 \(MECOQ_FAISS_MAX_PIXELS\)"):
+        decode_image(data)
+    for value in ("many", "-1", "1e9", "9" * 19):
+        monkeypatch.setenv("MECOQ_FAISS_MAX_BYTES", value)
+        with pytest.raises(ValueError, match=r"MECOQ_FAISS_MAX_BYTES=.* is not a whole number") as error:
+            decode_image(data)
+        assert not isinstance(error.value, UnreadableImage)
+    monkeypatch.setenv("MECOQ_FAISS_MAX_BYTES", str(len(data) - 1))
+    monkeypatch.delenv("MECOQ_FAISS_MAX_PIXELS")
+    (tmp_path / "a.png").write_bytes(data)
+    for given in (data, tmp_path / "a.png"):
+        with pytest.raises(UnreadableImage, match=f"{len(data)} bytes, more than {len(data) - 1}"):
+            decode_image(given)
+
+
+def test_a_sparse_file_of_100_gb_is_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (10, 10)), "JPEG"))
+    os.truncate(tmp_path / "a.jpg", 10**11)
+    with pytest.raises(UnreadableImage, match=r"a\.jpg: 100,000,000,000 bytes, more than 1,000,000,000"):
+        decode_image(tmp_path / "a.jpg")
+
+
+def test_no_regular_file_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("/dev/zero")
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    (tmp_path / "d.jpg").mkdir()
+    for name in "abc":
+        with pytest.raises(UnreadableImage, match=rf"{name}\.jpg: Not a regular file"):
+            decode_image(tmp_path / f"{name}.jpg")
+    with pytest.raises(UnreadableImage, match=r"d\.jpg: Is a directory"):
+        decode_image(tmp_path / "d.jpg")
+
+
+def test_a_strange_name_stays_in_one_line(tmp_path):
+    for name, shown in (("a\nb.jpg", "a\\nb.jpg"), ("\udcff.jpg", "\\udcff.jpg"), ("\x1b[31m.jpg", "\\x1b[31m.jpg")):
+        (tmp_path / name).write_bytes(b"no image")
+        with pytest.raises(UnreadableImage) as error:
+            decode_image(tmp_path / name)
+        assert str(error.value).startswith(f"{tmp_path}/{shown}: not an image") and str(error.value).isprintable()

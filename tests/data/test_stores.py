@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import subprocess
 import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mecoq_faiss.data import stores
 from mecoq_faiss.data.sources import UnreadableImage, open_source
 from mecoq_faiss.data.stores import ArrayStore, TarStore, scan_folder
-from tests.data.files import PATHS, make, noise, pack, refused, write_image
+from tests.data.files import PATHS, encoded, make, noise, pack, refused, write_image
 
 
 def test_linked_folders_are_followed_once(folder):
@@ -159,3 +161,110 @@ def test_stamps_of_a_tar_are_those_of_its_content(folder):
     assert len({first.stamp(i) for i in range(4)}) == 4
     os.utime(again.path, (1, 1))
     assert {TarStore(again.path).stamp(i) for i in range(4)}.isdisjoint(first.stamp(i) for i in range(4))
+
+
+@pytest.fixture
+def deep(tmp_path):
+    yield tmp_path
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil.rmtree goes down by recursion
+
+
+def test_1500_nested_folders(deep):
+    place, handle = [], os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=handle)
+        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+        place.append("d")
+    data = encoded(Image.fromarray(noise(4, 5)), "PNG")
+    with open("a.png", "wb", opener=lambda name, flags: os.open(name, flags, dir_fd=handle)) as file:
+        file.write(data)
+    os.close(handle)
+    store = scan_folder(deep)
+    assert store.names == ("/".join([*place, "a.png"]),)
+    np.testing.assert_array_equal(np.asarray(store.decode(0)), noise(4, 5))
+
+
+def test_names_of_every_kind(tmp_path):
+    names = ["a\nb.png", "\udcff\udcfe.png", "x" * 251 + ".png", "é.png", "-rf.png", "$(x).png", "a\\b.png", " .png"]
+    for seed, name in enumerate(names):
+        write_image(tmp_path / name, seed)
+    store = scan_folder(tmp_path)
+    assert store.names == tuple(sorted(names))
+    for i, name in enumerate(store.names):
+        np.testing.assert_array_equal(np.asarray(store.decode(i)), noise(4, 5, seed=names.index(name)))
+
+
+def test_a_pipe_among_images_is_unreadable_and_the_rest_is_read(folder):
+    os.mkfifo(folder / "dog" / "c.png")
+    source = open_source(folder, "train")
+    assert source.paths == (*PATHS, "dog/c.png") and len(source.fingerprint) == 64
+    with pytest.raises(UnreadableImage, match=r"dog/c\.png: Not a regular file"):
+        source.open(4)
+    assert source.open(3).size == (5, 4)
+
+
+def member(name: str, data: bytes = b"", size: int | None = None, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """One member of a tar whose header may lie about its size."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data) if size is None else size
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def pax(record: str, size: int | None = None) -> bytes:
+    length = len(record) + 4
+    data = f"{length + len(str(length)) - 2} {record}\n".encode()
+    return member("pax", data, size, tarfile.XHDTYPE)
+
+
+END = bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        member("a.png", b"x", size=10**12) + END,
+        member("a.png", b"x", size=-512) + END,
+        member("a.png", b"x", size=2**62) + END,
+        member("dir", b"", size=10**15, kind=tarfile.XHDTYPE) + END,
+        member("dir", b"", size=10**15, kind=tarfile.GNUTYPE_LONGNAME) + END,
+        member("dir", b"", size=-1024, kind=tarfile.GNUTYPE_LONGNAME) + END,
+        member("dir", b"", size=2 << 20, kind=tarfile.XGLTYPE) + bytes(3 << 20),
+        pax("size=-99999") + member("a.png", b"x") + END,
+        pax("size=" + "9" * 30) + member("a.png", b"x") + END,
+        pax("GNU.sparse.map=1,x,2") + member("a.png", b"x") + END,
+        b"".join(pax(f"path=a{i}.png") for i in range(3000)) + member("a.png", b"x") + END,
+    ],
+    ids=lambda content: f"{len(content)} bytes",
+)
+def test_tar_headers_that_lie(content, tmp_path):
+    assert "not a readable tar" in refused(make(tmp_path / "a.tar", content))
+
+
+@pytest.mark.parametrize("mtime", ["inf", "nan", "-inf", "1e300"])
+def test_times_of_a_tar_without_bounds(mtime, tmp_path):
+    data = encoded(Image.fromarray(noise(4, 5)), "PNG")
+    source = open_source(make(tmp_path / "a.tar", pax(f"mtime={mtime}") + member("a.png", data) + END), "train")
+    np.testing.assert_array_equal(np.asarray(source.open(0)), noise(4, 5))
+
+
+def test_a_sparse_member_is_named_and_not_allocated(tmp_path):
+    data = encoded(Image.fromarray(noise(4, 5)), "PNG")
+    header = bytearray(member("sparse.png", size=512, kind=tarfile.GNUTYPE_SPARSE))
+    for place, number in ((386, 0), (398, 512), (483, 8**11 - 1)):  # one piece of 512 bytes at 0; its size, 8.6 GB
+        header[place : place + 12] = b"%011o\0" % number
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    source = open_source(make(tmp_path / "a.tar", bytes(header) + bytes(512) + member("b.png", data) + END), "train")
+    assert source.paths == ("b.png", "sparse.png")
+    with pytest.raises(UnreadableImage, match=r"sparse\.png: stored as a sparse file; write the tar without --sparse"):
+        source.open(1)
+    np.testing.assert_array_equal(np.asarray(source.open(0)), noise(4, 5))
+
+
+def test_a_large_member_is_not_read(folder, monkeypatch):
+    source = open_source(pack(folder, ".tar"), "train")
+    monkeypatch.setenv("MECOQ_FAISS_MAX_BYTES", "50")
+    with pytest.raises(UnreadableImage, match=r"dog/b\.png: \d+ bytes, more than 50"):
+        source.open(3)

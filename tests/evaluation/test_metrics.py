@@ -1,8 +1,12 @@
 """Metrics against hand-made cases, written-out loops and the labels of whole searches."""
 
+from itertools import permutations
+
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mecoq_faiss.evaluation import (
     average_precision,
@@ -114,3 +118,37 @@ def test_recall_of_each_query_by_hand():
 def test_errors_say_what_to_mend(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+RANKINGS = st.integers(1, 12).flatmap(lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1))
+
+
+@given(RANKINGS, st.integers(1, 15))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_any_ranking_equals_a_loop(relevance, k):
+    found = average_precision(relevance, k)
+    np.testing.assert_allclose(found, [ap_loop(row, k) for row in relevance], atol=1e-12)
+    assert ((found >= 0) & (found <= 1)).all()
+    best = [sorted(row, reverse=True) for row in relevance]
+    assert (average_precision(best, k) >= found - 1e-12).all()  # no order is better than the relevant ones first
+    n = min(k, len(relevance[0]))
+    assert precision_at(relevance, [n])[0] == pytest.approx(np.asarray(relevance)[:, :n].mean())
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6), st.data())
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_any_ties_are_the_mean_over_their_orders(row, data):
+    scores = sorted((data.draw(st.integers(0, 2)) for _ in row), reverse=True)
+    k = data.draw(st.integers(1, len(row)))
+    orders = [o for o in permutations(range(len(row))) if [scores[i] for i in o] == scores]
+    expected = np.mean([ap_loop([row[i] for i in order], k) for order in orders])
+    assert average_precision([row], k, scores=[scores])[0] == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(1, 8), st.integers(1, 10), st.integers(0, 10**6))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_any_recall_is_a_share_of_sets(nq, k, seed):
+    rng = np.random.default_rng(seed)
+    I, exact = (np.stack([rng.permutation(20)[:10] for _ in range(nq)]) for _ in range(2))
+    shares = [len({*a[:k].tolist()} & {*b[:k].tolist()}) / k for a, b in zip(I, exact, strict=True)]
+    assert recall_at_k(I, exact, k) == pytest.approx(np.mean(shares))

@@ -181,7 +181,11 @@ def socket_at(path: Path) -> Path:
 
 
 def link_to(target: str) -> Callable[[Path], Path]:
-    return lambda path: path.symlink_to(target) or path
+    def link(path: Path) -> Path:
+        path.symlink_to(target)
+        return path
+
+    return link
 
 
 NOT_REGULAR = {
