@@ -100,3 +100,31 @@ def test_the_network_is_compiled_when_asked(
     monkeypatch.setattr(Backbone, "compile_net", lambda self: called.append(self))
     model = fit_run(source, tmp_path / "run", MODEL, replace(TRAIN, compile=compile))
     assert called == ([model.backbone] if compile else [])
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (MODEL, {"optimizer": "sgd"}),
+        (MODEL, {"optimizer": "sgd", "momentum": 0.0}),
+        (replace(MODEL, freeze_codebooks=True), {"memory_kind": "hard"}),
+        (replace(MODEL, projection="linear", standardize=False), {"memory_size": 0}),
+    ],
+)
+def test_every_kind_of_state_is_continued_to_the_same_bytes(
+    model: ModelConfig, changes: dict, source: FeatureSource, tmp_path: Path
+) -> None:
+    config = replace(TRAIN, epochs=2, memory_size=7, memory_start_epoch=1)
+    config = replace(config, **changes)
+    fit_run(source, tmp_path / "whole", model, config)
+
+    def stop(record: dict) -> None:
+        if (record["epoch"], record.get("step")) == (2, 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(source, tmp_path / "stopped", model, config, callback=stop)
+    assert RunFolder(tmp_path / "stopped").next_epoch() == 2
+    fit_run(source, tmp_path / "stopped", None, None, resume=True)
+    for name in ("model.safetensors", "last.pt"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
