@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned, is_bundle, pinned
-from mecoq_faiss.config import from_json
+from mecoq_faiss.bundle.stored_model import read_model
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
 from mecoq_faiss.data.images import UnreadableImage, decode_image, upright_rgb
 from mecoq_faiss.data.views import fixed_view, to_float
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
-from mecoq_faiss.training.run_folder import RunFolder, load_model
+from mecoq_faiss.training.run_folder import RunFolder
 
 ENCODE_BATCH = 64  # fixed: features differ in the last bits between batch sizes
 
@@ -113,10 +113,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encod
 
 
 def encoder_in(bundle: Pinned, device: str | torch.device = "auto") -> Encoder:
-    """The encoder of an opened bundle."""
-    config_file, weights = map(bundle.file, ENCODER_FILES)
-    model_config, _ = from_json(config_file.read().decode(errors="replace"), str(config_file.name))
-    return Encoder(load_model(model_config, weights), device)
+    """The encoder of an opened bundle; ValueError where its files do not fit the manifest or each other."""
+    return Encoder(read_model(bundle), device)
 
 
 def _to_features(features: Any, width: int) -> Tensor:

@@ -7,14 +7,17 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
+import numpy as np
 
+from mecoq_faiss.bundle.schema import check_manifest
 from mecoq_faiss.storage.files import sha256, write_text
+from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
 FORMAT = 1
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
@@ -23,6 +26,13 @@ INDEX = "index.faiss"
 ITEMS = "items.h5"
 ENCODER_FILES = ("encoder/config.json", "encoder/model.safetensors")
 FILES = (INDEX, ITEMS, *ENCODER_FILES)
+MOST_BYTES = 1 << 22  # of a manifest, which takes 2 KB
+ITEM_DATASETS = {
+    "codes": Wanted((2,), ("u1",)),
+    "ids": Wanted((1,), ("i8",)),
+    "paths": Wanted((1,), ("text",)),
+    "labels": Wanted((1, 2), ("i8", "u1"), required=False),
+}
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -142,26 +152,48 @@ def _open_all(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
 
 
 def _parse_manifest(file: BufferedReader, bundle: Path) -> dict[str, Any]:
+    text = file.read(MOST_BYTES + 1)
     try:
-        manifest = json.loads(file.read().decode())
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES:,} bytes")
+        manifest = json.loads(text.decode(), parse_constant=_refuse_constant)
         version = manifest["format"]
-        if not isinstance(version, int) or not isinstance(manifest["files"], dict):
+        if type(version) is not int or version < 1 or not isinstance(manifest["files"], dict):
             raise TypeError("wrong types")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file.name} is damaged ({error}): export the bundle again") from error
     if version > FORMAT:
         raise ValueError(
-            f"{bundle} was made by a newer mecoq-faiss (format {version}, this one reads {FORMAT}): upgrade"
+            f"{bundle} was made by a newer mecoq-faiss (format {str(version)[:20]}, this one reads {FORMAT}): upgrade"
         )
+    check_manifest(manifest, bundle)
     return manifest
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def open_items(source: str | Path | BinaryIO, n: int | None = None) -> AbstractContextManager[dict[str, h5py.Dataset]]:
+    """The datasets of an encoded file or a bundle's items.h5, checked; see `open_checked`. `n` items, where known."""
+    return open_checked(source, ITEM_DATASETS, what="a file of codes", mend="encode the images again", rows=n)
+
+
 def read_items(source: str | Path | BinaryIO) -> dict[str, Any]:
-    """Codes (n, M) uint8, ids, paths, labels (or None), class_names of an encoded file or a bundle's items.h5."""
-    with h5py.File(source) as file:
-        items: dict[str, Any] = {name: file[name][:] for name in ("codes", "ids")}
-        items["paths"] = file["paths"].asstr()[:]
-        items["labels"] = file["labels"][:] if "labels" in file else None
-        items["class_names"] = [str(name) for name in file.attrs.get("class_names", [])]
-        items["nbits"] = int(file.attrs["nbits"])
-    return items
+    """Codes (n, M) uint8, ids, paths, labels (or None), class_names of an encoded file or a bundle's items.h5.
+
+    Raises FileNotFoundError, or ValueError for a file that holds no such items of its own.
+    """
+    with open_items(source) as datasets:
+        file = datasets["codes"].file
+        items: dict[str, Any] = {name: datasets[name][:] for name in ("codes", "ids")}
+        items["paths"] = read_texts(datasets["paths"])
+        items["labels"] = datasets["labels"][:] if "labels" in datasets else None
+        names, nbits = (read_attribute(file, name) for name in ("class_names", "nbits"))
+    where = source if isinstance(source, str | Path) else source.name
+    names = np.asarray([] if names is None else names)
+    if names.ndim != 1 or not all(isinstance(name, str) for name in names.tolist()):
+        raise ValueError(f"{where}: its class_names are no list of names: encode the images again")
+    if not isinstance(nbits, int | np.integer) or nbits not in (4, 8):
+        raise ValueError(f"{where} is not a file of codes (its nbits are no 4 or 8): encode the images again")
+    return items | {"class_names": names.tolist(), "nbits": int(nbits)}

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import faiss
-import h5py
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import INDEX, ITEMS, pinned
+from mecoq_faiss.bundle.folder import ITEMS, open_items, pinned
+from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_RESULTS
-from mecoq_faiss.index.file import load_index
 from mecoq_faiss.index.filtered import search_rows
 from mecoq_faiss.index.inspect import read_ids, without_ids
+from mecoq_faiss.storage.hdf5_checked import read_texts
 
 
 class Hit(NamedTuple):
@@ -54,11 +54,11 @@ class Generation:
         with ExitStack() as stack, pinned(path) as files:  # all of one export, although another may take its place
             self.manifest: dict[str, Any] = files.manifest
             self.encoder = encoder_in(files, device)
-            self.index: faiss.Index = load_index(files.file(INDEX))
+            self.index: faiss.Index = index_in(files)
             self._by_row = without_ids(self.index)
             self._ids = read_ids(self.index)
             items = stack.enter_context(open(os.dup(files.file(ITEMS).fileno()), "rb"))  # the others are closed
-            self._paths = stack.enter_context(h5py.File(items))["paths"]
+            self._paths = stack.enter_context(open_items(items, len(self)))["paths"]
             self._one_reader = threading.Lock()  # the open file has one place
             self._items = stack.pop_all()
 
@@ -75,7 +75,7 @@ class Generation:
             raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
         wanted, back = np.unique(rows, return_inverse=True)  # HDF5 takes rows in rising order, each once
         with self._one_reader:
-            return self._paths.asstr()[wanted][back].tolist() if len(wanted) else []
+            return read_texts(self._paths, wanted)[back].tolist() if len(wanted) else []
 
     def search(self, queries: Any, k: int | None, where: ArrayLike | None) -> list[list[Hit]]:
         """See `Bundle.search`."""

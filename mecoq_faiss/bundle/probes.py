@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import h5py
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -10,6 +11,7 @@ from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
 from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
 from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.storage.shards import map_array
 
 QUERIES = 64
 NOISE = 0.5  # norm of what is added to each codeword
@@ -54,8 +56,7 @@ def encode_again(encoder: Encoder, source: Source, encoded: str) -> tuple[np.nda
 
     `encoded` is the file, whose `ids` are rows of `source`.
     """
-    with h5py.File(encoded) as file:
-        ids = file["ids"][:ENCODE_BATCH]
+    ids = map_array(Path(encoded), "ids")[:ENCODE_BATCH]
     if isinstance(source, FeatureSource):
         z = encoder.encode(source.vectors(ids))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from mecoq_faiss.data.rows import FeatureRows
 from mecoq_faiss.storage.files import open_regular
+from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, SMALL, check_texts, one_line, plain_dataset, read_texts
 
 FEATURE_TYPES = (".h5", ".hdf5", ".npy")
 
@@ -22,6 +24,9 @@ _MOST_CLASSES = 1 << 20
 _BLOCK_BYTES = 1 << 26
 _MOST_HEADER = 10_000  # bytes, of a .npy; as numpy
 _MOST_ROWS = 1 << 28  # of a .npy: each has a name in memory
+MEND = "write the arrays themselves into the file"
+# What numpy raises for a damaged header beside ValueError
+NPY_ERRORS = (ValueError, OSError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,20 +106,29 @@ def open_features(path: Path, name: str) -> FeatureSource:
         file = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{name}: not a readable HDF5 file ({error}); write or copy it again") from None
-    with file:
-        key = next((key for key in ("features", "embeddings") if isinstance(file.get(key), h5py.Dataset)), None)
-        if key is None:
-            raise ValueError(f"{name}: has no dataset 'features' or 'embeddings', only {sorted(file)}; rename it")
-        data = file[key]
-        # External and unallocated data have no place in the file, chunked data no single one.
-        offset = None if data.external else data.id.get_offset()
-        _check_features(name, data.shape, data.dtype)
-        features = FeatureRows(os.path.abspath(path), key, data.shape, data.dtype, offset)
-        n = len(features)
-        paths = tuple(_strings(file["paths"], name)) if "paths" in file else _row_names(n)
-        if len(paths) != n:
-            raise ValueError(f"{name}: {len(paths)} paths for {n} features; write one path a row")
-        labels, class_names = _read_labels(file, name, n)
+    try:
+        with file:
+            return _read_file(file, path, name)
+    except (OSError, *READ_ERRORS) as error:
+        raise ValueError(f"{name}: damaged ({one_line(error)}); write or copy it again") from error
+
+
+def _read_file(file: h5py.File, path: Path, name: str) -> FeatureSource:
+    there = set(file)
+    key = next((key for key in ("features", "embeddings") if key in there), None)
+    if key is None:
+        raise ValueError(f"{name}: has no dataset 'features' or 'embeddings', only {sorted(there)}; rename it")
+    data = plain_dataset(file, key, name, MEND, own=False)
+    offset = data.id.get_offset()  # None of chunked data, which have no single place in the file, and of none at all
+    _check_features(name, data.shape, data.dtype)
+    if data.chunks and len(data) > max(SMALL, data.id.get_storage_size()):
+        raise ValueError(f"{name}: {key} claims {len(data):,} rows in {data.id.get_storage_size():,} bytes: {MEND}")
+    features = FeatureRows(os.path.abspath(path), key, data.shape, data.dtype, offset)
+    n = len(features)
+    paths = tuple(_strings(file, "paths", path, name)) if "paths" in there else _row_names(n)
+    if len(paths) != n:
+        raise ValueError(f"{name}: {len(paths)} paths for {n} features; write one path a row")
+    labels, class_names = _read_labels(file, path, name, n)
     return FeatureSource(name, features, paths, labels, class_names)
 
 
@@ -153,18 +167,18 @@ def _check_features(name: str, shape: tuple[int, ...] | None, dtype: np.dtype) -
         raise ValueError(f"{name}: features are {dtype}; convert them to float32 (float16 and float64 will do)")
     if shape is None or len(shape) not in (2, 3):
         raise ValueError(f"{name}: features have shape {shape}; expected (n, F), or (n, V, F) with V views each")
-    if 0 in shape:
+    if min(shape) < 1:
         raise ValueError(f"{name}: features are empty, shape {shape}; write at least one row")
 
 
-def _read_labels(file: h5py.File, name: str, n: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _read_labels(file: h5py.File, path: Path, name: str, n: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
     if "labels" not in file:
         return None, ()
-    data = file["labels"]
-    if len(data.shape or ()) not in (1, 2) or data.shape[0] != n:
+    data = plain_dataset(file, "labels", name, MEND, own=False)
+    if data.ndim not in (1, 2) or data.shape[0] != n:
         raise ValueError(f"{name}: labels have shape {data.shape} for {n} features; expected ({n},) or ({n}, L)")
     if data.dtype.kind in "OS" and data.ndim == 1:
-        classes, ids = np.unique(_strings(data, name), return_inverse=True)
+        classes, ids = np.unique(_strings(file, "labels", path, name), return_inverse=True)
         return ids.astype(np.int64), tuple(classes.tolist())
     labels = data[:]
     if labels.ndim == 2:
@@ -177,16 +191,18 @@ def _read_labels(file: h5py.File, name: str, n: int) -> tuple[np.ndarray | None,
         labels, count = labels.astype(np.int64), int(labels.max()) + 1
     if "class_names" not in file:
         return labels, tuple(str(i) for i in range(count))
-    names = _strings(file["class_names"], name)
+    names = _strings(file, "class_names", path, name)
     if len(names) < count:
         raise ValueError(f"{name}: {len(names)} class_names for {count} classes; write one a class")
     return labels, tuple(names)
 
 
-def _strings(data: h5py.Dataset, name: str) -> list[str]:
-    if data.dtype.kind not in "OS" or data.ndim != 1:
+def _strings(file: h5py.File, key: str, path: Path, name: str) -> list[str]:
+    data = plain_dataset(file, key, name, MEND, own=False)
+    if h5py.check_string_dtype(data.dtype) is None or data.ndim != 1:
         raise ValueError(f"{name}: {data.name} must be a list of strings, not {data.dtype} {data.shape}")
-    return data.asstr()[:].tolist()
+    check_texts(data, path, name, MEND)
+    return read_texts(data).tolist()
 
 
 def _row_names(n: int) -> tuple[str, ...]:

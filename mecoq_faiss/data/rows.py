@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mecoq_faiss.storage.hdf5_checked import one_line, plain_dataset
+
 
 class FeatureRows:
     """Rows (n, F) or (n, V, F) of floats in a file, read where they are indexed.
@@ -77,8 +79,12 @@ class FeatureRows:
 
     def _read(self, rows: slice | np.ndarray) -> np.ndarray:
         if self._dataset is not None and self._offset is None:
-            with h5py.File(self._path, "r") as file:  # opened at each read: HDF5 does not survive a fork
-                block = _read_chunked(file[self._dataset], rows)
+            try:
+                with h5py.File(self._path, "r") as file:  # opened at each read: HDF5 does not survive a fork
+                    data = plain_dataset(file, self._dataset, self._path, "copy it again", own=False)
+                    block = _read_chunked(data, rows)
+            except (RuntimeError, OSError) as error:
+                raise ValueError(f"{self._path} is damaged ({one_line(error)}): write or copy it again") from error
         else:
             block = self._map()[rows]
         return np.asarray(block, dtype=self.dtype)

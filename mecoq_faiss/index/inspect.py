@@ -11,6 +11,7 @@ import numpy as np
 from mecoq_faiss.index.codes import unpack_codes
 
 NAMES = {"IndexPQ": "pq", "IndexPQFastScan": "pqfs", "IndexIVFPQ": "ivfpq", "IndexIVFPQFastScan": "ivfpqfs"}
+METRICS = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}
 
 
 def read_codebooks(index: faiss.Index) -> np.ndarray:
@@ -19,7 +20,7 @@ def read_codebooks(index: faiss.Index) -> np.ndarray:
     Raises:
         ValueError: an index without a product quantizer of whole vectors.
     """
-    pq = _core(index).pq
+    pq = pq_core(index).pq
     return faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
 
 
@@ -29,7 +30,7 @@ def read_codes(index: faiss.Index) -> np.ndarray:
     Raises:
         ValueError: an index without a product quantizer of whole vectors.
     """
-    core = _core(index)
+    core = pq_core(index)
     codes = np.empty((core.ntotal, core.pq.M), np.uint8)
     for rows, packed in _packed_codes(core):
         codes[rows] = unpack_codes(packed, core.pq.M, core.pq.nbits)
@@ -65,8 +66,8 @@ def without_refiner(index: faiss.Index) -> faiss.Index:
 def set_search_effort(index: faiss.Index, *, nprobe: int | None = None, k_factor: float | None = None) -> None:
     """How much of an index a search looks at: lists, candidates for each result that a refiner scores exactly."""
     if nprobe is not None:
-        _core(index).nprobe = nprobe
-    for layer in _layers(index):
+        pq_core(index).nprobe = nprobe
+    for layer in layers_of(index):
         if k_factor is not None and isinstance(layer, faiss.IndexRefine):
             layer.k_factor = k_factor
 
@@ -80,8 +81,8 @@ def describe_index(index: faiss.Index) -> dict[str, Any]:
     Raises:
         ValueError: an index without a product quantizer of whole vectors.
     """
-    core = _core(index)
-    layers = list(_layers(index))
+    core = pq_core(index)
+    layers = list(layers_of(index))
     refine = next((layer.k_factor for layer in layers if isinstance(layer, faiss.IndexRefine)), None)
     is_ivf = isinstance(core, faiss.IndexIVF)
     return {
@@ -90,7 +91,7 @@ def describe_index(index: faiss.Index) -> dict[str, Any]:
         "M": core.pq.M,
         "nbits": core.pq.nbits,
         "n": index.ntotal,
-        "metric": {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}[index.metric_type],
+        "metric": METRICS.get(index.metric_type, f"FAISS's number {index.metric_type}"),
         "nlist": core.nlist if is_ivf else None,
         "nprobe": core.nprobe if is_ivf else None,
         "refine": refine,
@@ -99,7 +100,7 @@ def describe_index(index: faiss.Index) -> dict[str, Any]:
     }
 
 
-def _layers(index: faiss.Index) -> Iterator[Any]:
+def layers_of(index: faiss.Index) -> Iterator[Any]:
     """An index and the ones it wraps, outermost first."""
     while True:
         index = faiss.downcast_index(index)
@@ -112,9 +113,9 @@ def _layers(index: faiss.Index) -> Iterator[Any]:
             return
 
 
-def _core(index: faiss.Index) -> Any:
+def pq_core(index: faiss.Index) -> Any:
     """The product-quantized index at the bottom."""
-    *_, core = _layers(index)
+    *_, core = layers_of(index)
     if type(core).__name__ not in NAMES:
         raise ValueError(f"{type(core).__name__} is no product-quantized index: give one that build_index can write")
     if isinstance(core, faiss.IndexIVF) and core.by_residual and core.quantizer.reconstruct_n(0, core.nlist).any():

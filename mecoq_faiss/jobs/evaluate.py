@@ -11,13 +11,13 @@ import torch
 from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
-from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, pinned, read_items
+from mecoq_faiss.bundle.folder import ITEMS, is_bundle, pinned, read_items
+from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_MAP
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
-from mecoq_faiss.index.file import load_index
 from mecoq_faiss.training.run_folder import RunFolder
 
 
@@ -65,7 +65,7 @@ def evaluate(
         with pinned(path) as files:  # all of one export, although another may take its place meanwhile
             encoder, items = encoder_in(files, device), read_items(files.file(ITEMS))
             k = _check(items, source, k)
-            index = without_ids(load_index(files.file(INDEX)))
+            index = without_ids(index_in(files))
     else:
         encoder = load_encoder(path, device)
         if database is None:

@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import h5py
 import numpy as np
 import torch
 
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, load_encoder
-from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, read_manifest, verify_files, write_manifest
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, open_items, read_manifest, verify_files, write_manifest
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.config import to_json
+from mecoq_faiss.data.features import NPY_ERRORS
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
 from mecoq_faiss.storage.files import check_writable_parent, replacing, write_text
 from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
+from mecoq_faiss.storage.hdf5_checked import one_line, read_attribute
 from mecoq_faiss.storage.shards import map_array, read_key, shards_written
 from mecoq_faiss.storage.work_folder import WorkFolder
 from mecoq_faiss.training.run_folder import save_model
@@ -37,7 +38,7 @@ logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
 PARTIAL_NAMES = r"encoded\.h5(\.parts)?|index\.faiss|items\.h5|encoder|manifest\.json"
-SPARE = ("embeddings",)  # what an encoded file may hold and a bundle does not
+ATTRIBUTES = ("key", "class_names", "D", "nbits")  # of an encoded file
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -149,18 +150,18 @@ def _count_codes(codes: Path, encoder: Encoder) -> int:
         verify_files(codes.parent, (ITEMS,))
     if name := damaged_dataset(codes):
         raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
-    with h5py.File(codes) as file:
-        return len(file["codes"])
+    with open_items(codes) as items:
+        return len(items["codes"])
 
 
 def _read_ids(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give a .npy file of int64, or an .h5 file with ids")
     try:
-        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else map_array(path, "ids")
-    except (ValueError, OSError, KeyError, EOFError) as error:
+        return np.load(path, mmap_mode="r") if path.suffix == ".npy" else map_array(path, "ids")
+    except NPY_ERRORS as error:
         raise ValueError(
-            f"{path} holds no ids ({error}): give a .npy file of int64, or an .h5 file with ids"
+            f"{path} holds no ids ({one_line(error)}): give a .npy file of int64, or an .h5 file with ids"
         ) from error
 
 
@@ -239,16 +240,19 @@ def _finish(
 
 def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
     """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
-    with replacing(items) as path, h5py.File(encoded) as source, create_hdf5(path) as file:
-        file.attrs.update(source.attrs)
-        for name in source:
-            if name not in SPARE:
-                source.copy(name, file)
+    with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
+        source = datasets["codes"].file
+        for name in ATTRIBUTES:
+            value = read_attribute(source, name)
+            if value is not None:
+                file.attrs[name] = value
+        for name, dataset in datasets.items():
+            source.copy(dataset, file, name, without_attrs=True)
         sums = read_checksums(source)
         if ids is not None:
             file["ids"][...] = ids
             sums.pop("ids", None)
-        file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name not in SPARE})
+        file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name in datasets})
 
 
 def _version(name: str) -> str:

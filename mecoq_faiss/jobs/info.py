@@ -10,6 +10,7 @@ import h5py
 from mecoq_faiss.bundle.folder import is_bundle, read_manifest
 from mecoq_faiss.index import describe_index, load_index
 from mecoq_faiss.presets import PRESETS
+from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, one_line, plain_dataset
 from mecoq_faiss.training.run_folder import RunFolder
 
 KINDS = {
@@ -61,11 +62,13 @@ def _describe_run(path: Path) -> dict[str, Any]:
 def _describe_h5(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path) as file:
-            description: dict[str, Any] = {"type": "encoded" if "codes" in file else "features"}
-            for name, dataset in file.items():
+            names = list(file)
+            description: dict[str, Any] = {"type": "encoded" if "codes" in names else "features"}
+            for name in names:
+                dataset = plain_dataset(file, name, str(path), "write or copy it again", own=False)
                 description[name] = f"{tuple(dataset.shape)} {dataset.dtype}"
-    except OSError as error:
-        raise ValueError(f"{path} is damaged ({error}): write it again") from error
+    except (OSError, *READ_ERRORS) as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)}): write it again") from error
     return description
 
 

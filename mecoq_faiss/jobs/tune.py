@@ -11,7 +11,7 @@ import torch
 
 from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, pinned
+from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, open_items, pinned
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
@@ -64,7 +64,9 @@ def tune(
         k = min(K_RESULTS, n) if k is None else k
         if not 1 <= k <= n:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
-        codes, encoder = map_array(files.file(ITEMS), "codes"), encoder_in(files, device)
+        with open_items(files.file(ITEMS), n):  # checked
+            codes = map_array(files.file(ITEMS), "codes")
+        encoder = encoder_in(files, device)
     source = open_source(queries, "queries") if isinstance(queries, str | Path) else queries
     most = min(MOST_QUERIES, max(1, MOST_SCORES // n))
     source = source.subset(np.sort(np.random.default_rng(0).permutation(len(source))[:most]))

@@ -14,6 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, check_texts, plain_dataset, read_attribute
+
 SHA256 = "sha256"  # attribute of a file: JSON, hex SHA-256 by dataset
 BLOCK_BYTES = 1 << 24
 
@@ -95,22 +97,33 @@ class DatasetHash:
 def damaged_dataset(path: Path) -> str | None:
     """The name of a dataset that does not match its checksum; None where all do, or the file has no checksums.
 
-    Raises OSError where HDF5 cannot read the file.
+    A link, a group, or data in another file do not match. Raises OSError where HDF5 cannot read the file.
     """
     with h5py.File(path) as file:
-        sums = read_checksums(file)
-        for name, expected in sums.items():
-            if name not in file or _hash(file[name]) != expected:
+        for name, expected in read_checksums(file).items():
+            if not _matches(file, name, expected, path):
                 return name
     return None
+
+
+def _matches(file: h5py.File, name: str, expected: str, path: Path) -> bool:
+    if name not in set(file):
+        return False
+    try:
+        dataset = plain_dataset(file, name, str(path), "", own=True)
+        check_texts(dataset, path, str(path), "")
+        return _hash(dataset) == expected
+    except (ValueError, *READ_ERRORS):
+        return False
 
 
 def read_checksums(file: h5py.File) -> dict[str, str]:
     """The checksums that a file holds, by dataset; empty for a file without."""
     try:
-        return dict(json.loads(file.attrs[SHA256]))
-    except (KeyError, ValueError, TypeError):
+        sums = dict(json.loads(read_attribute(file, SHA256)))
+    except (ValueError, TypeError, RecursionError):
         return {}
+    return {name: digest for name, digest in sums.items() if isinstance(name, str)}
 
 
 def _hash(dataset: h5py.Dataset) -> str:

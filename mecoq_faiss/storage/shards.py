@@ -14,11 +14,13 @@ import numpy as np
 
 from mecoq_faiss.storage.files import replacing, sha256
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
+from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 logger = logging.getLogger("mecoq_faiss")
 WHOLE = "whole.h5"
 PART_NAMES = r"\d{6}(-[0-9a-f]{64})?\.h5|whole\.h5"
+ANY = Wanted((1, 2, 3, 4), ())
 Arrays = dict[str, np.ndarray]
 # Not zarr, which is made of chunks anyway: what comes out is one HDF5 file, and a killed run must keep its shards.
 
@@ -86,18 +88,23 @@ def read_key(path: Path) -> dict[str, Any] | None:
     """The key that a file was written under, or None where it is no such file."""
     try:
         with h5py.File(path) as file:
-            return json.loads(file.attrs["key"])
-    except (OSError, KeyError, ValueError):
+            key = json.loads(read_attribute(file, "key"))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return key if isinstance(key, dict) else None
 
 
 def map_array(source: Path | BinaryIO, name: str) -> np.ndarray:
     """A dataset of an HDF5 file (its path, or the open file) as a read-only memory map; strings are read.
 
     The system pages a map in where it is looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such dataset, or one that does not lie in the file itself.
     """
-    with h5py.File(source) as file:
-        dataset = file[name]
+    with open_checked(source, {name: ANY}, own=False) as datasets:
+        dataset = datasets[name]
         offset = dataset.id.get_offset()
         if offset is None or dataset.size == 0 or dataset.dtype.hasobject:
             return dataset[:]

@@ -1,0 +1,97 @@
+"""What a manifest must say: its required parts, their types and ranges. Other parts may come with later versions."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from mecoq_faiss.index import KINDS
+
+LARGEST = 2**63 - 1
+REQUIRED = {
+    "kind": (str, KINDS),
+    "M": (int, 1),
+    "nbits": (int, (4, 8)),
+    "d": (int, 1),
+    "counts": (dict, None),
+    "counts.items": (int, 1),
+    "files": (dict, None),
+}
+OPTIONAL = {
+    "bytes_per_code": (float, 1),
+    "metric": (str, ("inner_product",)),
+    "query_normalisation": (str, None),
+    "nlist": (int, 1),
+    "nprobe": (int, 1),
+    "refine": (float, 1),
+    "has_ids": (bool, None),
+    "preprocessing": (dict, None),
+    "counts.source_items": (int, 1),
+    "counts.unreadable": (int, 0),
+    "source": (str, None),
+    "created": (str, None),
+    "versions": (dict, None),
+    "verification": (dict, None),
+}
+OF_A_FILE = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
+MAY_BE_NULL = ("nlist", "nprobe", "refine")
+
+
+def check_manifest(manifest: dict[str, Any], bundle: str | Path) -> None:
+    """ValueError, in one line, for the first part of a bundle's manifest that is missing, mistyped or out of range.
+
+    The tables above say what is allowed: a type (`float` stands for every finite number) and a smallest number, the
+    values to choose from, or a pattern.
+    """
+    reason = _wrong(manifest)
+    if reason is not None:
+        raise ValueError(f"{Path(bundle) / 'manifest.json'} is damaged ({reason}): export the bundle again")
+
+
+def _wrong(manifest: dict[str, Any]) -> str | None:
+    for table, required in ((REQUIRED, True), (OPTIONAL, False)):
+        for name, (expected, allowed) in table.items():
+            holder: Any = manifest
+            *outer, last = name.split(".")
+            for part in outer:
+                holder = holder[part]
+            if last not in holder:
+                if required:
+                    return f"no {name}"
+                continue
+            value = holder[last]
+            if not (value is None and name in MAY_BE_NULL) and not _fits(value, expected, allowed):
+                return f"{name} is {_shown(value)}"
+    for name, entry in manifest["files"].items():
+        for part, (expected, allowed) in OF_A_FILE.items():
+            if not isinstance(entry, dict) or part not in entry or not _fits(entry[part], expected, allowed):
+                return f"the {part} of {_shown(name)} are not there or wrong"
+    M, nbits, d = (manifest[name] for name in ("M", "nbits", "d"))
+    if d % M or M * nbits % 8 or manifest.get("bytes_per_code", M * nbits / 8) != M * nbits / 8:
+        return f"d={_shown(d)}, M={_shown(M)}, nbits={nbits} and its bytes_per_code do not fit each other"
+    return None
+
+
+def _fits(value: Any, expected: type, allowed: Any) -> bool:
+    if expected is float:
+        number = type(value) in (int, float) and abs(value) <= LARGEST and math.isfinite(value)
+        return number and value >= allowed
+    if type(value) is not expected or (expected is int and value > LARGEST):
+        return False
+    if isinstance(allowed, re.Pattern):
+        return allowed.fullmatch(value) is not None
+    if isinstance(allowed, tuple):
+        return value in allowed
+    return allowed is None or value >= allowed
+
+
+def _shown(value: Any) -> str:
+    """A value in at most a few words."""
+    if isinstance(value, dict | list):
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "..."

@@ -1,0 +1,38 @@
+"""The index of an opened bundle, read and compared with what the bundle says of it."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, Pinned, open_items
+from mecoq_faiss.index.build import check_ids
+from mecoq_faiss.index.consistent import check_consistent
+from mecoq_faiss.index.file import load_index
+from mecoq_faiss.index.inspect import describe_index, read_ids
+
+COMPARED = ("kind", "M", "nbits", "d", "nlist", "nprobe", "refine", "has_ids")  # of what the manifest says
+
+
+def index_in(files: Pinned) -> faiss.Index:
+    """The index of an opened bundle, on the CPU.
+
+    Raises ValueError, in one line, where it is damaged or is not the one that the manifest and the items describe.
+    """
+    index = load_index(files.file(INDEX))
+    manifest, n = files.manifest, files.manifest["counts"]["items"]
+    try:
+        check_consistent(index)
+        said = describe_index(index)
+        for name, expected in {"n": n, "metric": "inner_product", **manifest}.items():
+            if name in ("n", "metric", *COMPARED) and said[name] != expected:
+                raise ValueError(f"its {name} is {said[name]}, the manifest says {expected}")
+        ids = read_ids(index)
+        with open_items(files.file(ITEMS), n) as items:
+            if ids is not None:
+                check_ids(ids, n)
+                if not np.array_equal(ids, items["ids"][:]):
+                    raise ValueError("its ids are not those of the items")
+    except ValueError as error:
+        raise ValueError(f"{files.bundle / INDEX} does not fit its bundle ({error}): export it again") from error
+    return index
