@@ -186,17 +186,15 @@ def _text_bytes(file: BinaryIO, offset: int, n: int, width: int) -> int:
 
 
 def read_texts(dataset: h5py.Dataset, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-    """Strings of a dataset as str, all or some rows (rising, each once); bytes that are no UTF-8 look like `\\\\xff`.
+    """Strings of a dataset as str, all or some rows (rising, each once); bytes that are no UTF-8 are shown in hex.
 
     Raises ValueError, in one line, where they cannot be read.
     """
     try:
         return dataset.asstr(errors="backslashreplace")[rows]
     except (OSError, *READ_ERRORS) as error:
-        where = dataset.file.filename
-        raise ValueError(
-            f"{where}: {dataset.name[1:]} cannot be read ({one_line(error)}): copy the file again"
-        ) from error
+        name = f"{dataset.file.filename}: {dataset.name[1:]}"
+        raise ValueError(f"{name} cannot be read ({one_line(error)}): copy the file again") from error
 
 
 def read_attribute(file: h5py.File, name: str) -> Any:
