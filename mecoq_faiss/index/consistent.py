@@ -60,7 +60,11 @@ def _check_flat(index: Any) -> None:
 
 def _check_lists(core: Any) -> None:
     lists, quantizer = core.invlists, core.quantizer
-    if not core.nlist == quantizer.ntotal == lists.nlist or (quantizer.d, quantizer.is_trained) != (core.d, True) or not 1 <= core.nprobe <= core.nlist:
+    if (
+        not core.nlist == quantizer.ntotal == lists.nlist
+        or (quantizer.d, quantizer.is_trained) != (core.d, True)
+        or not 1 <= core.nprobe <= core.nlist
+    ):
         raise ValueError(f"it visits {core.nprobe} of {lists.nlist} lists, with {quantizer.ntotal} centroids")
     sizes = [lists.list_size(number) for number in range(core.nlist)]
     if sum(sizes) != core.ntotal:

@@ -118,6 +118,8 @@ def pq_core(index: faiss.Index) -> Any:
     *_, core = layers_of(index)
     if type(core).__name__ not in NAMES:
         raise ValueError(f"{type(core).__name__} is no product-quantized index: give one that build_index can write")
+    if isinstance(core, faiss.IndexIVF) and core.quantizer.ntotal != core.nlist:
+        raise ValueError(f"the index has {core.nlist} lists and {core.quantizer.ntotal} centroids: export it again")
     if isinstance(core, faiss.IndexIVF) and core.by_residual and core.quantizer.reconstruct_n(0, core.nlist).any():
         raise ValueError("these codebooks quantize residuals, not whole vectors: build the index by_residual=False")
     return core

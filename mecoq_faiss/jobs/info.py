@@ -32,7 +32,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a run, a bundle, an index or an .h5 file")
     if path.is_file():
-        return _describe_h5(path) if h5py.is_hdf5(path) else {"type": "index", **describe_index(load_index(path))}
+        return _describe_h5(path) if h5py.is_hdf5(path) else _describe_index(path)
     if is_bundle(path):
         manifest = read_manifest(path)
         size = sum(entry["bytes"] for entry in manifest.pop("files").values())
@@ -57,6 +57,14 @@ def _describe_run(path: Path) -> dict[str, Any]:
     if epochs:
         description |= {name: epochs[-1][name] for name in ("codeword_usage", "codeword_similarity")}
     return description
+
+
+def _describe_index(path: Path) -> dict[str, Any]:
+    index = load_index(path)
+    try:
+        return {"type": "index", **describe_index(index)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _describe_h5(path: Path) -> dict[str, Any]:

@@ -132,7 +132,11 @@ def test_an_index_that_is_not_the_bundles(bundle: Path, case: str) -> None:
 
 @pytest.mark.parametrize(
     ("edit", "says"),
-    [(move_ids, "of 60 codes"), (one_id_twice, "different codes of 60"), (a_negative_id, "has positions -1099511627776")],
+    [
+        (move_ids, "of 60 codes"),
+        (one_id_twice, "different codes of 60"),
+        (a_negative_id, "has positions -1099511627776"),
+    ],
 )
 def test_positions_that_are_not_all_there_once(tmp_path: Path, edit: Callable[[Any], None], says: str) -> None:
     bundle = old_bundle(tmp_path, "ivfpq")

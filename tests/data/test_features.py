@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 import pytest
 
 from mecoq_faiss.data.features import open_features
 from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.index import check_ids
+from mecoq_faiss.jobs.export_index import _read_ids
+from tests.bounded import refusal
 from tests.data.files import make, refused, write_h5
 
 
@@ -166,3 +170,106 @@ def test_a_pipe_or_a_device_is_refused_without_waiting(name, tmp_path):
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
     assert "Not a regular file" in refused(tmp_path / name, OSError)
+
+
+def _put(name, value):
+    return lambda file: file.__setitem__(name, value)
+
+
+def _virtual(name, shape, dtype):
+    def make(file):
+        layout = h5py.VirtualLayout(shape, dtype)
+        layout[...] = h5py.VirtualSource("other.h5", name, shape, dtype)
+        file.create_virtual_dataset(name, layout)
+
+    return make
+
+
+HOSTILE = {
+    "a link as features": _put("features", h5py.ExternalLink("other.h5", "/features")),
+    "a soft link": _put("features", h5py.SoftLink("/x")),
+    "a link as paths": _put("paths", h5py.ExternalLink("other.h5", "/paths")),
+    "a link as labels": _put("labels", h5py.ExternalLink("other.h5", "/labels")),
+    "a link as class_names": _put("class_names", h5py.SoftLink("/paths")),
+    "virtual features": _virtual("features", (3, 2), "f4"),
+    "virtual labels": _virtual("labels", (3,), "i8"),
+    "features outside": lambda file: file.create_dataset("features", (3, 2), "f4", external=[("other.bin", 0, 24)]),
+    "paths of a group": lambda file: file.create_group("paths"),
+    "labels of a group": lambda file: file.create_group("labels"),
+    "features of a group": lambda file: file.create_group("features"),
+    "features of nothing": _put("features", h5py.Empty("f4")),
+    "labels of nothing": _put("labels", h5py.Empty("i8")),
+    "2e9 rows": lambda file: file.create_dataset("features", (2 * 10**9, 2), "f4", chunks=(2**16, 2), compression=9),
+    "2e9 unwritten rows": lambda file: file.create_dataset("features", (2 * 10**9, 2), "f4"),
+    "2e6 rows in 8 KB": lambda file: file.create_dataset(
+        "features", data=np.zeros((2 * 10**6, 1), np.float32), chunks=(2**16, 1), compression=9
+    ),
+    "wide labels": lambda file: file.create_dataset("labels", (3, 2**30), "u1", chunks=(3, 2**16), compression=9),
+    "references as paths": lambda file: file.create_dataset("paths", (3,), h5py.ref_dtype),
+    "references as labels": lambda file: file.create_dataset("labels", (3,), h5py.ref_dtype),
+    "arrays as labels": lambda file: file.create_dataset("labels", (3,), h5py.vlen_dtype(np.int64)),
+    "compound features": lambda file: file.create_dataset("features", (3, 2), [("a", "f4")]),
+    "2e9 class names": lambda file: file.create_dataset("class_names", (2 * 10**9,), h5py.string_dtype()),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_feature_files(tmp_path, case):
+    write_h5(
+        tmp_path / "other.h5", features=np.ones((3, 2), np.float32), paths=["secret"] * 3, labels=np.array([0, 1, 2])
+    )
+    make(tmp_path / "other.bin", bytes(24))
+    path = write_h5(tmp_path / "f.h5", x=np.ones((3, 2), np.float32))
+    with h5py.File(path, "r+") as file:
+        HOSTILE[case](file)
+        if "features" not in file.keys() and file.get("features", getlink=True) is None:
+            file["features"] = np.ones((3, 2), np.float32)
+        if "class" in case:
+            file["labels"] = [0, 1, 1]
+    assert "secret" not in refusal(lambda: open_source(path, "train"), str(path))
+
+
+def test_several_packed_layouts_are_read(tmp_path):
+    """Sorted labels and long runs pack a thousandfold; names may be of fixed width, or no UTF-8."""
+    n = 50_000
+    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        options = {"chunks": True, "compression": "gzip"}
+        file.create_dataset("features", data=x, **options)
+        file.create_dataset("labels", data=np.arange(n) // 25_000, **options)
+        file.create_dataset("paths", data=np.array([b"caf\xe9"] * n), **options)
+        file.create_dataset("class_names", data=["cat", "dog"], dtype=h5py.string_dtype(), chunks=(1,))
+    source = open_source(tmp_path / "f.h5", "train")
+    np.testing.assert_array_equal(source.features[:], x)
+    assert source.labels.tolist() == [0] * 25_000 + [1] * 25_000
+    assert source.class_names == ("cat", "dog") and set(source.paths) == {r"caf\xe9"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 3}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': ()}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3, 2)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3, 2)}",
+        "{'descr': 'no type', 'fortran_order': False, 'shape': (3, 2)}",
+        "{'descr': '<f4'}",
+        "(" * 5000,
+        "[" * 5000,
+        "{'a': " * 1500,
+        "'''",
+        "\x00",
+        "1" * 5000,
+        "__import__('os')",
+    ],
+    ids=range(16),
+)
+def test_hostile_npy_headers(tmp_path, header):
+    """As features, and as the ids of an export."""
+    text = header.encode() + b"\n"
+    path = make(tmp_path / "f.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24))
+    refusal(lambda: open_source(path, "train"), str(path))
+    refusal(lambda: check_ids(_read_ids(path), 3), str(path), "ids must be an int64 array")
