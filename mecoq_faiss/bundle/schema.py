@@ -10,7 +10,7 @@ from typing import Any
 from mecoq_faiss.index import KINDS
 
 LARGEST = 2**63 - 1
-REQUIRED = {
+REQUIRED: dict[str, tuple[type, Any]] = {
     "kind": (str, KINDS),
     "M": (int, 1),
     "nbits": (int, (4, 8)),
@@ -19,7 +19,7 @@ REQUIRED = {
     "counts.items": (int, 1),
     "files": (dict, None),
 }
-OPTIONAL = {
+OPTIONAL: dict[str, tuple[type, Any]] = {
     "bytes_per_code": (float, 1),
     "metric": (str, ("inner_product",)),
     "query_normalisation": (str, None),
@@ -35,7 +35,7 @@ OPTIONAL = {
     "versions": (dict, None),
     "verification": (dict, None),
 }
-OF_A_FILE = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
+OF_A_FILE: dict[str, tuple[type, Any]] = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
 MAY_BE_NULL = ("nlist", "nprobe", "refine")
 
 

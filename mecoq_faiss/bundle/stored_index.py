@@ -13,6 +13,8 @@ from mecoq_faiss.index.inspect import describe_index, read_ids
 
 COMPARED = ("kind", "M", "nbits", "d", "nlist", "nprobe", "refine", "has_ids")  # of what the manifest says
 
+MOST_REFINED = 1000  # k_factor: so many times k results are held in memory
+
 
 def index_in(files: Pinned) -> faiss.Index:
     """The index of an opened bundle, on the CPU.
@@ -27,6 +29,8 @@ def index_in(files: Pinned) -> faiss.Index:
         for name, expected in {"n": n, "metric": "inner_product", **manifest}.items():
             if name in ("n", "metric", *COMPARED) and said[name] != expected:
                 raise ValueError(f"its {name} is {said[name]}, the manifest says {expected}")
+        if (said["refine"] or 1) > max(MOST_REFINED, n):
+            raise ValueError(f"its k_factor is {said['refine']:g}")
         ids = read_ids(index)
         with open_items(files.file(ITEMS), n) as items:
             if ids is not None:

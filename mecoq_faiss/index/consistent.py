@@ -9,6 +9,8 @@ import numpy as np
 
 from mecoq_faiss.index.inspect import layers_of, pq_core
 
+FASTSCAN_BLOCKS = (32, 64, 96, 128)  # codes
+
 
 def check_consistent(index: faiss.Index) -> None:
     """ValueError, in one line, for an index whose sizes contradict each other; of the kinds that `build_index` makes.
@@ -51,24 +53,40 @@ def _check_pq(index: Any) -> None:
         raise ValueError(f"its codebooks are {pq.M} of {pq.ksub} codewords of {pq.dsub} values, for d={index.d}")
 
 
+def _check_fastscan(index: Any) -> None:
+    found = index.M, index.nbits, index.ksub, index.M2, index.code_size
+    M = index.pq.M
+    if found != (M, 4, 16, M + M % 2, -(-M // 2)) or index.bbs not in FASTSCAN_BLOCKS:
+        raise ValueError(f"its blocks are of {index.bbs} codes, {found} of M={M}")
+    if (index.implem, index.qbs) != (0, 0):
+        raise ValueError(f"it searches by FAISS's method {index.implem}, {index.qbs}, which is for tests")
+
+
 def _check_flat(index: Any) -> None:
-    packer = index.get_CodePacker()
-    expected = -(-index.ntotal // packer.nvec) * packer.block_size
+    if isinstance(index, faiss.IndexPQ):
+        if (index.search_type, index.code_size) != (faiss.IndexPQ.ST_PQ, index.pq.code_size):
+            raise ValueError(f"it searches by FAISS's method {index.search_type} in codes of {index.code_size} bytes")
+        expected = index.ntotal * index.code_size
+    else:
+        _check_fastscan(index)
+        if index.ntotal2 != -(-index.ntotal // index.bbs) * index.bbs:
+            raise ValueError(f"its blocks hold {index.ntotal2} codes for {index.ntotal}")
+        expected = index.ntotal2 * index.M2 // 2
     if index.codes.size() != expected:
         raise ValueError(f"its codes take {index.codes.size():,} bytes, {index.ntotal} of them {expected:,}")
 
 
 def _check_lists(core: Any) -> None:
-    lists, quantizer = core.invlists, core.quantizer
-    if (
-        not core.nlist == quantizer.ntotal == lists.nlist
-        or (quantizer.d, quantizer.is_trained) != (core.d, True)
-        or not 1 <= core.nprobe <= core.nlist
-    ):
+    lists, quantizer = faiss.downcast_InvertedLists(core.invlists), faiss.downcast_index(core.quantizer)
+    if not core.nlist == quantizer.ntotal == lists.nlist or not 1 <= core.nprobe <= core.nlist:
         raise ValueError(f"it visits {core.nprobe} of {lists.nlist} lists, with {quantizer.ntotal} centroids")
+    flat = isinstance(quantizer, faiss.IndexFlat) and quantizer.codes.size() == 4 * core.nlist * core.d
+    if not flat or (quantizer.d, quantizer.metric_type, quantizer.is_trained) != (core.d, core.metric_type, True):
+        raise ValueError(f"its centroids are {type(quantizer).__name__} of {_sizes(quantizer)}")
     sizes = [lists.list_size(number) for number in range(core.nlist)]
     if sum(sizes) != core.ntotal:
         raise ValueError(f"its lists hold {sum(sizes)} codes of {core.ntotal}")
+    _check_codes_of_lists(core, lists)
     seen = np.zeros(core.ntotal, bool)
     for number, size in enumerate(sizes):
         if size:
@@ -78,3 +96,14 @@ def _check_lists(core: Any) -> None:
             seen[ids] = True
     if not seen.all():
         raise ValueError(f"its lists hold {int(seen.sum())} different codes of {core.ntotal}")
+
+
+def _check_codes_of_lists(core: Any, lists: Any) -> None:
+    if isinstance(core, faiss.IndexIVFPQ):
+        right = isinstance(lists, faiss.ArrayInvertedLists) and lists.code_size == core.code_size == core.pq.code_size
+    else:
+        _check_fastscan(core)
+        block = core.bbs, core.bbs * core.M2 // 2
+        right = isinstance(lists, faiss.BlockInvertedLists) and (lists.n_per_block, lists.block_size) == block
+    if not right:
+        raise ValueError(f"its {type(lists).__name__} are not of its codes of {core.pq.code_size} bytes")

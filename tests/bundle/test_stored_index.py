@@ -40,8 +40,7 @@ def own_ids(ids: np.ndarray) -> Callable[[Path], Any]:
 
 def edited(kind: str, edit: Callable[[Any], None]) -> Callable[[Path], Any]:
     def make(bundle: Path) -> Any:
-        nlist = {"nlist": 4} if kind == "ivfpq" else {}
-        index: Any = build_index(*parts(bundle), kind, **nlist)
+        index: Any = build_index(*parts(bundle), kind, nlist=4 if kind == "ivfpq" else None)
         edit(index)
         return index
 
@@ -66,7 +65,7 @@ def a_negative_id(index: Any) -> None:
 def wrapped_twice(bundle: Path) -> Any:
     inner: Any = build_index(*parts(bundle), "pq", ids=np.arange(N))
     inner.ntotal = 0  # FAISS wraps empty ones only
-    outer = faiss.IndexIDMap2(inner)
+    outer: Any = faiss.IndexIDMap2(inner)
     outer.ntotal = inner.ntotal = N
     faiss.copy_array_to_vector(np.arange(N)[::-1].copy(), outer.id_map)
     outer.referenced_objects = [inner]
@@ -82,7 +81,7 @@ def too_few_ids(bundle: Path) -> Any:
 def refined_by_others(bundle: Path) -> Any:
     base = build_index(*parts(bundle), "pqfs")
     exact = trained(faiss.IndexPQ(8, 2, 4, IP), N)
-    index = faiss.IndexRefine(base, exact)
+    index: Any = faiss.IndexRefine(base, exact)
     exact.reset()
     exact.add(np.zeros((N - 7, 8), np.float32))
     index.referenced_objects = [base, exact]

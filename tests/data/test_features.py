@@ -222,7 +222,7 @@ def test_hostile_feature_files(tmp_path, case):
     path = write_h5(tmp_path / "f.h5", x=np.ones((3, 2), np.float32))
     with h5py.File(path, "r+") as file:
         HOSTILE[case](file)
-        if "features" not in file.keys() and file.get("features", getlink=True) is None:
+        if "features" not in file and file.get("features", getlink=True) is None:
             file["features"] = np.ones((3, 2), np.float32)
         if "class" in case:
             file["labels"] = [0, 1, 1]

@@ -157,12 +157,13 @@ def test_attributes_of_another_kind(written: Path, value: object) -> None:
 
 def test_a_key_is_a_dict(written: Path) -> None:
     for text, key in (('{"a": 1}', {"a": 1}), ("3", None), ("null", None), ('"a"', None), ("[1]", None)):
-        edit(written, lambda file, text=text: file.attrs.__setitem__("key", text))
+        with h5py.File(written, "r+") as file:
+            file.attrs["key"] = text
         assert read_key(written) == key
 
 
 def test_chunks_that_say_what_they_cannot_hold(tmp_path: Path) -> None:
-    """gzip of zeros makes 1,000 bytes one; an array of few written chunks is refused, a whole one is not."""
+    """Gzip of zeros makes 1,000 bytes one; an array of few written chunks is refused, a whole one is not."""
     with h5py.File(tmp_path / "z.h5", "w") as file:
         file.create_dataset("whole", data=np.zeros(10**7), chunks=(10**5,), compression="gzip")
         few = file.create_dataset("few", (10**7,), "f8", chunks=(10**5,), compression="gzip")
