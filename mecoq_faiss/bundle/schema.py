@@ -74,10 +74,9 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
     return None
 
 
-def _fits(value: Any, expected: type, allowed: Any) -> bool:
+def _fits(value: Any, expected: Any, allowed: Any) -> bool:
     if expected is float:
-        number = type(value) in (int, float) and abs(value) <= LARGEST and math.isfinite(value)
-        return number and value >= allowed
+        return type(value) in (int, float) and math.isfinite(value) and allowed <= value <= LARGEST
     if type(value) is not expected or (expected is int and value > LARGEST):
         return False
     if isinstance(allowed, re.Pattern):

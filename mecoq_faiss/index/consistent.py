@@ -49,6 +49,8 @@ def _sizes(index: Any) -> str:
 
 def _check_pq(index: Any) -> None:
     pq = index.pq
+    if not np.isfinite(faiss.vector_to_array(pq.centroids)).all():
+        raise ValueError("its codebooks hold NaN or infinite values")
     if pq.M * pq.dsub != index.d or pq.ksub != 1 << pq.nbits or pq.centroids.size() != pq.ksub * index.d:
         raise ValueError(f"its codebooks are {pq.M} of {pq.ksub} codewords of {pq.dsub} values, for d={index.d}")
 
@@ -58,14 +60,16 @@ def _check_fastscan(index: Any) -> None:
     M = index.pq.M
     if found != (M, 4, 16, M + M % 2, -(-M // 2)) or index.bbs not in FASTSCAN_BLOCKS:
         raise ValueError(f"its blocks are of {index.bbs} codes, {found} of M={M}")
-    if (index.implem, index.qbs) != (0, 0):
-        raise ValueError(f"it searches by FAISS's method {index.implem}, {index.qbs}, which is for tests")
+    methods = index.implem, index.qbs, getattr(index, "qbs2", 0)
+    if methods != (0, 0, 0):
+        raise ValueError(f"it searches by FAISS's methods {methods}, which are for tests")
 
 
 def _check_flat(index: Any) -> None:
+    method = getattr(index, "search_type", 0)  # 0 is IndexPQ's own scan; others rank by Hamming distance
     if isinstance(index, faiss.IndexPQ):
-        if (index.search_type, index.code_size) != (faiss.IndexPQ.ST_PQ, index.pq.code_size):
-            raise ValueError(f"it searches by FAISS's method {index.search_type} in codes of {index.code_size} bytes")
+        if (method, index.code_size) != (0, index.pq.code_size):
+            raise ValueError(f"it searches by FAISS's method {method} in codes of {index.code_size} bytes")
         expected = index.ntotal * index.code_size
     else:
         _check_fastscan(index)
@@ -104,6 +108,6 @@ def _check_codes_of_lists(core: Any, lists: Any) -> None:
     else:
         _check_fastscan(core)
         block = core.bbs, core.bbs * core.M2 // 2
-        right = isinstance(lists, faiss.BlockInvertedLists) and (lists.n_per_block, lists.block_size) == block
+        right = type(lists).__name__ == "BlockInvertedLists" and (lists.n_per_block, lists.block_size) == block
     if not right:
         raise ValueError(f"its {type(lists).__name__} are not of its codes of {core.pq.code_size} bytes")

@@ -13,7 +13,8 @@ import pytest
 
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, pinned, read_items
 from mecoq_faiss.bundle.stored_index import index_in
-from mecoq_faiss.index import build_index, read_codebooks, read_codes
+from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, read_codes
+from mecoq_faiss.index.consistent import check_consistent
 from tests.bounded import refusal
 from tests.bundle.hostile import N, altered_manifest, jobs, old_bundle, sign
 
@@ -205,23 +206,69 @@ def test_a_file_that_is_cut_with_a_manifest_that_matches(tmp_path: Path, kind: s
         refused(bundle, "is cut short or no FAISS index")
 
 
-@pytest.mark.parametrize("kind", ["pq", "pqfs", "ivfpq"])
-def test_numbers_of_a_file_that_are_others(tmp_path: Path, kind: str) -> None:
-    """Every 8 bytes of the head made huge, negative or zero: refused, or no part that a search relies on."""
-    bundle = old_bundle(tmp_path, kind)
-    content = (bundle / INDEX).read_bytes()
-    for at in range(4, 100, 4):
-        for value in (b"\xff" * 8, b"\xff" * 7 + b"\x7f", bytes(8), b"\x3d" + bytes(7)):
-            (bundle / INDEX).write_bytes(content[:at] + value + content[at + 8 :])
-            sign(bundle)
-            with pinned(bundle) as files:
-                try:
-                    index = index_in(files)
-                except ValueError as error:
-                    assert "\n" not in str(error) and str(bundle / INDEX) in str(error)
-                else:
-                    assert (index.d, index.ntotal) == (8, N)
-                    index.search(np.ones((2, 8), np.float32), 3)  # type: ignore[call-arg]
+VALUES = (b"\xff" * 8, b"\xff" * 7 + b"\x7f", bytes(8), b"\x3d" + bytes(7), b"\xff\xff\xff\x7f", b"\x02")
+
+
+@pytest.mark.parametrize(
+    ("kind", "refine", "own"),
+    [("pq", False, True), ("pqfs", False, False), ("pqfs", True, False), ("ivfpq", False, False),
+     ("ivfpqfs", False, True), ("ivfpqfs", True, False)],
+)  # fmt: skip
+def test_numbers_of_a_file_that_are_others(tmp_path: Path, kind: str, refine: bool, own: bool) -> None:
+    """Some bytes of a good file made huge, negative or zero: refused, or nothing that a search relies on."""
+    bundle = old_bundle(tmp_path)
+    ids = read_items(bundle / ITEMS)["ids"] if own else None
+    nlist = 4 if "ivf" in kind else None
+    said = export(bundle, build_index(*parts(bundle), kind, refine=refine, ids=ids, nlist=nlist))
+    content, path = (bundle / INDEX).read_bytes(), bundle / INDEX
+    places = np.concatenate([np.arange(4, 80), np.arange(80, len(content), 13)])
+    refusals = 0
+    for at in places:
+        value = VALUES[at % len(VALUES)]
+        path.write_bytes(content[:at] + value + content[at + len(value) :])
+        try:
+            index = load_index(path)
+            check_consistent(index)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+            continue
+        if describe_index(index) == said:
+            I = index.search(np.ones((2, 8), np.float32), 3)[1]  # type: ignore[call-arg]
+            assert I.shape == (2, 3)
+    assert refusals > 20
+
+
+def export(bundle: Path, index: Any) -> dict[str, Any]:
+    faiss.write_index(index, str(bundle / INDEX))
+    return describe_index(index)
+
+
+def test_lists_in_another_file_are_not_searched(tmp_path: Path) -> None:
+    bundle = old_bundle(tmp_path, "ivfpq")
+    index: Any = build_index(*parts(bundle), "ivfpq", nlist=1)
+    outside = faiss.OnDiskInvertedLists(1, index.code_size, str(tmp_path / "outside.bin"))
+    outside.merge_from(index.invlists, 0)
+    index.replace_invlists(outside, False)
+    index.referenced_objects = [outside]
+    faiss.write_index(index, str(bundle / INDEX))
+    refused(bundle, "its OnDiskInvertedLists are not of its codes")
+
+
+def test_codebooks_that_are_not_finite(bundle: Path) -> None:
+    index: Any = build_index(*parts(bundle), "pq")
+    faiss.rev_swig_ptr(index.pq.centroids.data(), 1)[0] = np.nan
+    faiss.write_index(index, str(bundle / INDEX))
+    refused(bundle, "its codebooks hold NaN or infinite values")
+
+
+def test_a_k_factor_that_would_fill_the_memory(tmp_path: Path) -> None:
+    bundle = old_bundle(tmp_path, "pqfs")
+    for k_factor in (1001.0, 1e9):
+        with altered_manifest(bundle) as manifest:
+            manifest["refine"] = k_factor
+        faiss.write_index(build_index(*parts(bundle), "pqfs", refine=True, k_factor=k_factor), str(bundle / INDEX))
+        refused(bundle, "")  # FAISS 1.15 refuses such a file by itself
 
 
 @pytest.mark.parametrize(
