@@ -14,6 +14,7 @@ from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, open_items, pinned
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.data.sources import Source, open_source
+from mecoq_faiss.index.codes import check_codes
 from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
 from mecoq_faiss.runtime.faiss_check import simd_level
 from mecoq_faiss.storage.shards import map_array
@@ -67,6 +68,10 @@ def tune(
         with open_items(files.file(ITEMS), n):  # checked
             codes = map_array(files.file(ITEMS), "codes")
         encoder = encoder_in(files, device)
+    try:
+        check_codes(codes, encoder.model.config.M, encoder.model.config.K)
+    except ValueError as error:
+        raise ValueError(f"{bundle / ITEMS} does not fit its bundle ({error}): export it again") from error
     source = open_source(queries, "queries") if isinstance(queries, str | Path) else queries
     most = min(MOST_QUERIES, max(1, MOST_SCORES // n))
     source = source.subset(np.sort(np.random.default_rng(0).permutation(len(source))[:most]))

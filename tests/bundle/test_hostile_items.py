@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from mecoq_faiss import export_index
 from mecoq_faiss.bundle.folder import ITEMS, read_items
 from mecoq_faiss.jobs.info import describe
 from tests.bounded import refusal
@@ -198,3 +199,31 @@ def test_paths_that_are_no_utf8(bundle: Path) -> None:
     with h5py.File(bundle / ITEMS, "r+") as file:
         file["paths"][...] = np.array([b"caf\xe9"] * N, object)
     assert set(read_items(bundle / ITEMS)["paths"]) == {r"caf\xe9"}
+
+
+@pytest.mark.parametrize(
+    "codes", [np.full((N, 2), 16, np.uint8), np.zeros((N, 3), np.uint8), np.zeros((N, 0), np.uint8)]
+)
+def test_codes_that_the_model_cannot_have_made(bundle: Path, codes: np.ndarray) -> None:
+    with h5py.File(bundle / ITEMS, "r+") as file:
+        del file["codes"]
+        file["codes"] = codes
+    sign(bundle)
+    for name in ("tune", "export-index"):
+        refusal(jobs(bundle)[name], "codes")
+    assert not list(bundle.parent.glob("new*"))
+
+
+def test_ids_of_an_export_are_not_taken_from_another_file(bundle: Path) -> None:
+    ids = bundle.with_name("ids.h5")
+    for target in (h5py.ExternalLink("secret.h5", "/ids"), h5py.SoftLink("/ids")):
+        with h5py.File(ids, "w") as file:
+            file["ids"] = target
+        refusal(
+            lambda: export_index(bundle, None, bundle.with_name("new"), codes=bundle / ITEMS, ids=ids),
+            f"{ids} holds no ids",
+        )
+    with h5py.File(ids, "w") as file:
+        file["ids"] = np.arange(N) + 5
+    export_index(bundle, None, bundle.with_name("new"), codes=bundle / ITEMS, ids=ids)
+    assert read_items(bundle.with_name("new") / ITEMS)["ids"].tolist() == list(range(5, N + 5))

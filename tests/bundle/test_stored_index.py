@@ -264,10 +264,11 @@ def test_codebooks_that_are_not_finite(bundle: Path) -> None:
 
 def test_a_k_factor_that_would_fill_the_memory(tmp_path: Path) -> None:
     bundle = old_bundle(tmp_path, "pqfs")
+    codebooks, codes = parts(bundle)
     for k_factor in (1001.0, 1e9):
         with altered_manifest(bundle) as manifest:
             manifest["refine"] = k_factor
-        faiss.write_index(build_index(*parts(bundle), "pqfs", refine=True, k_factor=k_factor), str(bundle / INDEX))
+        faiss.write_index(build_index(codebooks, codes, "pqfs", refine=True, k_factor=k_factor), str(bundle / INDEX))
         refused(bundle, "")  # FAISS 1.15 refuses such a file by itself
 
 
