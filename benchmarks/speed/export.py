@@ -70,11 +70,12 @@ def make_codes(path: Path, run: Path, n: int) -> None:
         file.attrs.update(key=json.dumps({"model": model_fingerprint(encoder)}), nbits=config.nbits, D=config.D)
         codes = file.create_dataset("codes", (n, config.M), "u1")
         ids = file.create_dataset("ids", (n,), "i8")
-        file.create_dataset("paths", (n,), h5py.string_dtype())
+        paths = file.create_dataset("paths", (n,), h5py.string_dtype())
         for start in range(0, n, BLOCK):
             rows = min(BLOCK, n - start)
             codes[start : start + rows] = rng.integers(0, config.K, (rows, config.M), dtype=np.uint8)
             ids[start : start + rows] = np.arange(start, start + rows)
+            paths[start : start + rows] = np.full(rows, "", object)
 
 
 def plain_write(path: Path, data: np.ndarray) -> None:
