@@ -76,7 +76,7 @@ class ModelConfig:
         if self.feature_dim is not None:
             _at_least(self, 1, "feature_dim")
             _at_most(self, 1 << 24, "feature_dim")
-        _at_most(self, 1 << 14, "image_size")
+        _at_most(self, 1 << 13, "image_size")
         _at_most(self, 1 << 20, "hidden", "M", "D")
         if self.nbits not in (4, 8):
             raise ValueError(f"nbits={self.nbits}: choose 8 (IndexPQ, IVFPQ) or 4 (FastScan)")

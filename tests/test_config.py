@@ -46,7 +46,7 @@ def refused(cls, text: str, settings: dict) -> None:
         ({"D": 2**63}, "below 2**63"),
         ({"M": -(2**64)}, "below 2**63"),
         ({"alpha": 2**63}, "below 2**63"),
-        ({"image_size": 2**14 + 1}, "at most 16384"),
+        ({"image_size": 2**13 + 1}, "at most 8192"),
         *(({name: 2**20 + 1}, "at most 1048576") for name in ("hidden", "D", "M")),
         ({"hidden": 2**20, "D": 2**12}, "more than 2,147,483,648 weights"),
     ],

@@ -12,7 +12,6 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.run_folder import load_model
 
 MOST_BYTES = 1 << 20  # of a configuration, which takes 400
-LARGEST_IMAGE = 1 << 13
 DTYPES = {  # safetensors' names of what networks are made of
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -32,8 +31,6 @@ def read_model(bundle: Pinned) -> MeCoQ:
     for name in ("M", "nbits"):
         _same(bundle, config_file, name, getattr(config, name), bundle.manifest[name])
     _same(bundle, config_file, "D", config.D, bundle.manifest["d"])
-    if config.image_size > LARGEST_IMAGE:
-        raise ValueError(f"{config_file.name}: image_size={config.image_size} is above {LARGEST_IMAGE}: export anew")
     _check_size(config, weights)
     try:
         model = load_model(config, weights)
