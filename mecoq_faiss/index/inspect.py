@@ -37,6 +37,17 @@ def read_codes(index: faiss.Index) -> np.ndarray:
     return codes
 
 
+def block_codes(core: Any, pointer: Any, n: int, first: int) -> np.ndarray:
+    """The codes (n - first, M) uint8 from row `first` on, the first of a block, of the n codes packed at `pointer`."""
+    packer = core.get_CodePacker()
+    skipped = first // packer.nvec * packer.block_size
+    count = -(-(n - first) // packer.nvec) * packer.block_size
+    rest = faiss.rev_swig_ptr(pointer, skipped + count)[skipped:]
+    if not len(rest):
+        return np.empty((0, core.pq.M), np.uint8)
+    return unpack_codes(_rows(core, faiss.swig_ptr(rest), n - first), core.pq.M, core.pq.nbits)
+
+
 def read_ids(index: faiss.Index) -> np.ndarray | None:
     """The ids (n,) int64 that an index returns in place of positions, or None where it returns positions."""
     outer = faiss.downcast_index(index)
