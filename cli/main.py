@@ -15,6 +15,10 @@ from .threads import wait_passively
 COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
     "export-index": "Encode images and write a FAISS index with its encoder.",
+    "update": "Make a bundle that of its collection as it is now: encode the new, remove the gone.",
+    "add": "Add image files to a bundle.",
+    "remove": "Remove items from a bundle, by path or id.",
+    "verify": "Compare a bundle's files with its manifest, and prove its index again.",
     "encode": "Encode images into embeddings and codes (HDF5).",
     "search": "Search a bundle with images or features.",
     "evaluate": "MAP@k of a run or a bundle, by labels.",

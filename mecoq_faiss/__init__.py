@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from mecoq_faiss.data.features import FeatureSource
     from mecoq_faiss.data.images import UnreadableImage
     from mecoq_faiss.data.sources import ImageSource, open_source
+    from mecoq_faiss.jobs.add import add
     from mecoq_faiss.jobs.compare import compare
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
     from mecoq_faiss.jobs.export_index import export_index
+    from mecoq_faiss.jobs.remove import remove
     from mecoq_faiss.jobs.search import search
     from mecoq_faiss.jobs.train import train
     from mecoq_faiss.jobs.tune import tune
+    from mecoq_faiss.jobs.update import update
+    from mecoq_faiss.jobs.verify import verify
     from mecoq_faiss.model import MeCoQ
     from mecoq_faiss.storage.files import InUseError
     from mecoq_faiss.training.trainer import Interrupted, TrainingError
@@ -52,6 +56,7 @@ __all__ = [
     "TrainingError",
     "UnreadableImage",
     "VerificationError",
+    "add",
     "compare",
     "encode",
     "evaluate",
@@ -60,9 +65,12 @@ __all__ = [
     "open_bundle",
     "open_source",
     "register_backbone",
+    "remove",
     "search",
     "train",
     "tune",
+    "update",
+    "verify",
 ]
 
 _PLACES = {
@@ -89,6 +97,10 @@ _PLACES = {
     "register_backbone": "backbone.registry",
     "search": "jobs.search",
     "train": "jobs.train",
+    "add": "jobs.add",
+    "remove": "jobs.remove",
+    "update": "jobs.update",
+    "verify": "jobs.verify",
     "tune": "jobs.tune",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import Source
+from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.storage.shards import Arrays, map_array, write_in_shards
@@ -32,8 +33,9 @@ def encode_source(
     """Encode every readable image of a source into the file `out`.
 
     The file holds `codes` (n, M) uint8, `embeddings` (n, D) segment-normalised, `ids` (n,) int64 (the source's rows),
-    `paths` (n,) and, where there are any, `labels` (n,) int64 or (n, L) uint8. It is written in shards that a killed
-    run continues; memory does not grow with n.
+    `paths` (n,) and, where there are any, `labels` (n,) int64 or (n, L) uint8. By `size` (bytes), `mtime_ns` and
+    `sha256` (n, 32) uint8 an update knows an image again; `error` is `quantization_error`. It is written in shards
+    that a killed run continues; memory does not grow with n.
 
     Args:
         encoder: what encodes.
@@ -61,8 +63,10 @@ def encode_source(
     def batches(start: int) -> Iterator[Arrays]:
         shown = embed_batches(encoder, source, start, workers)
         for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
-            yield _arrays(source, rows, encoder.codes(z), z, embeddings)
+            codes = encoder.codes(z)
+            yield _arrays(source, rows, codes, z, embeddings) | {"error": quantization_error(codebooks, codes, z)}
 
+    codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
     num_batches = -(-len(source) // ENCODE_BATCH)
     attributes = {"class_names": list(source.class_names), "D": encoder.d, "nbits": encoder.model.config.nbits}
     write_in_shards(out, batches, num_batches, SHARD_ROWS // ENCODE_BATCH, key, attributes, require="codes")
@@ -81,14 +85,34 @@ def check_target(out: Path, embeddings: str | None) -> None:
     check_writable_parent(out)
 
 
+def quantization_error(codebooks: np.ndarray, codes: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Mean squared distance of segments of norm 1 from their codewords, (n,) float32 in [0, 4].
+
+    Codebooks (M, K, d), codes (n, M) uint8, embeddings (n, D), segment-normalised.
+    """
+    return ((z - decode_codes(codebooks, codes)) ** 2).sum(axis=1) / len(codebooks)
+
+
 def _arrays(source: Source, rows: np.ndarray, codes: np.ndarray, z: np.ndarray, embeddings: str | None) -> Arrays:
     arrays: dict[str, Any] = {
         "codes": codes,
         "ids": rows.astype(np.int64),
         "paths": np.array([source.paths[row] for row in rows], dtype=object),
     }
+    arrays |= stamps(source, rows)
     if embeddings:
         arrays["embeddings"] = z.astype(embeddings)
     if source.labels is not None:
         arrays["labels"] = source.labels[rows]
     return arrays
+
+
+def stamps(source: Source, rows: np.ndarray) -> Arrays:
+    """By what rows of a source are known again: `size` (m,) int64, `mtime_ns` (m,) int64, `sha256` (m, 32) uint8."""
+    sizes = np.array([source.size_and_time(row) for row in rows.tolist()], np.int64).reshape(-1, 2)
+    digests = b"".join(source.digest(row) for row in rows.tolist())
+    return {
+        "size": sizes[:, 0],
+        "mtime_ns": sizes[:, 1],
+        "sha256": np.frombuffer(digests, np.uint8).reshape(-1, 32),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -19,7 +20,7 @@ from mecoq_faiss.bundle.schema import check_manifest
 from mecoq_faiss.storage.files import sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
-FORMAT = 1
+FORMAT = 2  # 1: one file of items, none of them removed
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
@@ -32,7 +33,12 @@ ITEM_DATASETS = {
     "ids": Wanted((1,), ("i8",)),
     "paths": Wanted((1,), ("text",)),
     "labels": Wanted((1, 2), ("i8", "u1"), required=False),
+    "size": Wanted((1,), ("i8",), required=False),
+    "mtime_ns": Wanted((1,), ("i8",), required=False),
+    "sha256": Wanted((2,), ("u1",), required=False),
+    "error": Wanted((1,), ("f4",), required=False),
 }
+FILE_NAME = re.compile(r"index\.faiss|items(-\d+)?\.h5|removed\.npy|encoder/(config\.json|model\.safetensors)")
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -40,10 +46,27 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def write_manifest(bundle: Path, content: dict[str, Any]) -> None:
-    """Write the manifest of finished files: `content`, the format, and every file's size and SHA-256."""
-    files = {name: {"bytes": (bundle / name).stat().st_size, "sha256": sha256(bundle / name)} for name in FILES}
-    write_text(bundle / MANIFEST, json.dumps({"format": FORMAT, **content, "files": files}, indent=2) + "\n")
+def write_manifest(
+    bundle: Path,
+    content: dict[str, Any],
+    names: Iterable[str] = FILES,
+    known: dict[str, dict[str, Any]] | None = None,
+) -> None:
+    """Write the manifest of finished files: `content`, the format, and every file's size and SHA-256.
+
+    Args:
+        bundle: the folder.
+        content: all but `format` and `files`.
+        names: the files.
+        known: entries of files that need not be read again.
+    """
+    files = {name: (known or {}).get(name) or _entry(bundle / name) for name in names}
+    number = FORMAT if files.keys() - FILES else 1
+    write_text(bundle / MANIFEST, json.dumps({"format": number, **content, "files": files}, indent=2) + "\n")
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def read_manifest(bundle: str | Path) -> dict[str, Any]:
@@ -97,20 +120,21 @@ class Pinned:
 
 
 @contextmanager
-def pinned(bundle: str | Path, names: Iterable[str] = FILES) -> Iterator[Pinned]:
+def pinned(bundle: str | Path, names: Iterable[str] | None = None) -> Iterator[Pinned]:
     """The manifest and some files of a bundle, opened together: of one export, whatever takes the bundle's place.
 
     An export is replaced by renaming folders. The files are opened in the folder that was there first, wherever it is
-    by then; on Windows, which cannot do that, the open manifest keeps its folder from being renamed.
+    by then; on Windows, which cannot do that, the open manifest keeps its folder from being renamed. Without `names`
+    they are all files of the manifest.
 
     Raises FileNotFoundError where there is no bundle, ValueError where it is damaged or of a newer version.
     """
     bundle = Path(bundle)
     with ExitStack() as stack:
-        yield _pin(bundle, tuple(names), stack)
+        yield _pin(bundle, None if names is None else tuple(names), stack)
 
 
-def _pin(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
+def _pin(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> Pinned:
     for attempt in range(TRIES):
         time.sleep(WAIT if attempt else 0)
         with ExitStack() as opened:
@@ -131,7 +155,7 @@ class _Missing(Exception):
         self.name = name
 
 
-def _open_all(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
+def _open_all(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> Pinned:
     folder: int | None = None
 
     def opened(name: str) -> BufferedReader:
@@ -148,6 +172,10 @@ def _open_all(bundle: Path, names: tuple[str, ...], stack: ExitStack) -> Pinned:
             raise _Missing(MANIFEST) from error
         stack.callback(os.close, folder)
     manifest = _parse_manifest(opened(MANIFEST), bundle)
+    names = tuple({*FILES, *manifest["files"]}) if names is None else names
+    for name in names:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"{bundle / MANIFEST} names a file {name!r}, which no bundle has: export the bundle again")
     return Pinned(bundle, manifest, {name: opened(name) for name in names})
 
 

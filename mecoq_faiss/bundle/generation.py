@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import ITEMS, open_items, pinned
+from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.filtered import search_rows
@@ -57,9 +57,11 @@ class Generation:
             self.index: faiss.Index = index_in(files)
             self._by_row = without_ids(self.index)
             self._ids = read_ids(self.index)
-            items = stack.enter_context(open(os.dup(files.file(ITEMS).fileno()), "rb"))  # the others are closed
-            self._paths = stack.enter_context(open_items(items, len(self)))["paths"]
-            self._one_reader = threading.Lock()  # the open file has one place
+            names = segment_names(self.manifest)
+            kept = [stack.enter_context(open(os.dup(files.file(name).fileno()), "rb")) for name in names]
+            with items_in(files) as items:
+                removed = items.removed
+            self._table = stack.enter_context(Items(kept, removed))  # the other files are closed
             self._items = stack.pop_all()
 
     def close(self) -> None:
@@ -71,11 +73,7 @@ class Generation:
 
     def paths(self, rows: np.ndarray) -> list[str]:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
-        if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < len(self):
-            raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
-        wanted, back = np.unique(rows, return_inverse=True)  # HDF5 takes rows in rising order, each once
-        with self._one_reader:
-            return read_texts(self._paths, wanted)[back].tolist() if len(wanted) else []
+        return self._table.paths(rows)
 
     def search(self, queries: Any, k: int | None, where: ArrayLike | None) -> list[list[Hit]]:
         """See `Bundle.search`."""

@@ -68,15 +68,17 @@ def _table(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[Tensor, Ten
     return similarities.flatten(1).T.contiguous(), first
 
 
-def table_rounding(quantizer: SoftProductQuantizer, xq: np.ndarray) -> np.ndarray:
-    """How far FastScan's scores may be from AQS, (nq,).
+def table_rounding(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far FastScan's scores may be from AQS, and the lowest AQS that any code has, each (nq,).
 
-    It rounds each query's table to 255 steps of the widest subquantizer's range: half a step for each of M.
+    It rounds each query's table to 255 steps of the widest subquantizer's range: half a step for each of M. A code whose
+    rounded score is the lowest that there is it never finds, even where fewer than k others are there.
     """
     with torch.inference_mode():
         s = quantizer.similarities(torch.from_numpy(xq))  # (nq, M, K)
         widest = (s.amax(dim=2) - s.amin(dim=2)).amax(dim=1)
-    return widest.numpy() / 255 * quantizer.M / 2
+        lowest = s.amin(dim=2).sum(dim=1)
+    return widest.numpy() / 255 * quantizer.M / 2, lowest.numpy()
 
 
 def verify(
@@ -117,7 +119,9 @@ def verify(
     inner = without_ids(index)
     best = best_scores(quantizer, xq, codes, k)
     fastscan = said["kind"].endswith("fs")
-    rounding = table_rounding(quantizer, xq) if fastscan else np.zeros(len(xq), np.float32)
+    rounding, floor = np.zeros(len(xq), np.float32), np.full(len(xq), -np.inf, np.float32)
+    if fastscan:
+        rounding, floor = table_rounding(quantizer, xq)
     score_tolerance = MAX_DIFFERENCE + (0 if said["refine"] else rounding[:, None])
     if said["nlist"]:
         set_search_effort(index, nprobe=said["nlist"])
@@ -155,7 +159,8 @@ def verify(
     if (difference > score_tolerance).any():
         problems.append(f"scores differ by {difference.max():.3g}")
     lowest = best[:, k - 1] - 2 * rounding - MAX_DIFFERENCE
-    if not (found & (truth >= lowest[:, None])).all():
+    unseen = ~found & (best <= (floor + 2 * rounding)[:, None])
+    if not (found & (truth >= lowest[:, None]) | unseen).all():
         problems.append(f"only {figures['top_k_agreement']:.4f} of the top {k} agree")
     own = read_ids(index)
     if (own is None) != (ids is None) or (ids is not None and not np.array_equal(own, ids)):  # type: ignore[arg-type]

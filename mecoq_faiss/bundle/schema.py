@@ -32,10 +32,15 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "counts.unreadable": (int, 0),
     "source": (str, None),
     "created": (str, None),
+    "updated": (str, None),
+    "segments": (list, None),
+    "next_id": (int, 0),
+    "history": (list, None),
     "versions": (dict, None),
     "verification": (dict, None),
 }
 OF_A_FILE: dict[str, tuple[type, Any]] = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
+SEGMENT = re.compile(r"items(-\d{6})?\.h5")
 MAY_BE_NULL = ("nlist", "nprobe", "refine")
 
 
@@ -68,6 +73,13 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
         for part, (expected, allowed) in OF_A_FILE.items():
             if not isinstance(entry, dict) or part not in entry or not _fits(entry[part], expected, allowed):
                 return f"the {part} of {_shown(name)} are not there or wrong"
+    for name in manifest.get("segments", ()):
+        if not isinstance(name, str) or not SEGMENT.fullmatch(name) or name not in manifest["files"]:
+            return f"a segment is {_shown(name)}"
+    if manifest.get("segments") == [] or len(set(manifest.get("segments", ()))) < len(manifest.get("segments", ())):
+        return "segments are none, or one twice"
+    if not all(isinstance(entry, dict) for entry in manifest.get("history", ())):
+        return "history is no list of entries"
     M, nbits, d = (manifest[name] for name in ("M", "nbits", "d"))
     if d % M or M * nbits % 8 or manifest.get("bytes_per_code", M * nbits / 8) != M * nbits / 8:
         return f"d={_shown(d)}, M={_shown(M)}, nbits={nbits} and its bytes_per_code do not fit each other"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from mecoq_faiss.bundle.folder import INDEX, ITEMS, Pinned, open_items
+from mecoq_faiss.bundle.folder import INDEX, Pinned
+from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index.build import check_ids
 from mecoq_faiss.index.consistent import check_consistent
 from mecoq_faiss.index.file import load_index
@@ -32,10 +33,12 @@ def index_in(files: Pinned) -> faiss.Index:
         if (said["refine"] or 1) > MOST_REFINED:
             raise ValueError(f"its k_factor is {said['refine']:g}")
         ids = read_ids(index)
-        with open_items(files.file(ITEMS), n) as items:
+        with items_in(files) as items:
+            if len(items) != n:
+                raise ValueError(f"there are {len(items)} items, the manifest says {n}")
             if ids is not None:
                 check_ids(ids, n)
-                if not np.array_equal(ids, items["ids"][:]):
+                if not np.array_equal(ids, items.ids):
                     raise ValueError("its ids are not those of the items")
     except ValueError as error:
         raise ValueError(f"{files.bundle / INDEX} does not fit its bundle ({error}): export it again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tokenize
@@ -70,6 +71,14 @@ class FeatureSource:
         """The features of some rows, a copy, (m, F) float32; of several views the first."""
         x = np.array(self.features[rows], dtype=np.float32)
         return x if x.ndim == 2 else x[:, 0]
+
+    def digest(self, i: int) -> bytes:
+        """SHA-256 (32 bytes) of row ``i`` as float32."""
+        return hashlib.sha256(self.vectors(slice(i, i + 1)).tobytes()).digest()
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of row ``i`` as float32, and 0: when a row was written is not known."""
+        return 4 * self.features.shape[-1], 0
 
     @property
     def fingerprint(self) -> str:

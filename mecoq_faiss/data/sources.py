@@ -15,7 +15,7 @@ from PIL import Image
 from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_features
 from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
 from mecoq_faiss.data.protocols import PROTOCOL_SEED, PROTOCOLS, SPLITS, open_protocol
-from mecoq_faiss.data.stores import TAR_TYPES, ImageStore, TarStore, scan_folder
+from mecoq_faiss.data.stores import TAR_TYPES, FolderStore, ImageStore, TarStore, scan_folder
 from mecoq_faiss.runtime.suggest import did_you_mean
 from mecoq_faiss.storage.files import check_regular
 
@@ -66,6 +66,14 @@ class ImageSource:
     def open(self, i: int, draft: int | None = None) -> Image.Image:
         """Image ``i`` in RGB (``draft`` as in ``decode_image``); raises UnreadableImage naming its path."""
         return self._store.decode(int(self._rows[i]), draft)
+
+    def digest(self, i: int) -> bytes:
+        """SHA-256 (32 bytes) of image ``i`` as it is stored; raises OSError."""
+        return self._store.digest(int(self._rows[i]))
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of image ``i`` and when it was written (ns), 0 where that is not known; raises OSError."""
+        return self._store.size_and_time(int(self._rows[i]))
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
         """The same storage with the chosen rows only (numbers, or a mask), in the order given."""
@@ -129,6 +137,29 @@ def open_source(src: str | Path, split: str) -> Source:
     raise FileNotFoundError(
         f"{text}: no file or folder of this name, and not a built-in protocol: {did_you_mean(name.lower(), PROTOCOLS)}"
     )
+
+
+def open_images(paths: Sequence[str | Path], root: str | Path | None = None) -> ImageSource:
+    """Single image files as a source; named relative to `root`, in which they lie, or as they are given.
+
+    Raises FileNotFoundError for a file that is not there, ValueError for one that is no image by its name or lies
+    elsewhere.
+    """
+    names = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}: check the path")
+        if not path.name.lower().endswith(IMAGE_TYPES):
+            raise ValueError(f"{path} is no image; accepted types: {', '.join(IMAGE_TYPES)}")
+        if root is not None:
+            inside = os.path.relpath(path.resolve(), Path(root).resolve())
+            if inside.startswith(".."):
+                raise ValueError(f"{path} does not lie in {root}: leave --root out, or give the folder it lies in")
+            names.append(inside.replace(os.sep, "/"))
+        else:
+            names.append(str(path))
+    store = FolderStore(root if root is not None else os.getcwd(), tuple(sorted(set(names))))
+    return _image_source(f"{len(names)} images", store)
 
 
 def _check_split(split: str) -> None:

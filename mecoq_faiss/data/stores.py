@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import lzma
 import os
 import shutil
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mecoq_faiss.data.images import IMAGE_TYPES, MAX_BYTES, UnreadableImage, decode_image, limit
-from mecoq_faiss.storage.files import open_regular
+from mecoq_faiss.storage.files import open_regular, sha256
 
 _MOST_HEADER = 1 << 20  # bytes, of a tar's long names and pax headers
 _TAR_ERRORS = (
@@ -38,6 +39,12 @@ class ImageStore(Protocol):
     def stamp(self, i: int) -> bytes:
         """What changes when image ``i`` does: sizes, times, offsets or pixels."""
 
+    def digest(self, i: int) -> bytes:
+        """SHA-256 (32 bytes) of image ``i`` as it is stored; raises OSError."""
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of image ``i`` and when it was written (ns), 0 where that is not known; raises OSError."""
+
 
 class FolderStore:
     """Image files under ``root``; ``names`` are relative to it, with forward slashes."""
@@ -52,8 +59,16 @@ class FolderStore:
 
     def stamp(self, i: int) -> bytes:
         """What changes when file i does: its size and time."""
+        return "{} {}".format(*self.size_and_time(i)).encode()
+
+    def digest(self, i: int) -> bytes:
+        """SHA-256 of file i."""
+        return bytes.fromhex(sha256(os.path.join(self.root, self.names[i])))
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of file i, and when it was written (ns)."""
         stat = os.stat(os.path.join(self.root, self.names[i]))
-        return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+        return stat.st_size, stat.st_mtime_ns
 
 
 class ArrayStore:
@@ -70,6 +85,14 @@ class ArrayStore:
     def stamp(self, i: int) -> bytes:
         """What changes when image i does: its pixels."""
         return self.pixels[i].tobytes()
+
+    def digest(self, i: int) -> bytes:
+        """SHA-256 of image i's pixels."""
+        return hashlib.sha256(self.pixels[i].tobytes()).digest()
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of image i's pixels, and 0."""
+        return self.pixels[i].nbytes, 0
 
 
 # Not webdataset or ratarmount: views need any image at any time, from forked workers, and `tarfile` has the offsets.
@@ -100,19 +123,34 @@ class TarStore:
         """Image i as RGB; a JPEG's shorter side may come reduced to no less than `draft` pixels."""
         name = f"{self.path}:{self.names[i]}"
         name = name if name.isprintable() else repr(name)[1:-1]
-        offset, size, _ = self._spans[i].tolist()
+        size = int(self._spans[i, 1])
         if size < 0:
             raise UnreadableImage(f"{name}: stored as a sparse file; write the tar without --sparse")
         if size > limit("MAX_BYTES", MAX_BYTES):
             raise UnreadableImage(f"{name}: {size:,} bytes, more than {limit('MAX_BYTES', MAX_BYTES):,}")
         try:
-            # Kept open: pread moves no file position, so forked workers may share it.
-            if self._file is None:
-                self._file = open_regular(self._plain)
-            data = os.pread(self._file.fileno(), size, offset)
+            data = self._read(i)
         except OSError as error:
             raise UnreadableImage(f"{name}: {error.strerror}") from error
         return decode_image(data, draft=draft, name=name)
+
+    def _read(self, i: int) -> bytes:
+        offset, size, _ = self._spans[i].tolist()
+        # Kept open: pread moves no file position, so forked workers may share it.
+        if self._file is None:
+            self._file = open_regular(self._plain)
+        return os.pread(self._file.fileno(), size, offset)
+
+    def digest(self, i: int) -> bytes:
+        """SHA-256 of member i; of one too large to be read, of nothing."""
+        if not 0 <= int(self._spans[i, 1]) <= limit("MAX_BYTES", MAX_BYTES):
+            return hashlib.sha256().digest()
+        return hashlib.sha256(self._read(i)).digest()
+
+    def size_and_time(self, i: int) -> tuple[int, int]:
+        """Bytes of member i, and when it was written (ns)."""
+        _, size, seconds = self._spans[i].tolist()
+        return size, 10**9 * seconds
 
     def stamp(self, i: int) -> bytes:
         """What changes when member i does: the archive's size and time, and the member's place."""

@@ -12,16 +12,15 @@ import numpy as np
 
 from mecoq_faiss.index.codes import code_blocks, decode_codes, pack_codes, pair_codebooks
 from mecoq_faiss.index.exhaustive import fastscan, pq
-from mecoq_faiss.index.inspect import block_codes, read_codebooks, without_ids
+from mecoq_faiss.index.inspect import block_codes, read_codebooks, read_ids, without_ids
 
 
 def remove_rows(index: faiss.Index, rows: np.ndarray) -> None:
     """Remove rows (m,) int64, distinct and in rising order; the later ones move up."""
     if not len(rows):
         return
-    ids = None
-    if isinstance(faiss.downcast_index(index), faiss.IndexIDMap):
-        ids = np.delete(faiss.vector_to_array(faiss.downcast_index(index).id_map), rows)
+    ids = read_ids(index)
+    ids = None if ids is None else np.delete(ids, rows)
     for core in _cores(index):
         core.remove_ids(faiss.IDSelectorBatch(np.ascontiguousarray(rows, dtype=np.int64)))
         if isinstance(core, faiss.IndexIVF):
@@ -60,13 +59,13 @@ def _cores(index: faiss.Index) -> list[Any]:
 
 
 def _append(core: Any, codebooks: np.ndarray, codes: np.ndarray) -> None:
-    n, nbits = core.ntotal, core.pq.nbits
+    nbits = core.pq.nbits
     if isinstance(core, faiss.IndexPQFastScan):
         _append_blocks(core, codebooks, codes)
     elif isinstance(core, faiss.IndexIVFPQFastScan):
         _append_to_lists(core, codebooks, codes)
-    elif isinstance(core, faiss.IndexIVF):
-        rows = np.arange(n, n + len(codes))
+    elif hasattr(core, "invlists"):
+        rows = core.ntotal + np.arange(len(codes))
         if core.by_residual:  # all-zero centroids: any list will do
             lists = rows % core.nlist
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import logging
@@ -15,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger("mecoq_faiss")
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 SMALL_BYTES = 1 << 24  # more than any file of settings, of a fingerprint or of a key takes
 
@@ -134,6 +136,46 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def exchange_folders(new: Path, target: Path, aside: Path) -> None:
+    """Put the folder `new` in the place of `target` in one step, so that there is always one of the two.
+
+    The old one is then `new`. Where the system cannot exchange two names, the old one is renamed to `aside` first, and
+    `target` is missing for a moment; `restore_folder` mends what a kill in that moment leaves.
+    """
+    for folder in (new, target.parent):
+        sync_folder(folder)
+    if not _renamed_both(new, target):
+        os.rename(target, aside)
+        os.rename(new, target)
+        os.rename(aside, new)
+    sync_folder(target.parent)
+
+
+def restore_folder(target: Path, aside: Path) -> None:
+    """Undo an `exchange_folders` that was stopped while `target` was missing."""
+    if not target.exists() and aside.exists():
+        os.rename(aside, target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names of a folder onto the disk, where the system does such a thing."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _renamed_both(one: Path, other: Path) -> bool:
+    """Whether Linux has exchanged two names (renameat2, which Python's os lacks)."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def sha256(path: str | Path) -> str:

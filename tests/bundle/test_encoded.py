@@ -55,7 +55,9 @@ def test_what_it_holds(encoder: Encoder, source: FeatureSource, tmp_path: Path, 
     books = encoder.model.quantizer.codebooks.detach().numpy()
     books = books / np.linalg.norm(books, axis=2, keepdims=True)
     with h5py.File(tmp_path / "out.h5") as file:
-        assert set(file) == {"codes", "ids", "paths", "labels"} | ({"embeddings"} if embeddings else set())
+        assert set(file) == {"codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error"} | (
+            {"embeddings"} if embeddings else set()
+        )
         assert file["codes"].dtype == np.uint8
         np.testing.assert_array_equal(file["codes"][:], np.einsum("nmd,mkd->nmk", z.reshape(N, 2, 4), books).argmax(2))
         np.testing.assert_array_equal(file["ids"][:], np.arange(N))

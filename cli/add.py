@@ -1,0 +1,21 @@
+"""The command `mecoq-faiss add`: its options and what it prints."""
+
+from __future__ import annotations
+
+import click
+
+from .options import device_option, json_option, show, workers_option
+
+
+@click.command("add")
+@click.argument("bundle", type=click.Path())
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--root", type=click.Path(), help="The collection's folder: paths are kept relative to it.")
+@workers_option
+@device_option
+@json_option
+def command(bundle: str, images: tuple[str, ...], root: str | None, workers: int, device: str, as_json: bool) -> None:
+    """Add image files to a bundle; the same path with another content replaces what was there."""
+    from mecoq_faiss.jobs.add import add
+
+    show(add(bundle, images, root=root, workers=workers, device=device), as_json)

@@ -1,0 +1,100 @@
+"""A bundle made to follow its collection: what changed is encoded or removed, and a new generation put in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mecoq_faiss.bundle.changes import Changes, find_changes
+from mecoq_faiss.bundle.embedding import check_fits
+from mecoq_faiss.bundle.encoded import encode_source
+from mecoq_faiss.bundle.encoder import Encoder, encoder_in
+from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
+from mecoq_faiss.data.sources import Source
+
+NOBODY = np.empty(0, np.int64)
+
+
+def follow(
+    bundle: Path,
+    source: Source,
+    *,
+    whole: bool,
+    dry_run: bool = False,
+    compact: bool = False,
+    workers: int = -1,
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """Encode what of a source is new to a bundle or altered; where it is the `whole` collection, remove what is gone.
+
+    The other arguments, the result and the errors are those of `update`.
+    """
+    with rewriting(bundle) as work, pinned(bundle) as files:
+        items = items_in(files)
+        changes = find_changes(items, source, whole=whole)
+        said = changes.summary() | {"unreadable": 0, "items": len(items)}
+        if dry_run:
+            return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
+        if not changes and not (compact and "segments" in files.manifest):
+            return said
+        encoder = encoder_in(files, device)
+        check_fits(encoder, source)
+        added = None
+        if len(changes.new):
+            added = work / ENCODED
+            added.unlink(missing_ok=True)
+            said["unreadable"] = len(changes.new) - _encode(encoder, source.subset(changes.new), added, workers)
+            said["added"] = max(0, said["added"] - said["unreadable"])
+            added = added if added.exists() else None
+        done = {name: said[name] for name in ("added", "altered", "removed", "renamed")}
+        manifest = write_generation(
+            work, files, encoder,
+            gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
+            class_names=source.class_names, said=done, compact=compact,
+        )  # fmt: skip
+    return said | {"items": manifest["counts"]["items"]}
+
+
+def drop(bundle: Path, ids: np.ndarray, *, device: str | torch.device = "auto") -> dict[str, Any]:
+    """Remove the items with these ids (m,) int64, as `Hit.id` of an index of own ids, or `ids` of items.h5, shows them.
+
+    Returns `removed` and `items`. ValueError for an id that no item has; nothing is removed then.
+    """
+    with rewriting(bundle) as work, pinned(bundle) as files:
+        items = items_in(files)
+        wanted = np.unique(np.asarray(ids, np.int64))
+        rows = np.flatnonzero(np.isin(items.ids, wanted))
+        if len(rows) < len(wanted):
+            missing = np.setdiff1d(wanted, items.ids)
+            raise ValueError(f"{bundle} has no item of id {missing[0]}: ids are those of its items, see info")
+        if not len(rows):
+            return {"removed": 0, "items": len(items)}
+        manifest = write_generation(
+            work, files, encoder_in(files, device),
+            gone=rows, moved=NOBODY, moved_arrays=None, added=None, class_names=(), said={"removed": len(rows)},
+        )  # fmt: skip
+    return {"removed": len(rows), "items": manifest["counts"]["items"]}
+
+
+def _encode(encoder: Encoder, new: Source, out: Path, workers: int) -> int:
+    """Encode what is new; how many could be read."""
+    try:
+        return encode_source(encoder, new, out, embeddings=None, workers=workers)
+    except ValueError as error:
+        if "no readable image" not in str(error):
+            raise
+        return 0
+
+
+def _places(source: Source, changes: Changes) -> dict[str, np.ndarray]:
+    """What becomes of the items that were renamed: `paths`, `size`, `mtime_ns`, and labels where there are any."""
+    rows = changes.moved_to.tolist()
+    sizes = np.array([source.size_and_time(row) for row in rows], np.int64).reshape(-1, 2)
+    paths = np.array([source.paths[row] for row in rows], dtype=object)
+    places = {"paths": paths, "size": sizes[:, 0], "mtime_ns": sizes[:, 1]}
+    return places if source.labels is None else places | {"labels": source.labels[changes.moved_to]}

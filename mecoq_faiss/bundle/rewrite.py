@@ -1,0 +1,271 @@
+"""The next generation of a bundle: made beside it of what stays and what is new, proved, put in its place at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.folder import (
+    ENCODER_FILES,
+    INDEX,
+    ITEMS,
+    Pinned,
+    is_bundle,
+    read_manifest,
+    write_manifest,
+)
+from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
+from mecoq_faiss.bundle.probes import queries_like_codes
+from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.index.change import append_codes, remove_rows
+from mecoq_faiss.index.file import load_index, save_index
+from mecoq_faiss.index.inspect import describe_index, read_codebooks, read_ids
+from mecoq_faiss.storage.files import exchange_folders, replacing, restore_folder
+from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
+from mecoq_faiss.storage.shards import shards_written
+from mecoq_faiss.storage.work_folder import WorkFolder
+
+logger = logging.getLogger("mecoq_faiss")
+NEXT, PREVIOUS, ENCODED = "next", "previous", "encoded.h5"
+NAMES = r"next|previous|encoded\.h5(\.parts)?"
+MOST_SEGMENTS = 16  # more are joined
+COMPACT_SHARE = 0.25  # of items removed or in later segments, from which all are written into one file
+COPIED = ("codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error")
+
+
+@contextmanager
+def rewriting(bundle: Path) -> Iterator[Path]:
+    """Within, this process alone changes the bundle; gives the folder to work in, `BUNDLE.update`, kept where it fails.
+
+    Raises:
+        FileNotFoundError: no bundle there.
+        files.InUseError: another process changes it.
+        FileExistsError: something that is not ours has the folder's name.
+    """
+    work = WorkFolder(bundle.with_name(bundle.name + ".update"), {"format": 1, "update": bundle.name}, NAMES)
+    if not is_bundle(bundle) and not is_bundle(work.path / PREVIOUS):
+        read_manifest(bundle)  # says so
+    with work.opened():
+        restore_folder(bundle, work.path / PREVIOUS)
+        work.clear(keep=(ENCODED, ENCODED + ".parts"))
+        try:
+            yield work.path
+        except BaseException:
+            encoded = work.path / ENCODED
+            if encoded.exists() or shards_written(encoded):
+                logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
+            elif is_bundle(bundle):
+                work.remove()
+            raise
+        work.remove()
+
+
+def write_generation(
+    work: Path,
+    files: Pinned,
+    encoder: Encoder,
+    *,
+    gone: np.ndarray,
+    moved: np.ndarray,
+    moved_arrays: dict[str, np.ndarray] | None,
+    added: Path | None,
+    class_names: Sequence[str],
+    said: dict[str, Any],
+    compact: bool = False,
+) -> dict[str, Any]:
+    """Write the bundle that `files` becomes into `work`/next, prove it, and put it in the old one's place.
+
+    Args:
+        work: from `rewriting`.
+        files: the opened bundle, all files of it.
+        encoder: its encoder.
+        gone: (g,) rows of items to be removed, rising.
+        moved: (m,) rows of items that get other `paths` and stamps, of `moved_arrays`; they become the first new ones.
+        moved_arrays: `paths`, `size`, `mtime_ns` and, where there are any, `labels` of the moved ones, (m, ...) each.
+        added: an encoded file of what is new, or None.
+        class_names: what the labels of both count.
+        said: what to record of this change in the manifest's `history`.
+        compact: write all items into one file, whatever their number.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        VerificationError: the new index does not match the model; the old bundle stays.
+        OSError: no room; the old bundle stays.
+    """
+    bundle, manifest = files.bundle, files.manifest
+    new = work / NEXT
+    (new / "encoder").mkdir(parents=True)
+    items = items_in(files)
+    next_id = max(int(manifest.get("next_id", 0)), int(items.ids.max(initial=-1)) + 1)
+    names = segment_names(manifest)
+    segment, new_codes, new_ids = None, None, None
+    if len(moved) or added is not None:
+        number = 1 + max(int(name[6:-3]) if name != ITEMS else 1 for name in names)
+        segment = f"items-{number:06d}.h5"
+        new_codes, new_ids = _write_segment(
+            new / segment, items, moved, moved_arrays or {}, added, class_names, next_id
+        )
+        next_id = max(next_id, int(new_ids.max()) + 1)
+    dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
+    removed = np.sort(np.concatenate([items.removed, items.places[dropped]]))
+
+    index = load_index(files.file(INDEX))
+    own = read_ids(index) is not None
+    remove_rows(index, dropped)
+    if new_codes is not None:
+        append_codes(index, new_codes, new_ids if own else None)
+    if not index.ntotal:
+        raise ValueError(f"nothing would be left in {bundle}: remove the folder instead, or export another collection")
+    save_index(index, new / INDEX)
+    del index
+
+    for name in (*ENCODER_FILES, *names):
+        _link(bundle / name, files, name, new / name)
+    names += [segment] if segment else []
+    total, first = len(Items([new / name for name in names])), _rows(new / names[0])
+    outside = total - first + len(removed)
+    if compact or outside > COMPACT_SHARE * total:
+        names, removed = _compacted(new, names, removed)
+    elif len(names) > MOST_SEGMENTS:
+        names, removed = _joined(new, names, removed)
+    if len(removed):
+        with replacing(new / REMOVED) as temporary, open(temporary, "wb") as file:
+            np.save(file, removed)
+
+    after = Items([new / name for name in names], removed)
+    codes = after.codes
+    index = load_index(new / INDEX)
+    codebooks = read_codebooks(index)
+    quantizer = encoder.model.quantizer.cpu()
+    xq = queries_like_codes(codebooks, codes)
+    figures = verify(index, codebooks, quantizer, codes, xq, ids=after.ids if own else None)
+    content = {name: value for name, value in manifest.items() if name not in ("format", "files")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content |= {
+        "counts": {"items": len(after)},
+        "segments": names,
+        "next_id": next_id,
+        "updated": now,
+        "verification": figures,
+        "history": [*manifest.get("history", []), {"time": now, **said, "items": len(after)}],
+    } | {name: value for name, value in describe_index(index).items() if name in ("nlist", "nprobe", "refine")}
+    del index
+    all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(removed) else [])]
+    entries = manifest["files"].items()
+    kept = {n: entry for n, entry in entries if n in all_names and (new / n).samefile(bundle / n)}
+    write_manifest(new, content, all_names, kept)
+    if read_manifest(bundle) != manifest:
+        raise ValueError(f"{bundle} was replaced meanwhile: run the same again")
+    exchange_folders(new, bundle, work / PREVIOUS)
+    return read_manifest(bundle)
+
+
+def _rows(segment: Path) -> int:
+    with h5py.File(segment) as file:
+        return len(file["ids"])
+
+
+def _link(path: Path, files: Pinned, name: str, target: Path) -> None:
+    """The same file under a second name, or a copy of it; of the generation that is open, whatever is in its place."""
+    source = files.file(name)
+    try:
+        os.link(path, target)
+        if os.path.samestat(os.stat(target), os.fstat(source.fileno())):
+            return
+        target.unlink()
+    except OSError:  # a file system without hard links
+        target.unlink(missing_ok=True)
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _write_segment(
+    out: Path,
+    items: Items,
+    moved: np.ndarray,
+    moved_arrays: dict[str, np.ndarray],
+    added: Path | None,
+    class_names: Sequence[str],
+    next_id: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write moved items and the encoded file of new ones as one segment; gives its codes and ids."""
+    parts: list[dict[str, np.ndarray]] = []
+    if len(moved):
+        kept = {name: items.column(name) for name in COPIED if name not in ("paths", "labels")}
+        parts.append({name: column[moved] for name, column in kept.items() if column is not None} | moved_arrays)
+    if added is not None:
+        with h5py.File(added) as file:
+            found = {name: file[name][:] for name in COPIED if name in file}
+            found["paths"] = file["paths"].asstr()[:]
+        found["ids"] = next_id + np.arange(len(found["ids"]), dtype=np.int64)
+        parts.append(found)
+    names = [name for name in COPIED if all(name in part for part in parts)]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    write_segment(out, arrays, _attributes(items) | {"class_names": list(class_names)})
+    return arrays["codes"], arrays["ids"]
+
+
+def _attributes(items: Items) -> dict[str, Any]:
+    with h5py.File(items.segments[0]) as file:
+        return {name: int(file.attrs[name]) for name in ("D", "nbits")}
+
+
+def write_segment(out: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+    """Write arrays that share their first axis as a segment, with their checksums."""
+    sums = {}
+    with replacing(out) as temporary, create_hdf5(temporary) as file:
+        file.attrs.update(attributes)
+        for name, array in arrays.items():
+            digest = DatasetHash()
+            if array.dtype == object:
+                texts = np.array([text.encode("utf-8", "backslashreplace") for text in array], dtype=object)
+                file.create_dataset(name, shape=texts.shape, data=texts, dtype=h5py.string_dtype())
+                digest.update(texts)
+            else:
+                file.create_dataset(name, data=array)
+                digest.update(array)
+            sums[name] = digest.hexdigest()
+        file.attrs[SHA256] = json.dumps(sums)
+
+
+def _all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    labels, class_names = items.labels()
+    arrays: dict[str, np.ndarray] = {}
+    for name in COPIED:
+        column = labels if name == "labels" else items.all_paths() if name == "paths" else items.column(name)
+        if column is not None:
+            arrays[name] = np.asarray(column)
+    return arrays, _attributes(items) | {"class_names": class_names}
+
+
+def _compacted(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """All items that are left in one file."""
+    arrays, attributes = _all_columns(Items([new / name for name in names], removed))
+    for name in names:
+        (new / name).unlink()
+    write_segment(new / ITEMS, arrays, attributes)
+    return [ITEMS], np.empty(0, np.int64)
+
+
+def _joined(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """All segments but the first in one, without what is removed of them."""
+    first = _rows(new / names[0])
+    later = Items([new / name for name in names[1:]], removed[removed >= first] - first)
+    arrays, attributes = _all_columns(later)
+    for name in names[1:]:
+        (new / name).unlink()
+    write_segment(new / names[-1], arrays, attributes)
+    return [names[0], names[-1]], removed[removed < first]

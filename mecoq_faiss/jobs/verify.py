@@ -1,0 +1,42 @@
+"""The whole job of proving a bundle again: every file against the manifest, the index against the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mecoq_faiss.bundle.encoder import encoder_in
+from mecoq_faiss.bundle.folder import INDEX, pinned
+from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.probes import queries_like_codes
+from mecoq_faiss.bundle.proof import verify as prove
+from mecoq_faiss.index.file import load_index
+from mecoq_faiss.index.inspect import read_codebooks, read_ids
+
+
+def verify(bundle: str | Path) -> dict[str, Any]:
+    """Read all files of a bundle, compare them with its manifest, and run the proof of its export again.
+
+    Returns:
+        `files` and `items`, how many there are, and the figures of the proof, as in the manifest's `verification`.
+
+    Raises:
+        FileNotFoundError: no bundle there.
+        ValueError: a file that is missing, truncated or altered.
+        VerificationError: the index does not compute what the model computes.
+
+    Example:
+        >>> from mecoq_faiss import verify
+        >>> verify("bundle")["max_score_difference"] < 1e-4
+        True
+    """
+    with pinned(bundle) as files:
+        for name in files.names:
+            files.file(name)
+        encoder = encoder_in(files, "cpu")
+        items = items_in(files)
+        index = load_index(files.file(INDEX))
+        codebooks, codes = read_codebooks(index), items.codes
+        ids = None if read_ids(index) is None else items.ids
+        figures = prove(index, codebooks, encoder.model.quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)
+        return {"files": len(files.names), "items": len(items), **figures}

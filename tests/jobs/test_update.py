@@ -1,0 +1,311 @@
+"""A bundle that follows its collection equals a fresh export of what the collection is, up to the order of items."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, open_bundle, train
+from mecoq_faiss.bundle.folder import pinned, read_manifest
+from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.index import load_index, read_codes, read_ids
+from mecoq_faiss.jobs.update import update
+from mecoq_faiss_cli.main import main
+
+KINDS: list[tuple[str, int, dict[str, Any]]] = [
+    ("pq", 8, {}),
+    ("pqfs", 4, {}),
+    ("pqfs", 4, {"refine": True}),
+    ("ivfpq", 8, {"nlist": 4, "nprobe": 4}),
+    ("ivfpqfs", 4, {"nlist": 4, "nprobe": 4}),
+    ("gpu", 8, {"nlist": 2}),
+]
+
+
+def picture(seed: int) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 255, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((16, 16), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection of 60 pictures in two classes, and runs of 8 and 4 bits."""
+    folder = tmp_path_factory.mktemp("living")
+    for i in range(60):
+        path = folder / "photos" / "ab"[i % 2] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(path)
+    for nbits in (8, 4):
+        model = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=16, nbits=nbits)
+        config = TrainConfig(epochs=1, batch_size=20, cached_views=2)
+        train(folder / "photos", folder / f"run-{nbits}", model, config)
+    return folder
+
+
+@pytest.fixture
+def living(start: Path, tmp_path: Path) -> Path:
+    """A copy of it to change, as the working folder would be."""
+    shutil.copytree(start / "photos", tmp_path / "photos")
+    return tmp_path
+
+
+def content(bundle: Path) -> dict[str, tuple[bytes, int]]:
+    """Path -> code and class of every item; index and items tell the same."""
+    with pinned(bundle) as files:
+        items = items_in(files)
+        index = load_index(files.file("index.faiss"))
+        np.testing.assert_array_equal(read_codes(index), items.codes)
+        ids = read_ids(index)
+        assert ids is None or np.array_equal(ids, items.ids)
+        assert len(set(items.ids.tolist())) == len(items) == files.manifest["counts"]["items"]
+        labels, names = items.labels()
+        assert labels is not None
+        rows = zip(items.all_paths().tolist(), items.codes, labels.tolist(), strict=True)
+        return {path: (code.tobytes(), names[label]) for path, code, label in rows}
+
+
+def ids_of(bundle: Path) -> dict[str, int]:
+    with pinned(bundle) as files:
+        items = items_in(files)
+        return dict(zip(items.all_paths().tolist(), items.ids.tolist(), strict=True))
+
+
+def change(photos: Path) -> None:
+    """Three new, one of them in a new class, two removed, one altered, two renamed, one only touched."""
+    picture(100).save(photos / "a" / "new.png")
+    picture(101).save(photos / "b" / "new.png")
+    (photos / "c").mkdir()
+    picture(102).save(photos / "c" / "new.png")
+    (photos / "a" / "000.png").unlink()
+    (photos / "b" / "001.png").unlink()
+    picture(103).save(photos / "a" / "002.png")
+    (photos / "b" / "003.png").rename(photos / "b" / "renamed.png")
+    (photos / "b" / "005.png").rename(photos / "a" / "moved.png")
+    os.utime(photos / "a" / "004.png", ns=(1, 1))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("kind", "nbits", "options"), KINDS)
+def test_it_equals_a_fresh_export(
+    kind: str, nbits: int, options: dict[str, Any], own: bool, start: Path, living: Path
+) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    ids = np.arange(60) * 10 + 5 if own else None
+    export_index(start / f"run-{nbits}", photos, bundle, kind=kind, ids=ids, **options)
+    before = ids_of(bundle)
+    change(photos)
+    done = update(bundle, photos)
+    assert done == {
+        "added": 3, "altered": 1, "removed": 2, "renamed": 2, "unchanged": 55, "without_hash": 0, "unreadable": 0,
+        "items": 61,
+    }  # fmt: skip
+    export_index(start / f"run-{nbits}", photos, living / "fresh", kind=kind, **options)
+    assert content(bundle) == content(living / "fresh")
+    after = ids_of(bundle)
+    assert after["b/renamed.png"] == before["b/003.png"] and after["a/moved.png"] == before["b/005.png"]
+    assert all(after[path] == before[path] for path in after.keys() & before.keys() - {"a/002.png"})
+    new = {after[path] for path in ("a/new.png", "b/new.png", "c/new.png", "a/002.png")}
+    assert min(new) > max(before.values()) and len(new) == 4
+    with open_bundle(bundle) as opened:
+        for name in ("c/new.png", "a/moved.png", "a/004.png"):
+            [hits] = opened.search([photos / name], k=61)
+            best = [hit for hit in hits if hit.score > hits[0].score - 1e-4]
+            assert name in {hit.path for hit in best} and all(
+                hit.id == (after[hit.path] if own else hit.row) for hit in best
+            )
+    assert update(bundle, photos)["unchanged"] == 61  # the touched one is known by its content
+    assert not list(living.glob("*.update"))
+
+
+def test_a_dry_run_changes_nothing(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    whole = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    change(photos)
+    assert update(bundle, photos, dry_run=True) | {"unreadable": 0} == update(bundle, photos, dry_run=True)
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == whole
+    assert sorted(path.name for path in living.iterdir()) == ["bundle", "photos"]
+
+
+def test_ids_are_never_given_twice_and_many_updates_do_not_pile_up(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    used = set(ids_of(bundle).values())
+    for i in range(25):
+        picture(200 + i).save(photos / "a" / f"added-{i}.png")
+        if i:
+            (photos / "a" / f"added-{i - 1}.png").unlink()
+        update(bundle, photos)
+        (new,) = set(ids_of(bundle).values()) - used if i == 0 else {ids_of(bundle)[f"a/added-{i}.png"]}
+        assert new not in used
+        used.add(new)
+        assert len(read_manifest(bundle)["segments"]) <= 17
+    names = {path.name for path in bundle.iterdir()}
+    assert names <= {
+        "index.faiss",
+        "items.h5",
+        "removed.npy",
+        "encoder",
+        "manifest.json",
+        *(n for n in names if "items-" in n),
+    }
+    export_index(start / "run-8", photos, living / "fresh")
+    assert content(bundle) == content(living / "fresh")
+    update(bundle, photos, compact=True)
+    assert content(bundle) == content(living / "fresh")
+    assert {path.name for path in bundle.iterdir()} == {"index.faiss", "items.h5", "encoder", "manifest.json"}
+    assert read_manifest(bundle)["format"] == 1, "an older program reads it again"
+
+
+def test_a_reader_keeps_the_old_generation(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    with open_bundle(bundle) as opened:
+        before = opened.search([photos / "a" / "000.png"])
+        query = picture(0)
+        change(photos)
+        update(bundle, photos)
+        assert opened.search([query]) == before
+        assert opened.reload() and len(opened) == 61
+        assert not opened.reload()
+
+
+@pytest.mark.parametrize("moment", ["encoded", "written", "proved", "exchanged"])
+def test_stopped_at_any_point_it_continues(
+    moment: str, start: Path, living: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mecoq_faiss.bundle.living as living_bundle
+    import mecoq_faiss.bundle.rewrite as rewrite
+
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    before = content(bundle)
+    change(photos)
+
+    def stopped_after(function: Callable) -> Callable:
+        def run(*arguments: Any, **named: Any) -> None:
+            function(*arguments, **named)
+            raise KeyboardInterrupt
+
+        return run
+
+    place, name = {
+        "encoded": (living_bundle, "encode_source"), "written": (rewrite, "save_index"), "proved": (rewrite, "write_manifest"),
+        "exchanged": (rewrite, "exchange_folders"),
+    }[moment]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, stopped_after(getattr(place, name)))
+        with pytest.raises(KeyboardInterrupt):
+            update(bundle, photos)
+    if moment != "exchanged":
+        assert content(bundle) == before
+    update(bundle, photos)
+    export_index(start / "run-8", photos, living / "fresh")
+    assert content(bundle) == content(living / "fresh")
+    assert sorted(path.name for path in living.iterdir()) == ["bundle", "fresh", "photos"]
+
+
+def test_without_exchange_of_names_it_is_two_renames(
+    start: Path, living: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mecoq_faiss.storage.files as files
+
+    monkeypatch.setattr(files, "_renamed_both", lambda one, other: False)
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    change(photos)
+    rename, calls = os.rename, []
+
+    def stop_between(old: Path, new: Path) -> None:
+        if bundle in (old, new):
+            calls.append(new)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", stop_between)
+        with pytest.raises(KeyboardInterrupt):
+            update(bundle, photos)
+    assert not bundle.exists()
+    assert update(bundle, photos)["items"] == 61
+    assert sorted(path.name for path in living.iterdir()) == ["bundle", "photos"]
+
+
+def test_features_are_followed_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 12)).astype(np.float32)
+
+    def save(rows: np.ndarray, names: list[str]) -> None:
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            file["features"], file["paths"] = rows, names
+
+    names = [f"item-{i}" for i in range(50)]
+    save(x, names)
+    model = ModelConfig(backbone="features", weights="none", feature_dim=12, D=16, M=2, hidden=16)
+    train(tmp_path / "f.h5", tmp_path / "run", model, TrainConfig(epochs=1, batch_size=20))
+    export_index(tmp_path / "run", tmp_path / "f.h5", tmp_path / "bundle")
+    x = np.concatenate([x[5:], rng.normal(size=(3, 12)).astype(np.float32)])
+    x[0] += 1
+    save(x, [*names[5:49], "renamed", "n1", "n2", "n3"])
+    done = update(tmp_path / "bundle", tmp_path / "f.h5")
+    assert (done["added"], done["altered"], done["removed"], done["renamed"], done["unchanged"]) == (3, 1, 5, 1, 43)
+    encoder = load_encoder(tmp_path / "bundle")
+    D, I = faiss.read_index(str(tmp_path / "bundle" / "index.faiss")).search(encoder.encode(x), 1)
+    assert D.shape == (48, 1) and (I < 48).all()
+
+
+def test_a_bundle_without_hashes_keeps_what_has_the_same_path(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "version_0_1", tmp_path / "old")
+    done = update(tmp_path / "old" / "bundle-pq", tmp_path / "old" / "features.npy")
+    assert done["unchanged"] == done["without_hash"] == 60 and done["items"] == 60
+    x = np.load(tmp_path / "old" / "features.npy")
+    np.save(tmp_path / "old" / "features.npy", np.concatenate([x, x[:2] + 1]))
+    done = update(tmp_path / "old" / "bundle-pq", tmp_path / "old" / "features.npy")
+    assert (done["added"], done["items"]) == (2, 62)
+
+
+def test_what_is_wrong_is_one_line(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    with pytest.raises(FileNotFoundError, match="is not a bundle"):
+        update(bundle, photos)
+    export_index(start / "run-8", photos, bundle)
+    np.save(living / "f.npy", np.zeros((30, 4), np.float32))
+    with pytest.raises(ValueError, match="holds features"):
+        update(bundle, living / "f.npy")
+    (living / "bundle.update").mkdir()
+    (living / "bundle.update" / "mine.txt").write_text("x")
+    with pytest.raises(FileExistsError, match=r"mine\.txt"):
+        update(bundle, photos)
+    assert (living / "bundle.update" / "mine.txt").read_text() == "x" and len(content(bundle)) == 60
+
+
+def test_unreadable_images_are_told_and_tried_again(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    (photos / "a" / "broken.png").write_bytes(b"no image")
+    done = update(bundle, photos)
+    assert (done["added"], done["unreadable"], done["items"]) == (0, 1, 60)
+    picture(300).save(photos / "a" / "broken.png")
+    done = update(bundle, photos)
+    assert (done["added"], done["unreadable"], done["items"]) == (1, 0, 61)
+
+
+def test_the_command(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    change(photos)
+    result = CliRunner().invoke(main, ["update", str(bundle), "--data", str(photos), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["items"] == 61
+    result = CliRunner().invoke(main, ["update", str(living / "none"), "--data", str(photos)])
+    assert result.exit_code == 1 and "is not a bundle" in result.stderr and len(result.stderr.splitlines()) == 1
