@@ -30,6 +30,7 @@ NAMES = [
     "TrainingError",
     "UnreadableImage",
     "VerificationError",
+    "add",
     "compare",
     "encode",
     "evaluate",
@@ -38,9 +39,12 @@ NAMES = [
     "open_bundle",
     "open_source",
     "register_backbone",
+    "remove",
     "search",
     "train",
     "tune",
+    "update",
+    "verify",
 ]
 FUNCTIONS = [name for name in NAMES if name.islower()]
 ERRORS = {
@@ -108,7 +112,7 @@ def test_what_an_import_loads(statement: str, loaded: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples find: `run` and `bundle` of the digits, `photos`, `query.png`, `features.npy`."""
+    """What the examples find: `run` and `bundle` of the digits, `photos` and bundles of them, `query.png`, `features.npy`."""
     folder = tmp_path_factory.mktemp("home")
     model = mecoq_faiss.ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=64, D=16)
     config = mecoq_faiss.TrainConfig(epochs=2, cached_views=2, workers=0)
@@ -119,6 +123,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(20):
         Image.fromarray(rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.png")
     (folder / "query.png").write_bytes((folder / "photos" / "3.png").read_bytes())
+    for name in ("bundle-photos", "bundle-living", "bundle-shrinking"):
+        mecoq_faiss.export_index(folder / "run", folder / "photos", folder / name, workers=0)
     np.save(folder / "features.npy", rng.normal(size=(50, 32)).astype(np.float32))
     return folder
 

@@ -83,6 +83,25 @@ class Bundle:
         with self._in_use() as generation:
             return generation.paths(np.asarray(rows))
 
+    def add(self, images: Sequence[str | Path], *, root: str | Path | None = None) -> dict[str, Any]:
+        """Add image files, named relative to `root` or as they are given, and take up the new generation.
+
+        What the bundle has under the same path is replaced where the content differs. Returns the counts and raises
+        the errors of `mecoq_faiss.add`.
+        """
+        done = follow(self.path, open_images(images, root), whole=False, device=self._device)
+        self.reload()
+        return done
+
+    def remove(self, ids: ArrayLike) -> dict[str, Any]:
+        """Remove the items with these ids (m,) integers, and take up the new generation.
+
+        Returns `removed` and `items`; ValueError for an id that no item has, and nothing is removed then.
+        """
+        done = drop(self.path, np.asarray(ids, np.int64), device=self._device)
+        self.reload()
+        return done
+
     def reload(self) -> bool:
         """Take up the bundle that was put in this one's place; True where it is another.
 

@@ -71,8 +71,8 @@ def _table(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[Tensor, Ten
 def table_rounding(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far FastScan's scores may be from AQS, and the lowest AQS that any code has, each (nq,).
 
-    It rounds each query's table to 255 steps of the widest subquantizer's range: half a step for each of M. A code whose
-    rounded score is the lowest that there is it never finds, even where fewer than k others are there.
+    It rounds each query's table to 255 steps of the widest subquantizer's range: half a step for each of M. A code
+    whose rounded score is the lowest that there is it never finds, even where fewer than k others are there.
     """
     with torch.inference_mode():
         s = quantizer.similarities(torch.from_numpy(xq))  # (nq, M, K)

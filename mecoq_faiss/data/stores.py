@@ -66,8 +66,11 @@ class FolderStore:
         return bytes.fromhex(sha256(os.path.join(self.root, self.names[i])))
 
     def size_and_time(self, i: int) -> tuple[int, int]:
-        """Bytes of file i, and when it was written (ns)."""
-        stat = os.stat(os.path.join(self.root, self.names[i]))
+        """Bytes of file i, and when it was written (ns); -1 and 0 of one that is gone, or a link to nowhere."""
+        try:
+            stat = os.stat(os.path.join(self.root, self.names[i]))
+        except FileNotFoundError:
+            return -1, 0
         return stat.st_size, stat.st_mtime_ns
 
 

@@ -46,7 +46,7 @@ def update(
 
     Example:
         >>> from mecoq_faiss import update
-        >>> done = update("bundle", "photos")
+        >>> done = update("bundle-photos", "photos")
         >>> done["added"], done["removed"], done["unchanged"]
         (0, 0, 20)
     """
