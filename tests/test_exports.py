@@ -112,7 +112,7 @@ def test_what_an_import_loads(statement: str, loaded: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples find: `run` and `bundle` of the digits, `photos` and bundles of them, `query.png`, `features.npy`."""
+    """What examples find: `run`, `bundle` of the digits, `photos`, bundles of them, `query.png`, `features.npy`."""
     folder = tmp_path_factory.mktemp("home")
     model = mecoq_faiss.ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=64, D=16)
     config = mecoq_faiss.TrainConfig(epochs=2, cached_views=2, workers=0)

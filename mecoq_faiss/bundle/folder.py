@@ -38,7 +38,7 @@ ITEM_DATASETS = {
     "sha256": Wanted((2,), ("u1",), required=False),
     "error": Wanted((1,), ("f4",), required=False),
 }
-FILE_NAME = re.compile(r"index\.faiss|items(-\d+)?\.h5|removed\.npy|encoder/(config\.json|model\.safetensors)")
+FILE_NAME = re.compile(r"items-\d{6}\.h5|removed\.npy")  # of the files that an updated bundle has beside FILES
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -172,10 +172,8 @@ def _open_all(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> 
             raise _Missing(MANIFEST) from error
         stack.callback(os.close, folder)
     manifest = _parse_manifest(opened(MANIFEST), bundle)
-    names = tuple({*FILES, *manifest["files"]}) if names is None else names
-    for name in names:
-        if not FILE_NAME.fullmatch(name):
-            raise ValueError(f"{bundle / MANIFEST} names a file {name!r}, which no bundle has: export the bundle again")
+    if names is None:
+        names = (*FILES, *(name for name in manifest["files"] if FILE_NAME.fullmatch(name) and name not in FILES))
     return Pinned(bundle, manifest, {name: opened(name) for name in names})
 
 

@@ -19,7 +19,6 @@ from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.filtered import search_rows
 from mecoq_faiss.index.inspect import read_ids, without_ids
-from mecoq_faiss.storage.hdf5_checked import read_texts
 
 
 class Hit(NamedTuple):

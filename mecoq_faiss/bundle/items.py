@@ -157,4 +157,3 @@ def read_removed(file: BinaryIO) -> np.ndarray:
     if removed.ndim != 1 or removed.dtype != np.int64 or (np.diff(removed) <= 0).any():
         raise ValueError(f"{file.name} is damaged (no rising rows): export or copy the bundle again")
     return removed
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.bundle.generation import Generation, Hit
+from mecoq_faiss.bundle.living import drop, follow
+from mecoq_faiss.data.sources import open_images
 
 
 class Bundle:

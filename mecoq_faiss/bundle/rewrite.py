@@ -22,18 +22,22 @@ from mecoq_faiss.bundle.folder import (
     ITEMS,
     Pinned,
     is_bundle,
+    open_items,
+    pinned,
     read_manifest,
     write_manifest,
 )
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index.change import append_codes, remove_rows
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.index.inspect import describe_index, read_codebooks, read_ids
 from mecoq_faiss.storage.files import exchange_folders, replacing, restore_folder
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
-from mecoq_faiss.storage.shards import shards_written
+from mecoq_faiss.storage.hdf5_checked import read_attribute
+from mecoq_faiss.storage.shards import read_key, shards_written
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 logger = logging.getLogger("mecoq_faiss")
@@ -41,6 +45,7 @@ NEXT, PREVIOUS, ENCODED = "next", "previous", "encoded.h5"
 NAMES = r"next|previous|encoded\.h5(\.parts)?"
 MOST_SEGMENTS = 16  # more are joined
 COMPACT_SHARE = 0.25  # of items removed or in later segments, from which all are written into one file
+MOST_HISTORY = 1000  # changes that a manifest tells of, the last ones
 COPIED = ("codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error")
 
 
@@ -122,7 +127,7 @@ def write_generation(
     dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
     removed = np.sort(np.concatenate([items.removed, items.places[dropped]]))
 
-    index = load_index(files.file(INDEX))
+    index = index_in(files)
     own = read_ids(index) is not None
     remove_rows(index, dropped)
     if new_codes is not None:
@@ -135,7 +140,8 @@ def write_generation(
     for name in (*ENCODER_FILES, *names):
         _link(bundle / name, files, name, new / name)
     names += [segment] if segment else []
-    total, first = len(Items([new / name for name in names])), _rows(new / names[0])
+    rows = [_rows(new / name) for name in names]
+    total, first = sum(rows), rows[0]
     outside = total - first + len(removed)
     if compact or outside > COMPACT_SHARE * total:
         names, removed = _compacted(new, names, removed)
@@ -160,7 +166,7 @@ def write_generation(
         "next_id": next_id,
         "updated": now,
         "verification": figures,
-        "history": [*manifest.get("history", []), {"time": now, **said, "items": len(after)}],
+        "history": [*manifest.get("history", [])[1 - MOST_HISTORY :], {"time": now, **said, "items": len(after)}],
     } | {name: value for name, value in describe_index(index).items() if name in ("nlist", "nprobe", "refine")}
     del index
     all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(removed) else [])]
@@ -174,8 +180,8 @@ def write_generation(
 
 
 def _rows(segment: Path) -> int:
-    with h5py.File(segment) as file:
-        return len(file["ids"])
+    with open_items(segment) as datasets:
+        return len(datasets["ids"])
 
 
 def _link(path: Path, files: Pinned, name: str, target: Path) -> None:
@@ -219,8 +225,11 @@ def _write_segment(
 
 
 def _attributes(items: Items) -> dict[str, Any]:
+    """Of the first segment, what each of them holds."""
     with h5py.File(items.segments[0]) as file:
-        return {name: int(file.attrs[name]) for name in ("D", "nbits")}
+        found = {name: read_attribute(file, name) for name in ("D", "nbits")}
+    key = {"format": 1, "model": (read_key(items.segments[0]) or {}).get("model"), "data": None}
+    return {name: int(value) for name, value in found.items() if value is not None} | {"key": json.dumps(key)}
 
 
 def write_segment(out: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
@@ -251,9 +260,16 @@ def _all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, _attributes(items) | {"class_names": class_names}
 
 
+def write_together(bundle: Path, out: Path) -> None:
+    """Write all items of a bundle, whatever the number of its segments, into one file."""
+    with pinned(bundle) as files, items_in(files) as items:
+        write_segment(out, *_all_columns(items))
+
+
 def _compacted(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
     """All items that are left in one file."""
-    arrays, attributes = _all_columns(Items([new / name for name in names], removed))
+    with Items([new / name for name in names], removed) as items:
+        arrays, attributes = _all_columns(items)
     for name in names:
         (new / name).unlink()
     write_segment(new / ITEMS, arrays, attributes)
@@ -263,8 +279,8 @@ def _compacted(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[s
 def _joined(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
     """All segments but the first in one, without what is removed of them."""
     first = _rows(new / names[0])
-    later = Items([new / name for name in names[1:]], removed[removed >= first] - first)
-    arrays, attributes = _all_columns(later)
+    with Items([new / name for name in names[1:]], removed[removed >= first] - first) as later:
+        arrays, attributes = _all_columns(later)
     for name in names[1:]:
         (new / name).unlink()
     write_segment(new / names[-1], arrays, attributes)

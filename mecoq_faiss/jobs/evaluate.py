@@ -12,6 +12,7 @@ from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
 from mecoq_faiss.bundle.folder import ITEMS, is_bundle, pinned, read_items
+from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_MAP
 from mecoq_faiss.data.sources import Source, as_source
@@ -60,10 +61,14 @@ def evaluate(
     source = as_source(queries, "queries")
     if source.labels is None:
         raise ValueError(f"{source.name} has no labels: put the images into one folder a class")
+    items: dict[str, Any]
     is_run = RunFolder(path).config_file.is_file() and not is_bundle(path)
     if not is_run:
         with pinned(path) as files:  # all of one export, although another may take its place meanwhile
-            encoder, items = encoder_in(files, device), read_items(files.file(ITEMS))
+            encoder = encoder_in(files, device)
+            with items_in(files) as stored:
+                labels, class_names = stored.labels()
+                items = {"codes": stored.codes, "labels": labels, "class_names": class_names}
             k = _check(items, source, k)
             index = without_ids(index_in(files))
     else:

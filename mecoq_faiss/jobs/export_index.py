@@ -21,6 +21,7 @@ from mecoq_faiss.bundle.encoder import Encoder, load_encoder
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, open_items, read_manifest, verify_files, write_manifest
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.bundle.rewrite import write_together
 from mecoq_faiss.config import to_json
 from mecoq_faiss.data.features import NPY_ERRORS
 from mecoq_faiss.data.sources import Source, open_source
@@ -37,7 +38,8 @@ from mecoq_faiss.training.run_folder import save_model
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
-PARTIAL_NAMES = r"encoded\.h5(\.parts)?|index\.faiss|items\.h5|encoder|manifest\.json"
+TOGETHER = "together.h5"  # there too: the items of an updated bundle
+PARTIAL_NAMES = r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|manifest\.json"
 ATTRIBUTES = ("key", "class_names", "D", "nbits")  # of an encoded file
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
@@ -96,7 +98,9 @@ def export_index(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another --out")
+    updated = None  # a bundle whose items are not in one file
     if codes is not None and is_bundle(codes):
+        updated = Path(codes) if read_manifest(codes)["format"] > 1 else None
         codes = Path(codes) / ITEMS
     if (data is None) == (codes is None):
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
@@ -107,6 +111,7 @@ def export_index(
     if source is not None:
         check_fits(encoder, source)
     n = len(source) if source is not None else _count_codes(Path(codes or ""), encoder)
+    n = n if updated is None else read_manifest(updated)["counts"]["items"]
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
     check_options(kind, n, **options)
     if ids is not None:
@@ -124,6 +129,9 @@ def export_index(
         try:
             if source is not None:
                 _encode(encoder, source, encoded, workers)
+            if updated is not None:
+                codes = work.path / TOGETHER
+                write_together(updated, codes)
             manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
         except BaseException:
             if encoded.exists() or shards_written(encoded):
@@ -131,7 +139,7 @@ def export_index(
             else:
                 work.remove()
             raise
-        work.become(out, without=(encoded.name,))
+        work.become(out, without=(encoded.name, TOGETHER))
     return manifest
 
 

@@ -11,13 +11,13 @@ import torch
 
 from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, open_items, pinned
+from mecoq_faiss.bundle.folder import ITEMS, pinned
+from mecoq_faiss.bundle.items import REMOVED, items_in
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index.codes import check_codes
 from mecoq_faiss.index.tuner import Point, Truth, frontier, sweep, winner
 from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.shards import map_array
 
 MOST_QUERIES = 1000
 MOST_SCORES = 2_000_000_000  # of one exhaustive search
@@ -59,14 +59,14 @@ def tune(
     bundle = Path(bundle)
     if not 0 < recall <= 1:
         raise ValueError(f"recall={recall} is out of range: choose a share above 0 and up to 1")
-    with pinned(bundle, (ITEMS, *ENCODER_FILES)) as files:  # all of one export
+    with pinned(bundle) as files:  # all of one export
         manifest = files.manifest
         n = manifest["counts"]["items"]
         k = min(K_RESULTS, n) if k is None else k
         if not 1 <= k <= n:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
-        with open_items(files.file(ITEMS), n):  # checked
-            codes = map_array(files.file(ITEMS), "codes")
+        with items_in(files) as items:
+            codes = items.codes
         encoder = encoder_in(files, device)
     try:
         check_codes(codes, encoder.model.config.M, encoder.model.config.K)
@@ -98,7 +98,7 @@ def tune(
 
 def _export_command(bundle: Path, point: Point, *, own_ids: bool) -> str:
     """The command that makes a bundle of the same codes with this index."""
-    items = str(bundle / ITEMS)
+    items = str(bundle if (bundle / REMOVED).exists() or len(list(bundle.glob("items-*.h5"))) else bundle / ITEMS)
     out = f"{bundle}-{point.kind}"
     words = ["mecoq-faiss", "export-index", str(bundle), "--codes", items, "--out", out, "--index", point.kind]
     for name, value in (("nlist", point.nlist), ("nprobe", point.nprobe), ("k-factor", point.k_factor)):

@@ -84,7 +84,7 @@ def shards_written(out: Path) -> int:
     return len(list(_folder(out).glob("??????-*.h5")))
 
 
-def read_key(path: Path) -> dict[str, Any] | None:
+def read_key(path: Path | BinaryIO) -> dict[str, Any] | None:
     """The key that a file was written under, or None where it is no such file."""
     try:
         with h5py.File(path) as file:

@@ -18,6 +18,9 @@ from mecoq_faiss.storage.hdf5 import damaged_dataset
 N = 50
 
 
+KNOWN_BY = {"size", "mtime_ns", "sha256", "error"}  # by what an update knows an item again
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """x.h5 with paths and labels, a run and a bundle of it."""
@@ -41,7 +44,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def test_what_the_file_holds(work: Path, tmp_path: Path, dtype: str) -> None:
     assert encode(work / "run", work / "x.h5", tmp_path / "codes.h5", embeddings=dtype) == N
     found = read(tmp_path / "codes.h5")
-    assert found.keys() == {"codes", "embeddings", "ids", "paths", "labels"}
+    assert found.keys() == {"codes", "embeddings", "ids", "paths", "labels"} | KNOWN_BY
     assert found["paths"].tolist() == [f"bild-ü-{i}.jpg" for i in range(N)]
     assert (found["labels"] == np.arange(N) % 3).all() and (found["ids"] == np.arange(N)).all()
     assert found["ids"].dtype == np.int64 and found["codes"].dtype == np.uint8 and found["embeddings"].dtype == dtype
@@ -76,7 +79,7 @@ def test_without_embeddings_and_of_some_rows(work: Path, tmp_path: Path) -> None
     assert encode(work / "run", source, tmp_path / "few.h5", embeddings=None) == 3
     encode(work / "run", work / "x.h5", tmp_path / "all.h5", embeddings=None)
     few, every = read(tmp_path / "few.h5"), read(tmp_path / "all.h5")
-    assert few.keys() == {"codes", "ids", "paths", "labels"} and few["ids"].tolist() == [0, 1, 2]
+    assert few.keys() == {"codes", "ids", "paths", "labels"} | KNOWN_BY and few["ids"].tolist() == [0, 1, 2]
     for name in ("codes", "paths", "labels"):
         np.testing.assert_array_equal(few[name], every[name][rows])
 

@@ -58,7 +58,8 @@ def test_an_encoded_file_and_one_of_features(work: Path, tmp_path: Path) -> None
     found = describe(work / "codes.h5")
     assert found == {
         "type": "encoded", "codes": "(50, 2) uint8", "embeddings": "(50, 8) float16", "ids": "(50,) int64",
-        "paths": "(50,) object",
+        "paths": "(50,) object", "size": "(50,) int64", "mtime_ns": "(50,) int64", "sha256": "(50, 32) uint8",
+        "error": "(50,) float32",
     }  # fmt: skip
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["features"] = np.ones((3, 4), np.float32)

@@ -1,5 +1,6 @@
 """A bundle that follows its collection equals a fresh export of what the collection is, up to the order of items."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +15,24 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, open_bundle, train
+from mecoq_faiss import (
+    ModelConfig,
+    TrainConfig,
+    add,
+    evaluate,
+    export_index,
+    load_encoder,
+    open_bundle,
+    remove,
+    train,
+    tune,
+    update,
+    verify,
+)  # fmt: skip
 from mecoq_faiss.bundle.folder import pinned, read_manifest
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index import load_index, read_codes, read_ids
-from mecoq_faiss.jobs.update import update
+from mecoq_faiss.jobs.info import describe
 from mecoq_faiss_cli.main import main
 
 KINDS: list[tuple[str, int, dict[str, Any]]] = [
@@ -192,7 +206,9 @@ def test_stopped_at_any_point_it_continues(
         return run
 
     place, name = {
-        "encoded": (living_bundle, "encode_source"), "written": (rewrite, "save_index"), "proved": (rewrite, "write_manifest"),
+        "encoded": (living_bundle, "encode_source"),
+        "written": (rewrite, "save_index"),
+        "proved": (rewrite, "write_manifest"),
         "exchanged": (rewrite, "exchange_folders"),
     }[moment]  # fmt: skip
     with monkeypatch.context() as patch:
@@ -302,3 +318,90 @@ def test_the_command(start: Path, living: Path) -> None:
     assert json.loads(result.stdout.splitlines()[-1])["items"] == 61
     result = CliRunner().invoke(main, ["update", str(living / "none"), "--data", str(photos)])
     assert result.exit_code == 1 and "is not a bundle" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def updated(start: Path, living: Path) -> Path:
+    """A bundle of two segments, with removed items."""
+    export_index(start / "run-8", living / "photos", living / "bundle")
+    change(living / "photos")
+    update(living / "bundle", living / "photos")
+    assert read_manifest(living / "bundle")["format"] == 2
+    return living
+
+
+def test_every_command_reads_an_updated_bundle(updated: Path, start: Path) -> None:
+    bundle, photos = updated / "bundle", updated / "photos"
+    export_index(start / "run-8", photos, updated / "fresh")
+    assert evaluate(bundle, photos) == pytest.approx(evaluate(updated / "fresh", photos))
+    assert verify(bundle)["items"] == 61 and verify(bundle)["files"] == 6
+    found = tune(bundle, photos, k=5)
+    assert found["items"] == 61 and f"--codes {bundle} " in found["command"]
+    export_index(bundle, None, updated / "again", codes=bundle)
+    assert content(updated / "again") == content(bundle)
+    assert ids_of(updated / "again") == ids_of(bundle)
+    assert describe(bundle)["counts"] == {"items": 61}
+
+
+def test_what_removed_names_is_checked(updated: Path) -> None:
+    bundle = updated / "bundle"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for wrong in (np.array([3, 2]), np.array([0.5]), np.array([10**6]), np.arange(200)):
+        np.save(bundle / "removed.npy", wrong)
+        entry = manifest["files"]["removed.npy"]
+        data = (bundle / "removed.npy").read_bytes()
+        entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=r"removed\.npy|does not fit"):
+            open_bundle(bundle)
+
+
+def test_single_images_are_added_and_removed(start: Path, living: Path) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    picture(400).save(photos / "a" / "x.png")
+    picture(401).save(living / "elsewhere.png")
+    done = add(bundle, [photos / "a" / "x.png", photos / "a" / "000.png"], root=photos)
+    assert (done["added"], done["unchanged"], done["items"]) == (1, 60, 61)
+    assert update(bundle, photos)["unchanged"] == 61
+    with open_bundle(bundle) as opened:
+        assert opened.add([living / "elsewhere.png"])["items"] == 62
+        [hits] = opened.search([living / "elsewhere.png"], k=62)
+        path = str(living / "elsewhere.png")
+        assert len(opened) == 62 and path in {hit.path for hit in hits if hit.score > hits[0].score - 1e-4}
+        with pytest.raises(ValueError, match="no item of id 999"):
+            opened.remove([ids_of(bundle)[path], 999])
+        assert len(opened) == 62 and opened.remove([ids_of(bundle)[path]]) == {"removed": 1, "items": 61}
+    assert remove(bundle, paths=["a/x.png"]) == {"removed": 1, "items": 60}
+    with pytest.raises(ValueError, match=r"has no item 'a/x\.png'"):
+        remove(bundle, paths=["a/x.png"])
+    with pytest.raises(ValueError, match="one of the two"):
+        remove(bundle)
+    with pytest.raises(ValueError, match="nothing would be left"):
+        remove(bundle, list(ids_of(bundle).values()))
+    with pytest.raises(ValueError, match="does not lie in"):
+        add(bundle, [living / "elsewhere.png"], root=photos)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        add(bundle, [living / "none.png"])
+    assert len(content(bundle)) == 60 and sorted(p.name for p in living.iterdir()) == [
+        "bundle",
+        "elsewhere.png",
+        "photos",
+    ]
+
+
+def test_the_other_commands(updated: Path) -> None:
+    bundle = str(updated / "bundle")
+    picture(500).save(updated / "p.png")
+    for arguments, says in (
+        (["add", bundle, str(updated / "p.png")], "62"),
+        (["remove", bundle, str(updated / "p.png")], "61"),
+        (["remove", bundle, "--id", str(ids_of(updated / "bundle")["a/004.png"])], "60"),
+        (["verify", bundle], "60"),
+    ):
+        result = CliRunner().invoke(main, [*arguments, "--json"])
+        assert result.exit_code == 0, result.output
+        assert str(json.loads(result.stdout.splitlines()[-1])["items"]) == says
+    (updated / "bundle" / "index.faiss").write_bytes(b"x")
+    result = CliRunner().invoke(main, ["verify", bundle])
+    assert result.exit_code == 1 and "differs from the manifest" in result.stderr
