@@ -18,7 +18,7 @@ from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.filtered import search_rows
-from mecoq_faiss.index.inspect import read_ids, without_ids
+from mecoq_faiss.index.inspect import without_ids
 
 
 class Hit(NamedTuple):
@@ -32,9 +32,9 @@ class Hit(NamedTuple):
 
     rank: int  # from 1
     score: float  # AQS, in [-M, M]
-    row: int  # of items.h5
+    row: int  # among the items as they are now; what an index without own ids returns
     path: str
-    id: int  # what the index itself returns: the row, or the item's own id
+    id: int  # the item's own, for ever: at first its row of the source, or what `--ids` gave it
 
 
 class Generation:
@@ -55,12 +55,14 @@ class Generation:
             self.encoder = encoder_in(files, device)
             self.index: faiss.Index = index_in(files)
             self._by_row = without_ids(self.index)
-            self._ids = read_ids(self.index)
             names = segment_names(self.manifest)
             kept = [stack.enter_context(open(os.dup(files.file(name).fileno()), "rb")) for name in names]
             with items_in(files) as items:
                 removed = items.removed
             self._table = stack.enter_context(Items(kept, removed))  # the other files are closed
+            ids = self._table.column("ids")
+            assert ids is not None
+            self._ids = ids  # a memory map, where all items lie in one file
             self._items = stack.pop_all()
 
     def close(self) -> None:
@@ -87,7 +89,7 @@ class Generation:
         paths = dict(zip(found.tolist(), self.paths(found), strict=True))
         return [
             [
-                Hit(rank, score, row, paths[row], row if self._ids is None else int(self._ids[row]))
+                Hit(rank, score, row, paths[row], int(self._ids[row]))
                 for rank, (score, row) in enumerate(zip(of_query, rows_of_query, strict=True), 1)
                 if row >= 0
             ]
@@ -99,5 +101,4 @@ class Generation:
         wanted = np.asarray(ids)
         if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
             raise ValueError(f"where is of shape {wanted.shape}, {wanted.dtype}: give the ids to search, (m,) int64")
-        own = np.arange(len(self)) if self._ids is None else self._ids
-        return np.flatnonzero(np.isin(own, wanted))
+        return np.flatnonzero(np.isin(self._ids, wanted))
