@@ -54,39 +54,33 @@ def find_changes(items: Items, source: Source, *, whole: bool = True) -> Changes
     under a new path whose SHA-256 is that of an item that is gone is that item, renamed. Items whose path is not in the
     source are gone where it is the `whole` collection; else they stay.
     """
-    paths = items.all_paths().tolist()
-    row_of = {path: row for row, path in enumerate(paths)}
+    at = {stored(path): row for row, path in enumerate(source.paths)}
     sizes, times, digests = (items.column(name) for name in ("size", "mtime_ns", "sha256"))
-    if digests is None or sizes is None or times is None:
-        sizes = times = np.zeros(len(paths), np.int64)
-        digests = np.zeros((len(paths), 32), np.uint8)
-    known = np.any(digests != 0, axis=1)  # those of an older version are zeros
-    kept = np.zeros(len(paths), bool)
-    if not whole:
-        kept[:] = True
-        kept[[row_of[path] for path in map(stored, source.paths) if path in row_of]] = False
-    new, unknown = [], 0
+    kept = np.zeros(len(items), bool)
+    matched = np.zeros(len(source), bool)  # by an item that stays as it is
+    known_paths = np.zeros(len(source), bool)
+    unknown = 0
     fresh: dict[int, bytes] = {}  # rows of the source -> SHA-256, where it was computed
-    for row, path in enumerate(source.paths):
-        old = row_of.get(stored(path))
-        if old is None:
-            new.append(row)
-            continue
-        if not known[old]:
-            kept[old], unknown = True, unknown + 1
-            continue
-        size, time = source.size_and_time(row)
-        same = time != 0 and (size, time) == (sizes[old], times[old])
-        if not same and size == sizes[old]:
-            fresh[row] = _digest(source, row)
-            same = fresh[row] == digests[old].tobytes()
-        if same:
-            kept[old] = True
-        else:
-            new.append(row)
+    for rows, paths in items.each_path():
+        for old, path in zip(rows.tolist(), paths, strict=True):
+            row = at.get(path)
+            if row is None:
+                kept[old] = not whole
+                continue
+            known_paths[row] = True
+            if sizes is None or times is None or digests is None or not digests[old].any():  # of an older version
+                same, unknown = True, unknown + 1
+            else:
+                size, time = source.size_and_time(row)
+                same = time != 0 and (size, time) == (sizes[old], times[old])
+                if not same and size == sizes[old]:
+                    fresh[row] = _digest(source, row)
+                    same = fresh[row] == digests[old].tobytes()
+            kept[old] = matched[row] = same
+    new = np.flatnonzero(~matched).tolist()
     lost: dict[bytes, list[int]] = defaultdict(list)
-    for old in np.flatnonzero(~kept)[::-1].tolist():
-        if known[old]:
+    for old in np.flatnonzero(~kept)[::-1].tolist() if digests is not None else ():
+        if digests is not None and digests[old].any():
             lost[digests[old].tobytes()].append(old)
     moved: list[tuple[int, int]] = []
     still_new = []
@@ -105,7 +99,7 @@ def find_changes(items: Items, source: Source, *, whole: bool = True) -> Changes
         moved=renamed[:, 0],
         moved_to=renamed[:, 1],
         new=np.array(still_new, np.int64),
-        altered=sum(stored(source.paths[row]) in row_of for row in still_new),
+        altered=int(known_paths[still_new].sum()) if still_new else 0,
         unchanged=int(kept.sum()),
         unknown=unknown,
     )

@@ -7,9 +7,10 @@ the index is the r-th item that is left.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from mecoq_faiss.storage.hdf5_checked import read_texts
 from mecoq_faiss.storage.shards import map_array
 
 REMOVED = "removed.npy"
+BLOCK = 1 << 16  # items looked at together
 
 
 class Items:
@@ -54,10 +56,9 @@ class Items:
     def __len__(self) -> int:
         return int(self._starts[-1]) - len(self.removed)
 
-    @cached_property
-    def places(self) -> np.ndarray:
-        """Where each item lies, counted through all segments, (n,) int64."""
-        return np.delete(np.arange(self._starts[-1]), self.removed)
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where the items of some rows (m,) lie, counted through all segments, (m,) int64."""
+        return rows + np.searchsorted(self.removed - np.arange(len(self.removed)), rows, side="right")
 
     def column(self, name: str) -> np.ndarray | None:
         """A dataset of all items, (n, ...): a memory map where they lie in one file; None where no segment has it.
@@ -72,12 +73,39 @@ class Items:
             return None
         if len(parts) == 1 and not len(self.removed):
             return known
-        sizes = np.diff(self._starts)
-        whole = [
-            np.zeros((size, *known.shape[1:]), known.dtype) if part is None else part
-            for part, size in zip(parts, sizes, strict=True)
-        ]
-        return np.concatenate(whole)[self.places]
+        whole = np.zeros((len(self), *known.shape[1:]), known.dtype)
+        for number, places, first in self._blocks():
+            part = parts[number]
+            if part is not None:
+                whole[first : first + len(places)] = part[places]
+        return whole
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
+        """All items some at a time: the segment's number, the places in it that are left, the row of the first."""
+        row = 0
+        for number, (start, end) in enumerate(pairwise(self._starts.tolist())):
+            for low in range(start, end, BLOCK):
+                high = min(end, low + BLOCK)
+                gone = self.removed[slice(*np.searchsorted(self.removed, (low, high)))]
+                places = np.delete(np.arange(low, high), gone - low) - start
+                if len(places):
+                    yield number, places, row
+                row += len(places)
+
+    def each_path(self) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """All items some at a time: rows (b,) and their paths; memory does not grow with n."""
+        for number, places, first in self._blocks():
+            low, high = int(places[0]), int(places[-1]) + 1
+            with self._one_reader:
+                texts = read_texts(self._open[number]["paths"], slice(low, high))
+            yield first + np.arange(len(places)), texts[places - low].tolist()
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """The rows, rising, of the items that have these ids (m,); ids that no item has are passed over."""
+        with self._one_reader:
+            own = [map_array(segment, "ids") for segment in self.segments]
+        found = [first + np.flatnonzero(np.isin(own[number][places], ids)) for number, places, first in self._blocks()]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
 
     @property
     def codes(self) -> np.ndarray:
@@ -94,10 +122,8 @@ class Items:
         return np.array(ids)
 
     def all_paths(self) -> np.ndarray:
-        """(n,) str."""
-        with self._one_reader:
-            parts = [read_texts(file["paths"]) for file in self._open]
-        return np.concatenate(parts)[self.places]
+        """(n,) str objects."""
+        return np.array([path for _, paths in self.each_path() for path in paths], dtype=object)
 
     def paths(self, rows: np.ndarray) -> list[str]:
         """The paths of some rows (m,), of 0 to n - 1, without reading the others."""
@@ -105,7 +131,7 @@ class Items:
             raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
         if not len(rows):
             return []
-        places = np.asarray(rows, np.int64) if not len(self.removed) else self.places[rows]
+        places = self.places(np.asarray(rows, np.int64))
         wanted, back = np.unique(places, return_inverse=True)  # HDF5 takes rows in rising order, each once
         found = []
         with self._one_reader:
@@ -121,13 +147,13 @@ class Items:
         if any(items["labels"] is None for items in read):
             return None, []
         if len(read) == 1:
-            return read[0]["labels"][self.places], read[0]["class_names"]
+            return read[0]["labels"][self.places(np.arange(len(self)))], read[0]["class_names"]
         names = list(dict.fromkeys(name for items in read for name in items["class_names"]))
         number = {name: i for i, name in enumerate(names)}
         if any(items["labels"].ndim != 1 for items in read):
             return None, []
         labels = [np.array([number[name] for name in items["class_names"]])[items["labels"]] for items in read]
-        return np.concatenate(labels)[self.places], names
+        return np.concatenate(labels)[self.places(np.arange(len(self)))], names
 
 
 def stored(path: str) -> str:

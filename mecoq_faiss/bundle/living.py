@@ -68,10 +68,10 @@ def drop(bundle: Path, ids: np.ndarray, *, device: str | torch.device = "auto") 
     with rewriting(bundle) as work, pinned(bundle) as files:
         items = items_in(files)
         wanted = np.unique(np.asarray(ids, np.int64))
-        rows = np.flatnonzero(np.isin(items.ids, wanted))
+        rows = items.rows_of(wanted)
         if len(rows) < len(wanted):
-            missing = np.setdiff1d(wanted, items.ids)
-            raise ValueError(f"{bundle} has no item of id {missing[0]}: ids are those of its items, see info")
+            missing = next(id for id in wanted.tolist() if not len(items.rows_of(np.array([id]))))
+            raise ValueError(f"{bundle} has no item of id {missing}: ids are those that a search shows")
         if not len(rows):
             return {"removed": 0, "items": len(items)}
         manifest = write_generation(

@@ -114,7 +114,8 @@ def write_generation(
     new = work / NEXT
     (new / "encoder").mkdir(parents=True)
     items = items_in(files)
-    next_id = max(int(manifest.get("next_id", 0)), int(items.ids.max(initial=-1)) + 1)
+    ids = items.column("ids") if "next_id" not in manifest else None
+    next_id = manifest["next_id"] if ids is None else int(ids.max()) + 1
     names = segment_names(manifest)
     segment, new_codes, new_ids = None, None, None
     if len(moved) or added is not None:
@@ -125,7 +126,7 @@ def write_generation(
         )
         next_id = max(next_id, int(new_ids.max()) + 1)
     dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
-    removed = np.sort(np.concatenate([items.removed, items.places[dropped]]))
+    removed = np.sort(np.concatenate([items.removed, items.places(dropped)]))
 
     index = index_in(files)
     own = read_ids(index) is not None

@@ -47,8 +47,14 @@ def remove(
         raise ValueError("give either ids or paths of what is to be removed, one of the two")
     if paths is not None:
         with pinned(bundle) as files:
-            items = items_in(files)
-            id_of = dict(zip(items.all_paths().tolist(), items.ids.tolist(), strict=True))
+            wanted_paths = {stored(path) for path in paths}
+            id_of: dict[str, int] = {}
+            with items_in(files) as items:
+                own = items.column("ids")
+                assert own is not None
+                for rows, block in items.each_path():
+                    here = zip(rows.tolist(), block, strict=True)
+                    id_of |= {path: int(own[row]) for row, path in here if path in wanted_paths}
         missing = next((path for path in paths if stored(path) not in id_of), None)
         if missing is not None:
             raise ValueError(f"{bundle} has no item {missing!r}: give paths as search shows them")
