@@ -83,7 +83,9 @@ def load_data(
     n = len(db)
     k = min(K_MAP, n) if k is None else k
     if n < FEWEST_COPIES or not 1 <= k <= n:
-        raise ValueError(f"k={k} on a database of {n} readable images: give at least {FEWEST_COPIES} and k <= {n}")
+        raise ValueError(
+            f"k={k} on a database of {n} readable images: give at least {FEWEST_COPIES} images and k <= {n}"
+        )
 
     train_source, note = recorded_training(run)
     rng = np.random.default_rng(SEED)
