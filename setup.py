@@ -41,7 +41,7 @@ setup(
     package_dir={"mecoq_faiss": "mecoq_faiss", "mecoq_faiss_cli": "cli"},
     package_data={
         "mecoq_faiss": ["py.typed"],
-        "mecoq_faiss.comparison": ["report.html"],
+        "mecoq_faiss.comparison": ["duplicates.html", "report.html"],
         "mecoq_faiss_cli": ["py.typed"],
     },
     install_requires=[

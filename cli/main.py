@@ -18,6 +18,7 @@ COMMANDS = {
     "update": "Make a bundle that of its collection as it is now: encode the new, remove the gone.",
     "add": "Add image files to a bundle.",
     "remove": "Remove items from a bundle, by path or id.",
+    "dedup": "Find duplicates in a bundle, and remove them.",
     "verify": "Compare a bundle's files with its manifest, and prove its index again.",
     "encode": "Encode images into embeddings and codes (HDF5).",
     "search": "Search a bundle with images or features.",

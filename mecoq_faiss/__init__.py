@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mecoq_faiss.backbone.registry import register_backbone
+    from mecoq_faiss.bundle.duplicates import Duplicate
     from mecoq_faiss.bundle.encoder import Encoder, load_encoder
     from mecoq_faiss.bundle.generation import Hit
     from mecoq_faiss.bundle.opened import Bundle, open_bundle
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mecoq_faiss.data.sources import ImageSource, open_source
     from mecoq_faiss.jobs.add import add
     from mecoq_faiss.jobs.compare import compare
+    from mecoq_faiss.jobs.dedup import dedup
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
     from mecoq_faiss.jobs.export_index import export_index
@@ -44,6 +46,7 @@ else:  # a type checker would take any name for given
 __version__ = "0.2.0.dev0"
 __all__ = [
     "Bundle",
+    "Duplicate",
     "Encoder",
     "FeatureSource",
     "Hit",
@@ -58,6 +61,7 @@ __all__ = [
     "VerificationError",
     "add",
     "compare",
+    "dedup",
     "encode",
     "evaluate",
     "export_index",
@@ -75,6 +79,7 @@ __all__ = [
 
 _PLACES = {
     "Bundle": "bundle.opened",
+    "Duplicate": "bundle.duplicates",
     "Encoder": "bundle.encoder",
     "FeatureSource": "data.features",
     "Hit": "bundle.generation",
@@ -88,6 +93,7 @@ _PLACES = {
     "UnreadableImage": "data.images",
     "VerificationError": "bundle.proof",
     "compare": "jobs.compare",
+    "dedup": "jobs.dedup",
     "encode": "jobs.encode",
     "evaluate": "jobs.evaluate",
     "export_index": "jobs.export_index",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import mecoq_faiss
 
 NAMES = [
     "Bundle",
+    "Duplicate",
     "Encoder",
     "FeatureSource",
     "Hit",
@@ -32,6 +34,7 @@ NAMES = [
     "VerificationError",
     "add",
     "compare",
+    "dedup",
     "encode",
     "evaluate",
     "export_index",
@@ -112,7 +115,10 @@ def test_what_an_import_loads(statement: str, loaded: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What examples find: `run`, `bundle` of the digits, `photos`, bundles of them, `query.png`, `features.npy`."""
+    """What examples find: `run`, `bundle` of the digits, `photos`, bundles of them, `query.png`, `features.npy`.
+
+    In `photos-twice` one of the photos is there twice.
+    """
     folder = tmp_path_factory.mktemp("home")
     model = mecoq_faiss.ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=64, D=16)
     config = mecoq_faiss.TrainConfig(epochs=2, cached_views=2, workers=0)
@@ -125,6 +131,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "query.png").write_bytes((folder / "photos" / "3.png").read_bytes())
     for name in ("bundle-photos", "bundle-living", "bundle-shrinking"):
         mecoq_faiss.export_index(folder / "run", folder / "photos", folder / name, workers=0)
+    shutil.copytree(folder / "photos", folder / "photos-twice")
+    shutil.copy(folder / "photos" / "0.png", folder / "photos-twice" / "copy.png")
+    mecoq_faiss.export_index(folder / "run", folder / "photos-twice", folder / "bundle-twice", workers=0)
     np.save(folder / "features.npy", rng.normal(size=(50, 32)).astype(np.float32))
     return folder
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mecoq_faiss.comparison.contenders import Contender
 from mecoq_faiss.comparison.data import CompareData
 from mecoq_faiss.comparison.plots import bars, lines
 from mecoq_faiss.data.sources import ImageSource
+from mecoq_faiss.data.thumbnails import thumbnail
 from mecoq_faiss.evaluation import FIRST_RANKS
 from mecoq_faiss.storage.files import write_text
 
@@ -182,15 +180,5 @@ def _spread(data: CompareData) -> list[int]:
 
 
 def _picture(source: ImageSource, row: int, mark: str) -> dict[str, Any]:
-    image = source.open(row, draft=THUMBNAIL)
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    out = BytesIO()
-    image.save(out, "JPEG", quality=80)
     says = {"hit": "relevant: ", "miss": "not relevant: ", "": ""}[mark]
-    return {
-        "src": f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}",
-        "width": image.width,
-        "height": image.height,
-        "alt": says + source.paths[row],
-        "mark": mark,
-    }
+    return {**thumbnail(source, row, THUMBNAIL), "alt": says + source.paths[row], "mark": mark}

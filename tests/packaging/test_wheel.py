@@ -67,7 +67,9 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == files
-    assert {f"{name}/py.typed" for name in PACKAGES} | {"mecoq_faiss/comparison/report.html"} <= packed
+    assert {f"{name}/py.typed" for name in PACKAGES} | {
+        f"mecoq_faiss/comparison/{name}.html" for name in ("report", "duplicates")
+    } <= packed
 
 
 def test_every_module_is_imported_from_the_environment(scripts: Path, tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""Duplicates: known ones are found, others are not; groups equal a brute-force search; what `--remove` leaves."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from mecoq_faiss import ModelConfig, TrainConfig, add, dedup, export_index, load_encoder, train
+from mecoq_faiss.bundle.duplicates import Joined, find_groups
+from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.index import load_index, read_codebooks
+from mecoq_faiss.index.codes import decode_codes
+from tests.cli.calls import call, fails, ok
+
+
+def picture(seed: int) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 230, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((32, 32), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures; of four of them a copy, a JPEG, a brighter one, and all three."""
+    folder = tmp_path_factory.mktemp("dedup")
+    photos = folder / "photos"
+    photos.mkdir()
+    for i in range(40):
+        picture(i).save(photos / f"{i:02}.png")
+    for i, endings in ((3, "c"), (5, "j"), (7, "b"), (9, "cjb")):
+        if "c" in endings:
+            shutil.copy(photos / f"{i:02}.png", photos / f"{i:02}-copy.png")
+        if "j" in endings:
+            picture(i).save(photos / f"{i:02}-again.jpg", quality=90)
+        if "b" in endings:
+            ImageEnhance.Brightness(picture(i)).enhance(1.03).save(photos / f"{i:02}-bright.png")
+    model = ModelConfig(backbone="pixels", image_size=8, M=4, D=32, hidden=64)
+    train(photos, folder / "run", model, TrainConfig(epochs=3, batch_size=23, cached_views=2))
+    export_index(folder / "run", photos, folder / "bundle")
+    return folder
+
+
+@pytest.fixture
+def own(start: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    shutil.copytree(start, tmp_path / "own")
+    return tmp_path / "own"
+
+
+KNOWN = [
+    {"03.png", "03-copy.png"},
+    {"05.png", "05-again.jpg"},
+    {"07.png", "07-bright.png"},
+    {"09.png", "09-copy.png", "09-again.jpg", "09-bright.png"},
+]
+
+
+def test_known_duplicates_are_found_and_others_are_not(start: Path) -> None:
+    groups = dedup(start / "bundle", start / "photos", threshold=3.2)
+    assert [{item.path for item in group} for group in groups] == KNOWN
+    encoder = load_encoder(start / "bundle")
+    with pinned(start / "bundle") as files:
+        ids = dict(zip(items_in(files).all_paths().tolist(), items_in(files).ids.tolist(), strict=True))
+    for group in groups:
+        assert [item.id for item in group] == sorted(ids[item.path] for item in group)
+        z = encoder.encode([start / "photos" / item.path for item in group])
+        np.testing.assert_allclose([item.score for item in group], z @ z[0], atol=1e-5)
+        content = [hashlib.sha256((start / "photos" / item.path).read_bytes()).digest() for item in group]
+        assert [item.exact for item in group] == [digest == content[0] for digest in content]
+
+
+def brute(codebooks: np.ndarray, codes: np.ndarray, content: np.ndarray, threshold: float) -> set[frozenset[int]]:
+    """Groups of rows, by merging sets until nothing changes."""
+    x = decode_codes(codebooks, codes)
+    groups = [{i, j} for i in range(len(x)) for j in range(i)
+              if x[i] @ x[j] >= threshold or (content[i].any() and (content[i] == content[j]).all())]  # fmt: skip
+    merged = True
+    while merged:
+        merged = False
+        for one in groups:
+            for other in groups:
+                if one is not other and one & other:
+                    one |= other
+                    groups.remove(other)
+                    merged = True
+                    break
+    return {frozenset(group) for group in groups}
+
+
+@pytest.mark.parametrize("threshold", [2.5, 2.9, 3.0])
+def test_groups_are_those_of_brute_force(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mecoq_faiss.bundle.duplicates as duplicates
+    import mecoq_faiss.index.near as near
+
+    monkeypatch.setattr(near, "SCORES", 700)  # batches that do not divide
+    monkeypatch.setattr(duplicates, "PAIRS", 7)
+    rng = np.random.default_rng(0)
+    codebooks = rng.normal(size=(3, 16, 3)).astype(np.float32)
+    codebooks /= np.linalg.norm(codebooks, axis=2, keepdims=True)
+    codes = rng.integers(0, 16, (200, 3)).astype(np.uint8)
+    content = rng.integers(0, 255, (200, 32)).astype(np.uint8)
+    codes[50], content[60], content[[1, 2, 3]] = codes[4], content[7], 0  # zeros: not known, hence not equal
+    expected = brute(codebooks, codes, content, threshold - 1e-4)
+    found = find_groups(codebooks, codes, content, threshold)
+    assert {frozenset(group.rows.tolist()) for group in found} == expected and len(found) == len(expected)
+    [with_60] = [group for group in found if 60 in group.rows]
+    assert with_60.exact[with_60.rows.tolist().index(60)] == (with_60.rows[0] == 7)
+
+
+def test_embeddings_divide_what_codes_join() -> None:
+    """Equal codes of five items: the embeddings of two agree, a third has none, a fourth has an equal content."""
+    codebooks = np.eye(2, dtype=np.float32)[None].repeat(2, axis=0)  # (2, 2, 2)
+    codes = np.zeros((5, 2), np.uint8)
+    content = np.arange(1, 6, dtype=np.uint8)[:, None].repeat(32, axis=1)
+    content[4] = content[1]
+    z = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0.98, 0.199], [0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    first, second = find_groups(codebooks, codes, content, 1.9, lambda rows: z[rows], 0.98)
+    assert first.rows.tolist() == [0, 2] and first.exact.tolist() == [True, False]
+    np.testing.assert_allclose(first.scores, [2, 1.98])
+    assert second.rows.tolist() == [1, 4] and second.exact.tolist() == [True, True]
+    assert second.scores.tolist() == [2, 2]  # of the codes: one embedding is not known
+    assert len(find_groups(codebooks, codes, content, 1.9)[0].rows) == 5
+
+
+def test_joined_rows_are_one_group() -> None:
+    joined = Joined(7)
+    joined.join(np.array([5, 3, 6]), np.array([3, 1, 2]))
+    assert [group.tolist() for group in joined.groups()] == [[1, 3, 5], [2, 6]]
+
+
+def test_without_images_codes_alone_decide(start: Path) -> None:
+    groups = dedup(start / "bundle", threshold=4)
+    with pinned(start / "bundle") as files:
+        items = items_in(files)
+        code = dict(zip(items.all_paths().tolist(), items.codes.tolist(), strict=True))
+        codebooks = read_codebooks(load_index(files.file("index.faiss")))
+    expected: dict[tuple, set[str]] = {}
+    for path, row in code.items():
+        expected.setdefault(tuple(row), set()).add(path)
+    assert sorted(sorted(item.path for item in group) for group in groups) == sorted(
+        sorted(paths) for paths in expected.values() if len(paths) > 1
+    )
+    for group in groups:
+        x = decode_codes(codebooks, np.array([code[item.path] for item in group], np.uint8))
+        np.testing.assert_allclose([item.score for item in group], x @ x[0], atol=1e-6)
+
+
+def test_what_is_not_there_or_not_readable_is_not_confirmed(own: Path) -> None:
+    (own / "photos" / "05-again.jpg").write_bytes(b"no image")
+    (own / "photos" / "09-bright.png").unlink()
+    (own / "photos" / "03-copy.png").unlink()
+    groups = dedup(own / "bundle", own / "photos", threshold=3.2)
+    assert [{item.path for item in group} for group in groups] == [KNOWN[0], KNOWN[2], KNOWN[3] - {"09-bright.png"}]
+
+
+def test_features_confirm_too(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    x[40], x[50] = x[4], x[6] * 1.001
+    np.save(tmp_path / "f.npy", x)
+    model = ModelConfig(backbone="features", weights="none", feature_dim=12, D=32, M=4, hidden=32)
+    train(tmp_path / "f.npy", tmp_path / "run", model, TrainConfig(epochs=1, batch_size=20))
+    export_index(tmp_path / "run", tmp_path / "f.npy", tmp_path / "bundle")
+    groups = dedup(tmp_path / "bundle", tmp_path / "f.npy", cosine=0.9999)
+    assert [[(item.id, item.exact) for item in group] for group in groups] == [
+        [(4, True), (40, True)],
+        [(6, True), (50, False)],
+    ]
+
+
+def test_what_is_wrong_is_one_line(start: Path, tmp_path: Path) -> None:
+    for threshold in (4.1, -5, float("nan")):
+        with pytest.raises(ValueError, match="scores lie between -4 and 4"):
+            dedup(start / "bundle", threshold=threshold)
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        dedup(start / "bundle", cosine=0)
+    (tmp_path / "other").mkdir()
+    picture(0).save(tmp_path / "other" / "x.png")
+    with pytest.raises(ValueError, match="has no item of the bundle"):
+        dedup(start / "bundle", tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="is not a bundle"):
+        dedup(tmp_path / "none")
+
+
+OPTIONS = ("--threshold", 3.2)
+
+
+def test_the_table_and_json(start: Path) -> None:
+    lines = ok("dedup", start / "bundle", "--images", start / "photos", *OPTIONS).splitlines()
+    assert lines[0] == "group 1" and lines[-1] == "4 groups of 10 items" and len(lines) == 15
+    assert re.fullmatch(r" +\d+  first +4\.0000  03(-copy)?\.png", lines[1])
+    assert re.fullmatch(r" +\d+  exact +4\.0000  03(-copy)?\.png", lines[2])
+    said = json.loads(ok("dedup", start / "bundle", "--images", start / "photos", *OPTIONS, "--json"))
+    expected = dedup(start / "bundle", start / "photos", 3.2)
+    assert said == {"groups": [[item._asdict() for item in group] for group in expected], "removed": 0}
+
+
+def test_the_page_holds_its_pictures_and_no_markup_of_others(own: Path) -> None:
+    name = "<script>alert(1)<script>.png"
+    shutil.copy(own / "photos" / "03.png", own / "photos" / name)
+    add(own / "bundle", [own / "photos" / name], root=own / "photos")
+    ok("dedup", own / "bundle", "--images", own / "photos", *OPTIONS, "--html", own / "page.html")
+    page = (own / "page.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "http" not in page
+    assert page.count("data:image/jpeg;base64,") == 11 and page.count("<section>") == 4
+    ok("dedup", own / "bundle", "--threshold", 4, "--html", own / "made" / "plain.html")
+    assert "<img" not in (own / "made" / "plain.html").read_text()
+    assert "cannot write to" in fails("dedup", own / "none", "--html", own / "page.html" / "page.html")  # at once
+
+
+def test_remove_keeps_the_lowest_ids(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, photos = own / "bundle", own / "photos"
+    arguments = ("dedup", bundle, "--images", photos, *OPTIONS, "--remove")
+    groups = dedup(bundle, photos, 3.2)
+    before = (bundle / "manifest.json").read_bytes()
+    assert "add --yes" in fails(*arguments)
+    import mecoq_faiss_cli.dedup as module
+
+    monkeypatch.setattr(module, "_can_ask", lambda: True)
+    refused = call(*arguments)  # an empty answer
+    assert refused.exit_code == 1 and "Remove 6 items" in refused.stderr
+    assert (bundle / "manifest.json").read_bytes() == before
+    said = json.loads(ok(*arguments, "--yes", "--json"))
+    assert said["removed"] == 6 and len(said["groups"]) == 4
+    with pinned(bundle) as files:
+        left = set(items_in(files).ids.tolist())
+    assert left == set(range(46)) - {item.id for group in groups for item in group[1:]}
+    assert dedup(bundle, photos, 3.2) == [] and len(list(photos.iterdir())) == 46
+    assert ok(*arguments, "--yes").splitlines() == ["0 groups of 0 items", "0 removed"]
