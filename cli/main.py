@@ -19,6 +19,8 @@ COMMANDS = {
     "add": "Add image files to a bundle.",
     "remove": "Remove items from a bundle, by path or id.",
     "dedup": "Find duplicates in a bundle, and remove them.",
+    "merge": "Join bundles of one model.",
+    "split": "Divide a bundle, by rows or by class.",
     "verify": "Compare a bundle's files with its manifest, and prove its index again.",
     "encode": "Encode images into embeddings and codes (HDF5).",
     "search": "Search a bundle with images or features.",

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
     from mecoq_faiss.jobs.export_index import export_index
+    from mecoq_faiss.jobs.merge import merge
     from mecoq_faiss.jobs.remove import remove
     from mecoq_faiss.jobs.search import search
+    from mecoq_faiss.jobs.split import split
     from mecoq_faiss.jobs.train import train
     from mecoq_faiss.jobs.tune import tune
     from mecoq_faiss.jobs.update import update
@@ -66,11 +68,13 @@ __all__ = [
     "evaluate",
     "export_index",
     "load_encoder",
+    "merge",
     "open_bundle",
     "open_source",
     "register_backbone",
     "remove",
     "search",
+    "split",
     "train",
     "tune",
     "update",
@@ -98,10 +102,12 @@ _PLACES = {
     "evaluate": "jobs.evaluate",
     "export_index": "jobs.export_index",
     "load_encoder": "bundle.encoder",
+    "merge": "jobs.merge",
     "open_bundle": "bundle.opened",
     "open_source": "data.sources",
     "register_backbone": "backbone.registry",
     "search": "jobs.search",
+    "split": "jobs.split",
     "train": "jobs.train",
     "add": "jobs.add",
     "remove": "jobs.remove",

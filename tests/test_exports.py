@@ -39,11 +39,13 @@ NAMES = [
     "evaluate",
     "export_index",
     "load_encoder",
+    "merge",
     "open_bundle",
     "open_source",
     "register_backbone",
     "remove",
     "search",
+    "split",
     "train",
     "tune",
     "update",
@@ -134,6 +136,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "photos", folder / "photos-twice")
     shutil.copy(folder / "photos" / "0.png", folder / "photos-twice" / "copy.png")
     mecoq_faiss.export_index(folder / "run", folder / "photos-twice", folder / "bundle-twice", workers=0)
+    mecoq_faiss.split(folder / "bundle-photos", folder / "split", parts=2)
+    for number in (1, 2):
+        (folder / "split" / f"part-{number}").rename(folder / f"bundle-half-{number}")
     np.save(folder / "features.npy", rng.normal(size=(50, 32)).astype(np.float32))
     return folder
 

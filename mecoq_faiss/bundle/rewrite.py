@@ -251,7 +251,8 @@ def write_segment(out: Path, arrays: dict[str, np.ndarray], attributes: dict[str
         file.attrs[SHA256] = json.dumps(sums)
 
 
-def _all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What a segment of all items holds: its arrays and its attributes, as `write_segment` takes them."""
     labels, class_names = items.labels()
     arrays: dict[str, np.ndarray] = {}
     for name in COPIED:
@@ -264,13 +265,13 @@ def _all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def write_together(bundle: Path, out: Path) -> None:
     """Write all items of a bundle, whatever the number of its segments, into one file."""
     with pinned(bundle) as files, items_in(files) as items:
-        write_segment(out, *_all_columns(items))
+        write_segment(out, *all_columns(items))
 
 
 def _compacted(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
     """All items that are left in one file."""
     with Items([new / name for name in names], removed) as items:
-        arrays, attributes = _all_columns(items)
+        arrays, attributes = all_columns(items)
     for name in names:
         (new / name).unlink()
     write_segment(new / ITEMS, arrays, attributes)
@@ -281,7 +282,7 @@ def _joined(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str]
     """All segments but the first in one, without what is removed of them."""
     first = _rows(new / names[0])
     with Items([new / name for name in names[1:]], removed[removed >= first] - first) as later:
-        arrays, attributes = _all_columns(later)
+        arrays, attributes = all_columns(later)
     for name in names[1:]:
         (new / name).unlink()
     write_segment(new / names[-1], arrays, attributes)

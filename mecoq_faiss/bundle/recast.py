@@ -1,0 +1,102 @@
+"""New bundles from the codes of others: what joined and divided ones have in common."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.folder import ENCODER_FILES, INDEX, ITEMS, Pinned, write_manifest
+from mecoq_faiss.bundle.items import Items, items_in, segment_names
+from mecoq_faiss.bundle.probes import queries_like_codes
+from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.bundle.rewrite import write_segment
+from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, save_index
+from mecoq_faiss.storage.files import replacing
+
+NAMES = r"index\.faiss|items\.h5|encoder|manifest\.json"
+OF_ITS_OWN = ("format", "files", "segments", "history", "updated", "next_id", "source", "counts")  # of a manifest
+OF_ITS_INDEX = ("nlist", "nprobe", "refine", "has_ids")
+
+
+def items_of_all(bundles: Sequence[Pinned]) -> Items:
+    """The items of several opened bundles one after the other, as those of one."""
+    segments, removed, total = [], [np.empty(0, np.int64)], 0
+    for files in bundles:
+        segments += [files.file(name) for name in segment_names(files.manifest)]
+        with items_in(files) as items:
+            removed.append(items.removed + total)
+            total += len(items) + len(items.removed)
+    return Items(segments, np.concatenate(removed))
+
+
+def next_id(files: Pinned, ids: np.ndarray) -> int:
+    """The lowest id that no item of a bundle ever had; `ids` are those of its items."""
+    return max(int(files.manifest.get("next_id", 0)), int(ids.max(initial=-1)) + 1)
+
+
+def settings(said: dict[str, Any], n: int) -> dict[str, Any]:
+    """The options of `build_index` that give n codes an index such as `describe_index` says; at most n lists."""
+    options = {"kind": said["kind"], "refine": said["refine"] is not None, "k_factor": said["refine"] or 4.0}
+    if said["nlist"] is None:
+        return options
+    nlist = min(said["nlist"], n)
+    return options | {"nlist": nlist, "nprobe": min(said["nprobe"], nlist)}
+
+
+def write_recast(
+    folder: Path,
+    files: Pinned,
+    encoder: Encoder,
+    codebooks: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    attributes: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    own_ids: bool,
+    first_free: int,
+    source: str,
+) -> None:
+    """Write a bundle of items that have their codes, with the model and the kind of another, and prove it.
+
+    Args:
+        folder: an empty one.
+        files: the other bundle, opened.
+        encoder: its encoder.
+        codebooks: those of its index.
+        arrays: columns of the items, as `rewrite.all_columns` gives them.
+        attributes: of the same.
+        options: of `build_index`.
+        own_ids: whether a search of the index returns the items' ids, not positions.
+        first_free: the lowest id that no item ever had.
+        source: what the manifest says of where the items come from.
+
+    Raises:
+        VerificationError: the index does not match the model.
+    """
+    codes, ids = arrays["codes"], arrays["ids"] if own_ids else None
+    save_index(build_index(codebooks, codes, ids=ids, **options), folder / INDEX)
+    write_segment(folder / ITEMS, arrays, attributes)
+    (folder / "encoder").mkdir()
+    for name in ENCODER_FILES:
+        with replacing(folder / name) as temporary, open(temporary, "wb") as file:
+            shutil.copyfileobj(files.file(name), file, 1 << 20)
+    index = load_index(folder / INDEX)
+    quantizer = encoder.model.quantizer.cpu()
+    figures = verify(index, read_codebooks(index), quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)
+    said = describe_index(index)
+    content = {name: value for name, value in files.manifest.items() if name not in OF_ITS_OWN}
+    content |= {name: said[name] for name in OF_ITS_INDEX}
+    content |= {
+        "counts": {"items": len(codes)},
+        "source": source,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "next_id": first_free,
+        "verification": figures,
+    }
+    write_manifest(folder, content)
