@@ -127,6 +127,20 @@ def test_embeddings_divide_what_codes_join() -> None:
     assert len(find_groups(codebooks, codes, content, 1.9)[0].rows) == 5
 
 
+def test_pieces_of_any_size_give_the_same_groups(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mecoq_faiss.bundle.duplicates as duplicates
+
+    whole = dedup(start / "bundle", start / "photos", 3.2)
+    monkeypatch.setattr(duplicates, "EMBEDDED", 3)
+    monkeypatch.setattr(duplicates, "SCORES", 5)
+    pieces = dedup(start / "bundle", start / "photos", 3.2)
+    assert [[item[:2] for item in group] for group in pieces] == [[item[:2] for item in group] for group in whole]
+
+
+def test_the_default_is_the_mean_of_confirmed_pairs(start: Path) -> None:
+    assert dedup(start / "bundle") == dedup(start / "bundle", threshold=0.98 * 4) != dedup(start / "bundle", None, 2)
+
+
 def test_joined_rows_are_one_group() -> None:
     joined = Joined(7)
     joined.join(np.array([5, 3, 6]), np.array([3, 1, 2]))
