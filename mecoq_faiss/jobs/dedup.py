@@ -46,7 +46,7 @@ def dedup(
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
     Returns:
-        The groups, by their lowest ids; each of two `Duplicate`s or more, by id.
+        The groups, by their lowest ids; each has two items (`Duplicate`) or more, by id.
 
     Raises:
         FileNotFoundError: no bundle or no images there.
