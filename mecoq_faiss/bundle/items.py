@@ -152,7 +152,7 @@ class Items:
         number = {name: i for i, name in enumerate(names)}
         if any(items["labels"].ndim != 1 for items in read):
             alike = all(items["labels"].ndim == 2 and items["class_names"] == names for items in read)
-            return (np.concatenate([items["labels"] for items in read])[self.places], names) if alike else (None, [])
+            return (np.concatenate([items["labels"] for items in read])[self.places(np.arange(len(self)))], names) if alike else (None, [])
         labels = [np.array([number[name] for name in items["class_names"]])[items["labels"]] for items in read]
         return np.concatenate(labels)[self.places(np.arange(len(self)))], names
 
