@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from mecoq_faiss.bundle.changes import Changes, find_changes
+from mecoq_faiss.bundle.drift import drift_of
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, encoder_in
@@ -17,6 +19,7 @@ from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
 from mecoq_faiss.data.sources import Source
 
+logger = logging.getLogger("mecoq_faiss")
 NOBODY = np.empty(0, np.int64)
 
 
@@ -51,12 +54,20 @@ def follow(
             said["unreadable"] = len(changes.new) - _encode(encoder, source.subset(changes.new), added, workers)
             said["added"] = max(0, said["added"] - said["unreadable"])
             added = added if added.exists() else None
-        done = {name: said[name] for name in ("added", "altered", "removed", "renamed")}
+        drift = None
+        if added is not None:
+            codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
+            drift = drift_of(codebooks, items, files.manifest.get("first_new_id"), added)
+        if drift is not None:
+            said["drift"] = drift
+        done = {name: said[name] for name in ("added", "altered", "removed", "renamed", "drift") if name in said}
         manifest = write_generation(
             work, files, encoder,
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
             class_names=source.class_names, said=done, compact=compact,
         )  # fmt: skip
+    if drift is not None:
+        logger.log(logging.WARNING if drift["retrain"] else logging.INFO, "%s", drift["evidence"])
     return said | {"items": manifest["counts"]["items"]}
 
 

@@ -116,6 +116,7 @@ def write_generation(
     items = items_in(files)
     ids = items.column("ids") if "next_id" not in manifest else None
     next_id = manifest["next_id"] if ids is None else int(ids.max()) + 1
+    first_new_id = manifest.get("first_new_id", next_id)
     names = segment_names(manifest)
     segment, new_codes, new_ids = None, None, None
     if len(moved) or added is not None:
@@ -165,6 +166,7 @@ def write_generation(
         "counts": {"items": len(after)},
         "segments": names,
         "next_id": next_id,
+        "first_new_id": first_new_id,
         "updated": now,
         "verification": figures,
         "history": [*manifest.get("history", [])[1 - MOST_HISTORY :], {"time": now, **said, "items": len(after)}],

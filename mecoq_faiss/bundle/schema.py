@@ -35,6 +35,7 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "updated": (str, None),
     "segments": (list, None),
     "next_id": (int, 0),
+    "first_new_id": (int, 0),
     "history": (list, None),
     "versions": (dict, None),
     "verification": (dict, None),

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 
 from mecoq_faiss.bundle.folder import is_bundle, read_manifest
+from mecoq_faiss.bundle.history import plot_history
 from mecoq_faiss.index import describe_index, load_index
 from mecoq_faiss.presets import PRESETS
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, one_line, plain_dataset
@@ -38,6 +39,14 @@ def describe(path: str | Path) -> dict[str, Any]:
         size = sum(entry["bytes"] for entry in manifest.pop("files").values())
         return {"type": "bundle", **manifest, "bytes": size}
     return _describe_run(path)
+
+
+def draw_history(path: str | Path, out: str | Path) -> None:
+    """Draw a bundle's updates, its items and how far new ones drifted, into an .svg or .png file.
+
+    Raises ValueError where there are none or the name ends otherwise, ImportError without matplotlib.
+    """
+    plot_history(read_manifest(path), out)
 
 
 def _describe_run(path: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def update(
 
     Returns:
         `added`, `altered`, `removed`, `renamed`, `unchanged`, `without_hash` (unchanged by their path alone, in a
-        bundle of an older version), `unreadable`, `items` (there are now).
+        bundle of an older version), `unreadable`, `items` (there are now). Where images were encoded also `drift`:
+        whether they fit the codes, see `bundle.drift.drift_of`; not in a bundle that does not tell its items' errors.
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.

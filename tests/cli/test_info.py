@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,41 @@ def test_paths_that_are_refused(broken: Path) -> None:
     fails("info", index)
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
     assert "newer" in fails("info", broken)
+
+
+def told(bundle: Path) -> None:
+    """Write a history of three updates, of which the second encoded too few images to measure."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    measured = [{"auc": 0.5, "divergence": 0.01}, {"new": 3}, {"auc": 0.7, "divergence": 0.2}]
+    manifest["history"] = [
+        {"time": "2026-01-01T00:00:00+00:00", "items": items, "drift": drift}
+        for items, drift in zip((10, 13, 40), measured, strict=True)
+    ]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_history_of_a_bundle_is_drawn(broken: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert "never updated" in fails("info", broken, "--plot", tmp_path / "history.svg")
+    told(broken)
+    assert json.loads(ok("info", broken, "--json", "--plot", tmp_path / "history.svg"))["type"] == "bundle"
+    svg = (tmp_path / "history.svg").read_text()
+    heights = {}
+    for name in ("items", "auc", "divergence"):
+        group = svg.split(f'<g id="{name}">')[1]
+        heights[name] = [-float(y) for y in re.findall(r"[ML] [-\d.]+ ([-\d.]+)", group[: group.index("/>")])]
+    assert [len(ys) for ys in heights.values()] == [3, 2, 2]
+    a, b, c = heights["items"]
+    assert (b - a) / (c - a) == pytest.approx(3 / 30, abs=1e-3)
+    assert heights["auc"][0] < heights["auc"][1] and heights["divergence"][0] < heights["divergence"][1]
+    ok("info", broken, "--plot", tmp_path / "history.PNG")
+    assert (tmp_path / "history.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_that_are_refused(broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(broken)
+    assert "ends in .svg or .png" in fails("info", broken, "--plot", tmp_path / "history.gif")
+    assert "give a bundle" in fails("info", "--kinds", "--plot", tmp_path / "history.svg", code=2)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'mecoq-faiss[report]'" in fails("info", broken, "--plot", tmp_path / "history.svg")
+    assert not list(tmp_path.glob("history*"))

@@ -121,6 +121,10 @@ def test_it_equals_a_fresh_export(
     assert done == {
         "added": 3, "altered": 1, "removed": 2, "renamed": 2, "unchanged": 55, "without_hash": 0, "unreadable": 0,
         "items": 61,
+        "drift": {
+            "new": 4, "retrain": False,
+            "evidence": "too few new images to judge whether they fit the codes: 4, 20 are needed",
+        },
     }  # fmt: skip
     export_index(start / f"run-{nbits}", photos, living / "fresh", kind=kind, **options)
     assert content(bundle) == content(living / "fresh")
