@@ -101,8 +101,9 @@ def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", action="append", required=True, help="NAME=FILE of features, or digits")
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--splits", type=int, default=2, help="choices of unseen classes")
+    parser.add_argument("--first", type=int, default=0, help="number of the first choice")
+    parser.add_argument("--draws", type=int, default=4, help="of new items of each kind")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--every", type=Path, help="also write every single draw")
     arguments = parser.parse_args()
@@ -110,10 +111,15 @@ def main() -> None:
     for data in arguments.data:
         name, _, path = data.rpartition("=")
         x, y = read(path)
-        for nbytes, split in itertools.product((4, 8), range(arguments.splits)):
+        for nbytes, split in itertools.product((4, 8), range(arguments.first, arguments.first + arguments.splits)):
             found += [{"data": name or path} | row for row in run(x, y, nbytes, split, arguments.draws)]
             print(data, nbytes, split, len(found), flush=True)
-    content = {"splits": arguments.splits, "draws": arguments.draws, "values": "mean, smallest, largest"}
+    content = {
+        "splits": arguments.splits,
+        "first": arguments.first,
+        "draws": arguments.draws,
+        "values": "mean, smallest, largest",
+    }
     arguments.out.write_text(json.dumps(content | {"rows": summary(found)}, indent=1) + "\n", encoding="utf-8")
     if arguments.every:
         arguments.every.write_text(json.dumps(found), encoding="utf-8")

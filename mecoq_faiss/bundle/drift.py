@@ -33,8 +33,10 @@ def measure_drift(
 
     Args:
         codebooks: (M, K, d) float32.
-        old_codes, new_codes: (n, M) and (m, M) uint8.
-        old_error, new_error: (n,) and (m,) float32, see `quantization_error`.
+        old_codes: (n, M) uint8.
+        old_error: (n,) float32, see `quantization_error`.
+        new_codes: (m, M) uint8.
+        new_error: (m,) float32.
         seed: of the draws.
 
     Returns:

@@ -40,7 +40,7 @@ def follow(
     with rewriting(bundle) as work, pinned(bundle) as files:
         items = items_in(files)
         changes = find_changes(items, source, whole=whole)
-        said = changes.summary() | {"unreadable": 0, "items": len(items)}
+        said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
             return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
         if not changes and not (compact and "segments" in files.manifest):
@@ -60,7 +60,8 @@ def follow(
             drift = drift_of(codebooks, items, files.manifest.get("first_new_id"), added)
         if drift is not None:
             said["drift"] = drift
-        done = {name: said[name] for name in ("added", "altered", "removed", "renamed", "drift") if name in said}
+        told = ("added", "altered", "removed", "renamed", "drift")
+        done: dict[str, Any] = {name: said[name] for name in told if name in said}
         manifest = write_generation(
             work, files, encoder,
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
