@@ -151,8 +151,9 @@ class Items:
         names = list(dict.fromkeys(name for items in read for name in items["class_names"]))
         number = {name: i for i, name in enumerate(names)}
         if any(items["labels"].ndim != 1 for items in read):
-            alike = all(items["labels"].ndim == 2 and items["class_names"] == names for items in read)
-            return (np.concatenate([items["labels"] for items in read])[self.places(np.arange(len(self)))], names) if alike else (None, [])
+            if not all(items["labels"].ndim == 2 and items["class_names"] == names for items in read):
+                return None, []
+            return np.concatenate([items["labels"] for items in read])[self.places(np.arange(len(self)))], names
         labels = [np.array([number[name] for name in items["class_names"]])[items["labels"]] for items in read]
         return np.concatenate(labels)[self.places(np.arange(len(self)))], names
 
