@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow coverage lint docs clean
+.PHONY: demo test test-slow faults coverage lint docs clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: lint docs
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

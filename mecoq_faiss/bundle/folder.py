@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from mecoq_faiss.bundle.schema import check_manifest
-from mecoq_faiss.storage.files import sha256, write_text
+from mecoq_faiss.storage.files import check_mode, sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
 FORMAT = 2  # 1: one file of items, none of them removed
@@ -159,11 +159,18 @@ def _open_all(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> 
     folder: int | None = None
 
     def opened(name: str) -> BufferedReader:
-        in_folder = None if folder is None else lambda _, flags: os.open(name, flags, dir_fd=folder)
+        without_waiting = getattr(os, "O_NONBLOCK", 0)  # a FIFO in a file's place
+
+        def in_folder(path: str, flags: int) -> int:
+            flags |= without_waiting
+            return os.open(path, flags) if folder is None else os.open(name, flags, dir_fd=folder)
+
         try:
-            return stack.enter_context(open(bundle / name, "rb", opener=in_folder))
+            file = stack.enter_context(open(bundle / name, "rb", opener=in_folder))  # noqa: SIM115
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _Missing(name) from error
+        check_mode(bundle / name, os.fstat(file.fileno()).st_mode)
+        return file
 
     if os.open in os.supports_dir_fd:
         try:

@@ -107,6 +107,17 @@ class Items:
         found = [first + np.flatnonzero(np.isin(own[number][places], ids)) for number, places, first in self._blocks()]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
+    def rows_at(self, paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """The rows of the items that have some paths, and the paths that no item has."""
+        wanted = {stored(path): path for path in paths}
+        found: list[int] = []
+        for rows, block in self.each_path() if wanted else ():
+            for row, path in zip(rows.tolist(), block, strict=True):
+                if path in wanted:
+                    found.append(row)
+                    del wanted[path]
+        return np.array(found, np.int64), list(wanted.values())
+
     @property
     def codes(self) -> np.ndarray:
         """(n, M) uint8."""

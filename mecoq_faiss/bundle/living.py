@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,29 @@ def follow(
     return said | {"items": manifest["counts"]["items"]}
 
 
-def drop(bundle: Path, ids: np.ndarray, *, device: str | torch.device = "auto") -> dict[str, Any]:
+def drop(
+    bundle: Path,
+    ids: np.ndarray = NOBODY,
+    *,
+    paths: Sequence[str] = (),
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
     """Remove the items with these ids (m,) int64, as `Hit.id` of an index of own ids, or `ids` of items.h5, shows them.
 
-    Returns `removed` and `items`. ValueError for an id that no item has; nothing is removed then.
+    And those with these paths. Returns `removed` and `items`. ValueError for an id or a path that no item has; nothing
+    is removed then.
     """
     with rewriting(bundle) as work, pinned(bundle) as files:
         items = items_in(files)
+        named, missing = items.rows_at(paths)
+        if missing:
+            raise ValueError(f"{bundle} has no item {missing[0]!r}: give paths as search shows them")
         wanted = np.unique(np.asarray(ids, np.int64))
         rows = items.rows_of(wanted)
         if len(rows) < len(wanted):
-            missing = next(id for id in wanted.tolist() if not len(items.rows_of(np.array([id]))))
-            raise ValueError(f"{bundle} has no item of id {missing}: ids are those that a search shows")
+            unknown = next(id for id in wanted.tolist() if not len(items.rows_of(np.array([id]))))
+            raise ValueError(f"{bundle} has no item of id {unknown}: ids are those that a search shows")
+        rows = np.union1d(rows, named).astype(np.int64)
         if not len(rows):
             return {"removed": 0, "items": len(items)}
         manifest = write_generation(

@@ -28,7 +28,7 @@ from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.files import check_writable_parent, replacing, write_text
+from mecoq_faiss.storage.files import check_regular, check_writable_parent, replacing, write_text
 from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
 from mecoq_faiss.storage.hdf5_checked import one_line, read_attribute
 from mecoq_faiss.storage.shards import map_array, read_key, shards_written
@@ -139,7 +139,7 @@ def export_index(
             else:
                 work.remove()
             raise
-        work.become(out, without=(encoded.name, TOGETHER))
+        work.become(out, without=(encoded.name, encoded.name + ".parts", TOGETHER))
     return manifest
 
 
@@ -176,8 +176,10 @@ def _read_ids(path: Path) -> np.ndarray:
 def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> None:
     """Encode the source, unless a killed export has done so."""
     try:
-        if encoded.exists() and damaged_dataset(encoded) is None:
-            return
+        if encoded.exists():
+            check_regular(encoded)  # HDF5 would wait for a FIFO
+            if damaged_dataset(encoded) is None:
+                return
         reason = "does not match its checksums"
     except OSError as error:
         reason = str(error)

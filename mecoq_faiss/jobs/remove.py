@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from mecoq_faiss.bundle.folder import pinned
-from mecoq_faiss.bundle.items import items_in, stored
 from mecoq_faiss.bundle.living import drop
 
 
@@ -42,24 +40,11 @@ def remove(
         >>> remove("bundle-shrinking", paths=["0.png", "1.png"])
         {'removed': 2, 'items': 18}
     """
-    bundle = Path(bundle)
     if (ids is None) == (paths is None):
         raise ValueError("give either ids or paths of what is to be removed, one of the two")
     if paths is not None:
-        with pinned(bundle) as files:
-            wanted_paths = {stored(path) for path in paths}
-            id_of: dict[str, int] = {}
-            with items_in(files) as items:
-                own = items.column("ids")
-                assert own is not None
-                for rows, block in items.each_path():
-                    here = zip(rows.tolist(), block, strict=True)
-                    id_of |= {path: int(own[row]) for row, path in here if path in wanted_paths}
-        missing = next((path for path in paths if stored(path) not in id_of), None)
-        if missing is not None:
-            raise ValueError(f"{bundle} has no item {missing!r}: give paths as search shows them")
-        ids = [id_of[stored(path)] for path in paths]
+        return drop(Path(bundle), paths=paths, device=device)
     wanted = np.asarray(ids)
     if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
         raise ValueError(f"ids are of shape {wanted.shape}, {wanted.dtype}: give (m,) integers")
-    return drop(bundle, wanted.astype(np.int64), device=device)
+    return drop(Path(bundle), wanted.astype(np.int64), device=device)

@@ -35,7 +35,7 @@ class InUseError(OSError):
 
 def check_regular(path: str | Path) -> None:
     """OSError unless `path` is a regular file, or a link to one: a FIFO would wait, a device may have no end."""
-    _check_mode(path, os.stat(path).st_mode)
+    check_mode(path, os.stat(path).st_mode)
 
 
 def open_regular(path: str | Path) -> BufferedReader:
@@ -44,7 +44,7 @@ def open_regular(path: str | Path) -> BufferedReader:
     without_waiting = getattr(os, "O_NONBLOCK", 0)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
     try:
-        _check_mode(path, os.fstat(file.fileno()).st_mode)  # it may have been exchanged since
+        check_mode(path, os.fstat(file.fileno()).st_mode)  # it may have been exchanged since
     except OSError:
         file.close()
         raise
@@ -65,7 +65,8 @@ def read_small(path: str | Path, most: int = SMALL_BYTES) -> bytes:
     return content
 
 
-def _check_mode(path: str | Path, mode: int) -> None:
+def check_mode(path: str | Path, mode: int) -> None:
+    """OSError unless the mode, of stat, is that of a regular file."""
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
@@ -102,7 +103,7 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         OSError: something else than a lock's file has its name.
     """
     with suppress(FileNotFoundError):
-        _check_mode(path, os.lstat(path).st_mode)  # not even a link: the pid would be written over what it means
+        check_mode(path, os.lstat(path).st_mode)  # not even a link: the pid would be written over what it means
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

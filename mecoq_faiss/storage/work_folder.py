@@ -44,7 +44,7 @@ class WorkFolder:
         with locked(self.path / LOCK, wait=False):
             if self._read_marker() != self.key:
                 self._check_ours()
-                self._remove_content(keep=(LOCK,))
+                self._remove_content(keep=(MARKER, LOCK))
                 write_text(self.path / MARKER, json.dumps({"mecoq-faiss": self.key}, sort_keys=True))
             for entry in self.path.iterdir():
                 if TEMPORARY.fullmatch(entry.name):
@@ -53,7 +53,8 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Remove what the work made, and the folder if nothing else is in it. Only within `opened`."""
-        self._remove_content()
+        for keep in ((MARKER, LOCK), (LOCK,), ()):  # the mark goes after what it marks: a kill leaves what is ours
+            self._remove_content(keep)
         with suppress(OSError):
             self.path.rmdir()
 
@@ -64,11 +65,12 @@ class WorkFolder:
     def become(self, target: Path, without: tuple[str, ...] = ()) -> None:
         """Rename the finished folder to its target. Only within `opened`.
 
-        Marker, lock and the files `without` are dropped after it, so that a kill loses nothing.
+        Marker, lock and the names `without` are dropped after it, so that a kill loses nothing.
         """
         os.replace(self.path, target)
         for name in (MARKER, LOCK, *without):
-            (target / name).unlink(missing_ok=True)
+            if os.path.lexists(target / name):
+                _remove(target / name)
 
     def _check_ours(self) -> None:
         """FileExistsError unless the folder is missing, fresh or marked.

@@ -111,7 +111,8 @@ def _fit_run(
         objective = Objective(model.to(device), train_config)
         if not resume:
             prepare(model, pairs, train_config.codebook_init)
-            run.remove()  # what a killed start left
+            run.remove_temporary()  # what a killed start left
+            run.remove()
             run.write_config(model_config, train_config)
             write_text(run.split_file, describe_data(source))
             save_model(model, run.model_file)

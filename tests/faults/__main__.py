@@ -20,7 +20,7 @@ PAGE = """\
 event of a file, files that may not grow, damaged files, two writers at once, a reader during updates. After a break the
 same command is called again. It must end in the bytes of an undisturbed run and the same names, without touching a
 file of the user's and without leaving a process. A command that reads a damaged file must work, or say in one line
-which file is wrong. Each has 20 seconds. "Killed, then ..." damages each file that a killed command left, one at a time.
+which file is wrong. Each has 20 seconds. "Killed, then ..." damages each file that a killed command left, one by one.
 
 The table is written by `python -m tests.faults --page docs/project/faults.md`.
 

@@ -78,7 +78,9 @@ class Harness:
     def _truth(self, name: str) -> Truth:
         counts = []
         for what in (Break(), Break(at=10**9)):  # the second counts what can fail
-            place = copy(self.world, self.folder / f"truth-{len(counts)}-{name.replace(' ', '-')}", COMMANDS[name].needs)
+            place = copy(
+                self.world, self.folder / f"truth-{len(counts)}-{name.replace(' ', '-')}", COMMANDS[name].needs
+            )
             ended = run(place, COMMANDS[name].arguments, what)
             assert ended.code == 0, ended.err
             counts.append(ended.events)
@@ -239,7 +241,7 @@ def _warm() -> None:
     """What every training would import anew: done once, before children are made."""
     import faiss  # noqa: F401
 
-    import mecoq_faiss.jobs.train  # noqa: F401
+    import mecoq_faiss.jobs.train
     import mecoq_faiss.jobs.update  # noqa: F401
 
     torch.set_num_threads(1)

@@ -95,7 +95,9 @@ def copy(world: Path, folder: Path, needs: tuple[str, ...]) -> Path:
 def digest(path: Path) -> dict[str, str]:
     """SHA-256 by name of what must be equal: whole files, and of HDF5 files their datasets."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in (".faiss", ".safetensors", ".npy", ".h5"))
+        files = sorted(
+            p for p in path.rglob("*") if p.is_file() and p.suffix in (".faiss", ".safetensors", ".npy", ".h5")
+        )
         return {f"{p.relative_to(path)} {name}": d for p in files for name, d in digest(p).items()}
     if path.suffix != ".h5":
         return {"": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -630,3 +630,12 @@ def test_an_exception_in_the_callback_ends_the_training_which_can_go_on(
 def test_unknown_device(features: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
         train(features, tmp_path / "run", MODEL, device="cuda:99")
+
+
+def test_what_a_start_left_before_its_settings_were_written_is_removed(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".config.json.123.tmp").touch()
+    model = ModelConfig(backbone="features", weights="none", feature_dim=12, D=16, M=2, hidden=16)
+    train(tmp_path / "f.npy", tmp_path / "out", model, TrainConfig(epochs=1, batch_size=20), resume=True)
+    assert not list((tmp_path / "out").glob(".*"))

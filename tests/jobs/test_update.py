@@ -33,6 +33,7 @@ from mecoq_faiss.bundle.folder import pinned, read_manifest
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index import load_index, read_codes, read_ids
 from mecoq_faiss.jobs.info import describe
+from mecoq_faiss.storage.work_folder import WorkFolder
 from mecoq_faiss_cli.main import main
 
 KINDS: list[tuple[str, int, dict[str, Any]]] = [
@@ -411,3 +412,32 @@ def test_the_other_commands(updated: Path) -> None:
     (updated / "bundle" / "index.faiss").write_bytes(b"x")
     result = CliRunner().invoke(main, ["verify", bundle])
     assert result.exit_code == 1 and "differs from the manifest" in result.stderr
+
+
+def test_a_fifo_in_a_file_s_place_is_one_line(start: Path, living: Path) -> None:
+    export_index(start / "run-8", living / "photos", living / "bundle")
+    for name in ("items.h5", "index.faiss", "encoder/model.safetensors", "manifest.json"):
+        file = living / "bundle" / name
+        file.rename(living / "kept")
+        os.mkfifo(file)
+        with pytest.raises(OSError, match=name):
+            open_bundle(living / "bundle")
+        (living / "kept").rename(file)
+
+
+def test_removed_but_stopped_before_its_folder_was_gone(
+    start: Path, living: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = living / "bundle"
+    export_index(start / "run-8", living / "photos", bundle)
+
+    def stopped(_: WorkFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(WorkFolder, "remove", stopped)
+        remove(bundle, paths=["a/000.png"])
+    assert (living / "bundle.update").exists()
+    with pytest.raises(ValueError, match="has no item"):
+        remove(bundle, paths=["a/000.png"])
+    assert sorted(path.name for path in living.iterdir()) == ["bundle", "photos"]

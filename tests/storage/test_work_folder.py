@@ -128,3 +128,23 @@ def test_what_version_0_1_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out.parts" / MARKER).write_text(json.dumps({"format": 1, "data": "abc"}))
     with folder(tmp_path).opened():
         assert left(tmp_path) == [LOCK, MARKER]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_removed_in_part_it_is_still_ours(stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(tmp_path, "00.h5", "01.h5")
+    unlink, calls = Path.unlink, []
+
+    def stop_before(path: Path) -> None:
+        calls.append(path.name)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        unlink(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), folder(tmp_path).opened():
+        patch.setattr(Path, "unlink", stop_before)
+        folder(tmp_path).remove()
+    assert calls[2:] == [MARKER, LOCK][: stop - 2 if stop > 2 else 0]
+    with folder(tmp_path).opened():
+        folder(tmp_path).remove()
+    assert not (tmp_path / "out.parts").exists()
