@@ -76,7 +76,7 @@ class Harness:
         self.truths = {name: self._truth(name) for name in COMMANDS}
 
     def _truth(self, name: str) -> Truth:
-        counts = []
+        counts: list[int] = []
         for what in (Break(), Break(at=10**9)):  # the second counts what can fail
             place = copy(
                 self.world, self.folder / f"truth-{len(counts)}-{name.replace(' ', '-')}", COMMANDS[name].needs
@@ -84,7 +84,7 @@ class Harness:
             ended = run(place, COMMANDS[name].arguments, what)
             assert ended.code == 0, ended.err
             counts.append(ended.events)
-        return Truth(*counts, digest(place / COMMANDS[name].result), listing(place))
+        return Truth(counts[0], counts[1], digest(place / COMMANDS[name].result), listing(place))
 
     def cases(self, faults: set[str]) -> Iterator[Case]:
         """All cases of the named groups of faults: kill, disk, damage, two."""
