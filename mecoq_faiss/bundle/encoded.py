@@ -15,7 +15,7 @@ from mecoq_faiss.data.sources import Source
 from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
-from mecoq_faiss.storage.shards import Arrays, map_array, write_in_shards
+from mecoq_faiss.storage.shards import Arrays, finished, has_shards, map_array, write_in_shards
 
 logger = logging.getLogger("mecoq_faiss")
 SHARD_ROWS = 8192
@@ -60,6 +60,11 @@ def encode_source(
         "embeddings": embeddings,
     }
 
+    if finished(out, key):
+        return len(map_array(out, "ids"))
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another file")
+
     def batches(start: int) -> Iterator[Arrays]:
         shown = embed_batches(encoder, source, start, workers)
         for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
@@ -78,7 +83,7 @@ def encode_source(
 
 def check_target(out: Path, embeddings: str | None) -> None:
     """FileExistsError, ValueError or OSError where such a file cannot be written, before any work."""
-    if out.exists():
+    if out.exists() and not has_shards(out):
         raise FileExistsError(f"{out} exists: choose another file")
     if embeddings not in (None, "float16", "float32"):
         raise ValueError(f"embeddings={embeddings!r}: choose float16, float32 or None")

@@ -32,7 +32,7 @@ from mecoq_faiss.storage.files import check_regular, check_writable_parent, repl
 from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
 from mecoq_faiss.storage.hdf5_checked import one_line, read_attribute
 from mecoq_faiss.storage.shards import map_array, read_key, shards_written
-from mecoq_faiss.storage.work_folder import WorkFolder
+from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
 from mecoq_faiss.training.run_folder import save_model
 
 logger = logging.getLogger("mecoq_faiss")
@@ -96,7 +96,7 @@ def export_index(
         (20, 2)
     """
     out = Path(out)
-    if out.exists():
+    if out.exists() and not (out / MARKER).exists():
         raise FileExistsError(f"{out} exists: choose another --out")
     updated = None  # a bundle whose items are not in one file
     if codes is not None and is_bundle(codes):
@@ -124,6 +124,11 @@ def export_index(
     }
     work = WorkFolder(out.with_name(out.name + ".partial"), key, PARTIAL_NAMES)
     encoded = work.path / ENCODED
+    spare = (ENCODED, ENCODED + ".parts", TOGETHER)
+    if out.exists():
+        if not work.finish(out, spare):
+            raise FileExistsError(f"{out} exists: choose another --out")
+        return read_manifest(out)  # a kill came when it was done
     with work.opened():
         work.clear(keep=(encoded.name, encoded.name + ".parts"))
         try:
@@ -139,7 +144,7 @@ def export_index(
             else:
                 work.remove()
             raise
-        work.become(out, without=(encoded.name, encoded.name + ".parts", TOGETHER))
+        work.become(out, without=spare)
     return manifest
 
 

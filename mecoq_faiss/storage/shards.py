@@ -73,6 +73,21 @@ def write_in_shards(
         parts.remove()
 
 
+def finished(out: Path, key: dict[str, Any]) -> bool:
+    """Whether `out` was written under the key and a kill has left its shards; now these are gone."""
+    if not out.exists() or not _folder(out).exists() or read_key(out) != json.loads(json.dumps(key)):
+        return False
+    parts = WorkFolder(_folder(out), key, PART_NAMES)
+    with parts.opened():
+        parts.remove()
+    return True
+
+
+def has_shards(out: Path) -> bool:
+    """Whether there is a folder of shards beside `out`."""
+    return _folder(out).exists()
+
+
 def bytes_written(out: Path) -> int:
     """How much of an unfinished `out` is on the disk."""
     parts = _folder(out)

@@ -65,10 +65,21 @@ class WorkFolder:
     def become(self, target: Path, without: tuple[str, ...] = ()) -> None:
         """Rename the finished folder to its target. Only within `opened`.
 
-        Marker, lock and the names `without` are dropped after it, so that a kill loses nothing.
+        Lock, the names `without` and at last the marker are dropped after it, so that a kill loses nothing; `finish`
+        drops what a kill has left.
         """
         os.replace(self.path, target)
-        for name in (MARKER, LOCK, *without):
+        self._drop(target, without)
+
+    def finish(self, target: Path, without: tuple[str, ...] = ()) -> bool:
+        """Whether `target` is what this work has become, and a kill has left its marker there; now it is gone."""
+        if WorkFolder(target, self.key, "")._read_marker() != self.key:
+            return False
+        self._drop(target, without)
+        return True
+
+    def _drop(self, target: Path, without: tuple[str, ...]) -> None:
+        for name in (LOCK, *without, MARKER):
             if os.path.lexists(target / name):
                 _remove(target / name)
 

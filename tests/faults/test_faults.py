@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow  # `make faults` runs all of them
 @pytest.mark.parametrize(("fault", "most"), [("kill", 20), ("disk", 20), ("damage", 20)])
 def test_commands_survive(fault: str, most: int, tmp_path: Path) -> None:
     out = tmp_path / "rows.json"

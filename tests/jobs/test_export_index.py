@@ -315,3 +315,37 @@ def test_the_version_of_what_is_not_installed_is_unknown(
     monkeypatch.setattr(metadata, "version", installed)
     versions = export_index(work / "run8", work / "x.npy", tmp_path / "bundle")["versions"]
     assert (versions["mecoq-faiss"], versions["numpy"]) == ("unknown", np.__version__)
+
+
+def test_a_kill_after_the_last_rename_leaves_nothing(
+    work: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The bundle and the encoded file are whole by then: the same call clears up and gives them."""
+    import mecoq_faiss.storage.work_folder as module
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.WorkFolder, "_drop", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    manifest = export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    names = {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert names == {"index.faiss", "items.h5", "encoder", "manifest.json"}
+        "index.faiss",
+        "items.h5",
+        "encoder",
+        "manifest.json",
+    }
+    assert manifest["counts"]["items"] == N
+    with pytest.raises(FileExistsError, match="bundle exists"):
+        export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.WorkFolder, "remove", stop)
+        with pytest.raises(KeyboardInterrupt):
+            encode(work / "run8", work / "x.npy", tmp_path / "e.h5")
+    assert encode(work / "run8", work / "x.npy", tmp_path / "e.h5") == N
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "e.h5"]
+    with pytest.raises(FileExistsError, match=r"e\.h5 exists"):
+        encode(work / "run8", work / "x.npy", tmp_path / "e.h5")
