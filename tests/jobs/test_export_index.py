@@ -317,9 +317,7 @@ def test_the_version_of_what_is_not_installed_is_unknown(
     assert (versions["mecoq-faiss"], versions["numpy"]) == ("unknown", np.__version__)
 
 
-def test_a_kill_after_the_last_rename_leaves_nothing(
-    work: Path, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_kill_after_the_last_rename_leaves_nothing(work: Path, tmp_path: Path, monkeypatch) -> None:
     """The bundle and the encoded file are whole by then: the same call clears up and gives them."""
     import mecoq_faiss.storage.work_folder as module
 
@@ -333,11 +331,6 @@ def test_a_kill_after_the_last_rename_leaves_nothing(
     manifest = export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
     names = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert names == {"index.faiss", "items.h5", "encoder", "manifest.json"}
-        "index.faiss",
-        "items.h5",
-        "encoder",
-        "manifest.json",
-    }
     assert manifest["counts"]["items"] == N
     with pytest.raises(FileExistsError, match="bundle exists"):
         export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
