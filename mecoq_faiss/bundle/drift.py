@@ -78,7 +78,8 @@ def verdict(drift: dict[str, Any]) -> tuple[bool, str]:
         return False, f"the new images fit the codes: {differ}"
     if drift["farther"] <= 0.5:
         return False, f"the new images fit the codes: {differ}, but only {far}"
-    return True, f"retraining is due: of {drift['new']} new images {differ}, and {far}"
+    unless = "unless they are all of one kind that the old ones have too"
+    return True, f"retraining is due: of {drift['new']} new images {differ}, and {far}; {unless}"
 
 
 def drift_of(

@@ -52,6 +52,15 @@ def save_model(model: MeCoQ, path: Path) -> None:
         temporary.write_bytes(save(state, metadata={"sha256": checksum(state)}))
 
 
+def _build(config: ModelConfig, path: Path) -> MeCoQ:
+    """The model that the weights in a file are for, before it gets them."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+            return MeCoQ(dataclasses.replace(config, weights="none"))
+    except ValueError as error:
+        raise _Refused(f"{path}: its model cannot be built here: {error}") from error
+
+
 def load_model(config: ModelConfig, source: Path | BinaryIO) -> MeCoQ:
     """Build the model of `config` with the tensors of a .safetensors file, in eval mode.
 
@@ -67,8 +76,7 @@ def load_model(config: ModelConfig, source: Path | BinaryIO) -> MeCoQ:
         try:
             header = _read_header(file)
             _check_widths(header, config)
-            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
-                model = MeCoQ(dataclasses.replace(config, weights="none"))
+            model = _build(config, path)
             _check_tensors(header, model)
             file.seek(0)
             content = file.read()
@@ -76,6 +84,8 @@ def load_model(config: ModelConfig, source: Path | BinaryIO) -> MeCoQ:
             if checksum(state) != header.get(METADATA, {}).get("sha256"):
                 raise RuntimeError("its tensors do not match its checksum")
             model.load_state_dict(state)
+        except _Refused:
+            raise
         except (
             safetensors.SafetensorError,
             ArithmeticError,
@@ -338,7 +348,7 @@ class RunFolder:
 
 
 class _Refused(ValueError):
-    """The checkpoint is whole, but belongs to something else."""
+    """What is there is whole, but belongs to something else, or nothing can be made of it here."""
 
 
 def _step_of(record: dict[str, Any]) -> float:

@@ -106,7 +106,8 @@ def test_the_verdict() -> None:
     assert verdict(drift) == (
         True,
         "retraining is due: of 50 new images the use of codewords differs by 0.100 bits (limit 0.030), "
-        "and 60% lie farther from the old ones than these from each other",
+        "and 60% lie farther from the old ones than these from each other; "
+        "unless they are all of one kind that the old ones have too",
     )
     assert verdict(drift | {"divergence_noise": 0.034})[0] is False
     assert verdict(drift | {"divergence": BITS, "divergence_noise": 0.0})[0] is False
