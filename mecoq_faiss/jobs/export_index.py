@@ -125,10 +125,11 @@ def export_index(
     work = WorkFolder(out.with_name(out.name + ".partial"), key, PARTIAL_NAMES)
     encoded = work.path / ENCODED
     spare = (ENCODED, ENCODED + ".parts", TOGETHER)
-    if out.exists():
+    if out.exists():  # with a marker: a kill came when it was done
+        verify_files(out)
         if not work.finish(out, spare):
             raise FileExistsError(f"{out} exists: choose another --out")
-        return read_manifest(out)  # a kill came when it was done
+        return read_manifest(out)
     with work.opened():
         work.clear(keep=(encoded.name, encoded.name + ".parts"))
         try:

@@ -328,6 +328,11 @@ def test_a_kill_after_the_last_rename_leaves_nothing(work: Path, tmp_path: Path,
         patch.setattr(module.WorkFolder, "_drop", stop)
         with pytest.raises(KeyboardInterrupt):
             export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    whole = (tmp_path / "bundle" / "items.h5").read_bytes()
+    (tmp_path / "bundle" / "items.h5").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"items\.h5 differs from the manifest"):
+        export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
+    (tmp_path / "bundle" / "items.h5").write_bytes(whole)
     manifest = export_index(work / "run8", work / "x.npy", tmp_path / "bundle")
     names = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert names == {"index.faiss", "items.h5", "encoder", "manifest.json"}
