@@ -38,8 +38,7 @@ def follow(
 
     The other arguments, the result and the errors are those of `update`.
     """
-    with rewriting(bundle) as work, pinned(bundle) as files:
-        items = items_in(files)
+    with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
         changes = find_changes(items, source, whole=whole)
         said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
@@ -64,7 +63,7 @@ def follow(
         told = ("added", "altered", "removed", "renamed", "drift")
         done: dict[str, Any] = {name: said[name] for name in told if name in said}
         manifest = write_generation(
-            work, files, encoder,
+            work, files, items, encoder,
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
             class_names=source.class_names, said=done, compact=compact,
         )  # fmt: skip
@@ -85,8 +84,7 @@ def drop(
     And those with these paths. Returns `removed` and `items`. ValueError for an id or a path that no item has; nothing
     is removed then.
     """
-    with rewriting(bundle) as work, pinned(bundle) as files:
-        items = items_in(files)
+    with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
         named, missing = items.rows_at(paths)
         if missing:
             raise ValueError(f"{bundle} has no item {missing[0]!r}: give paths as search shows them")
@@ -99,7 +97,7 @@ def drop(
         if not len(rows):
             return {"removed": 0, "items": len(items)}
         manifest = write_generation(
-            work, files, encoder_in(files, device),
+            work, files, items, encoder_in(files, device),
             gone=rows, moved=NOBODY, moved_arrays=None, added=None, class_names=(), said={"removed": len(rows)},
         )  # fmt: skip
     return {"removed": len(rows), "items": manifest["counts"]["items"]}

@@ -79,6 +79,7 @@ def rewriting(bundle: Path) -> Iterator[Path]:
 def write_generation(
     work: Path,
     files: Pinned,
+    items: Items,
     encoder: Encoder,
     *,
     gone: np.ndarray,
@@ -94,6 +95,7 @@ def write_generation(
     Args:
         work: from `rewriting`.
         files: the opened bundle, all files of it.
+        items: its items, open.
         encoder: its encoder.
         gone: (g,) rows of items to be removed, rising.
         moved: (m,) rows of items that get other `paths` and stamps, of `moved_arrays`; they become the first new ones.
@@ -113,7 +115,6 @@ def write_generation(
     bundle, manifest = files.bundle, files.manifest
     new = work / NEXT
     (new / "encoder").mkdir(parents=True)
-    items = items_in(files)
     ids = items.column("ids") if "next_id" not in manifest else None
     next_id = manifest["next_id"] if ids is None else int(ids.max()) + 1
     first_new_id = manifest.get("first_new_id", next_id)

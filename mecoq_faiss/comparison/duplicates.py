@@ -8,31 +8,20 @@ from typing import Any
 
 from mecoq_faiss.bundle.duplicates import Duplicate
 from mecoq_faiss.bundle.items import stored
+from mecoq_faiss.comparison.template import template
 from mecoq_faiss.data.sources import ImageSource, Source, UnreadableImage
 from mecoq_faiss.data.thumbnails import thumbnail
 from mecoq_faiss.storage.files import write_text
-
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-except ImportError as error:
-    raise ImportError("the page needs Jinja2: pip install 'mecoq-faiss[report]'") from error
 
 THUMBNAIL = 128  # pixels
 
 
 def write_duplicates(path: Path, name: str, groups: Sequence[Sequence[Duplicate]], source: Source | None) -> None:
     """Write the page of a bundle's groups; the pictures are those of `source` that can be read."""
-    environment = Environment(
-        loader=PackageLoader("mecoq_faiss.comparison", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     images = source if isinstance(source, ImageSource) else None
     row_of = {} if images is None else {stored(path): row for row, path in enumerate(images.paths)}
     shown = [[{"item": item, "picture": _picture(images, row_of.get(item.path))} for item in group] for group in groups]
-    page = environment.get_template("duplicates.html").render(
+    page = template("duplicates.html").render(
         name=name, groups=shown, items=sum(map(len, groups)), pictures=images is not None
     )
     write_text(path, page)

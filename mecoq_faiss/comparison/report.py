@@ -11,15 +11,11 @@ import numpy as np
 from mecoq_faiss.comparison.contenders import Contender
 from mecoq_faiss.comparison.data import CompareData
 from mecoq_faiss.comparison.plots import bars, lines
+from mecoq_faiss.comparison.template import template
 from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.data.thumbnails import thumbnail
 from mecoq_faiss.evaluation import FIRST_RANKS
 from mecoq_faiss.storage.files import write_text
-
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-except ImportError as error:
-    raise ImportError("the report needs Jinja2: pip install 'mecoq-faiss[report]'") from error
 
 QUERIES_SHOWN = 6
 TOP = 10
@@ -34,15 +30,8 @@ def write_report(path: Path, report: dict[str, Any], data: CompareData, contende
 
 def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> str:
     """The page of `report`; `pictures` holds, a query, its `name`, `picture` and `strips` of (label, pictures)."""
-    environment = Environment(
-        loader=PackageLoader("mecoq_faiss.comparison", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     d = report["data"]
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         verdict=report["verdict"],
         summary=f"{d['num_queries']:,} queries ({d['queries']}) on {d['num_items']:,} images ({d['database']}); every "
         f"method on the same {d['feature_width']}-dimensional features of {report['model']['backbone']}.",

@@ -135,7 +135,7 @@ def test_every_text_is_escaped(made: tuple[dict[str, Any], str]) -> None:
 
 @pytest.mark.parametrize(
     ("library", "users"),
-    [("jinja2", ("report",)), ("matplotlib", ("report", "plots"))],
+    [("jinja2", ("report", "template")), ("matplotlib", ("report", "plots"))],
 )
 def test_a_missing_library_is_said_in_one_line(
     library: str, users: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
