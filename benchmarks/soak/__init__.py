@@ -1,0 +1,1 @@
+"""Long and large: many shards, many updates, many readers; what grows, and whether every answer is right."""
