@@ -16,8 +16,17 @@ def test_the_report_is_printed() -> None:
     found = json.loads(ok("doctor", "--json"))
     assert found == doctor() and found["faiss"] == faiss.__version__ and "simd" in found
     lines = ok("doctor").splitlines()
-    assert [line.split("  ")[0].replace(" ", "_") for line in lines] == [name.replace(" ", "_") for name in doctor()]
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert warnings == [f"warning: {warning}" for warning in found.pop("warnings")]
+    shown = lines[: len(lines) - len(warnings)]
+    assert [line.split("  ")[0].replace(" ", "_") for line in shown] == [name.replace(" ", "_") for name in found]
     assert any(line.split() == ["faiss", faiss.__version__] for line in lines)
+
+
+def test_warnings_change_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libother.so")
+    assert "warning: LD_PRELOAD=libother.so" in ok("doctor")
+    assert any("libother.so" in warning for warning in json.loads(ok("doctor", "--json"))["warnings"])
 
 
 def test_problems_are_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
