@@ -20,20 +20,8 @@ KERNELS = (
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY", "FAISS_OPT_LEVEL",
     "FAISS_SIMD_LEVEL",
 )  # fmt: skip
-NETWORK = (
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "afs",
-    "fuse.sshfs",
-    "fuse.s3fs",
-    "fuse.gcsfuse",
-    "fuse.rclone",
-)
-OPENMP = {"gomp": "libgomp", "iomp": "libiomp5", "libomp": "libomp"}
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse")
+OPENMP = re.compile(r"(libgomp|libiomp5|libomp)(-[0-9a-f]+)?\.so")
 UNRELEASED = re.compile(r"dev|git|nightly|\d(a|b|rc)\d")
 
 
