@@ -23,7 +23,7 @@ from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index.codes import decode_codes
 
-THREADS, PROCESSES, UPDATES, IMAGES, CHANGED = 16, 8, 100, 200, 3
+THREADS, PROCESSES, UPDATES, IMAGES, CHANGED = 16, 8, 40, 200, 3
 QUERIES, K = 12, 10
 TOLERANCE = 1e-4  # of scores
 

@@ -33,7 +33,8 @@ def dedup(
     Two items are duplicates where their content (SHA-256) is equal, or where their codes stand for vectors whose score
     (AQS) reaches the threshold. Codes are coarse: with `images`, the items that codes bring together are encoded again,
     and only pairs that the embeddings confirm remain. A group holds what such pairs join, directly or through others.
-    Every code is compared with every other: the time grows with the square of the number of different codes.
+    Near the greatest threshold only codes that are near in one of their segments are compared; at a low one every
+    different code is compared with every other.
 
     Args:
         bundle: its folder.
