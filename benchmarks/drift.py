@@ -28,10 +28,10 @@ from mecoq_faiss.bundle.encoded import quantization_error
 RESULT = Path(__file__).parent / "results" / "drift.json"
 KINDS = {"same classes": 0.0, "one known class": 0.0, "1/4 unseen": 0.25, "1/2 unseen": 0.5, "unseen classes": 1.0}
 COUNTS = (30, 100, 300)
-UNSEEN = 3
+UNSEEN, EPOCHS = 3, 30
 SHOWN = (
     "error_new", "error_old", "auc", "auc_low", "divergence", "divergence_noise", "score_new", "score_old", "farther",
-    "farther_low",
+    "farther_low", "outlying", "outlying_low",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def run(x: np.ndarray, y: np.ndarray, nbytes: int, split: int, draws: int) -> li
         with h5py.File(path / "x.h5", "w") as file:
             file["features"] = x[trained]
         model = ModelConfig(backbone="features", weights="none", feature_dim=x.shape[1], M=nbytes)
-        train(path / "x.h5", path / "run", model, TrainConfig(seed=split, epochs=30))
+        train(path / "x.h5", path / "run", model, TrainConfig(seed=split, epochs=EPOCHS))
         encoder = load_encoder(path / "run")
     codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
     z = encoder.encode(x)

@@ -15,10 +15,13 @@ from mecoq_faiss.index.codes import code_blocks, decode_codes
 FEWEST = 20  # items, new or old, of which anything is said
 MOST_OLD = 1 << 18  # old items that new ones are compared with
 PROBES = 500  # items whose best score is looked up
+NEIGHBORS, LOCAL = 30, 1 << 12  # old items that an item is beside, of at most so many old ones
+BLOCK = 256  # items whose neighbors are looked for at once
 DRAWS = 20  # of old items, for what sampling alone gives
 # What makes retraining due, found by benchmarks/drift.py: see docs/findings.md
 BITS = 0.03  # of divergence
 NOISES = 3  # it is to be above this many standard deviations of what sampling gives
+OUTLYING = 0.46  # what the lower end of `outlying` is to be above
 
 
 def measure_drift(
@@ -52,6 +55,7 @@ def measure_drift(
     bits, noise = divergence(old_codes, new_codes, codebooks.shape[1], rng)
     score_new, score_old = best_scores(codebooks, old_codes, new_codes, rng)
     farther, farther_low, _ = above(-score_new, -score_old)
+    outlying, outlying_low, _ = above(*outliers(codebooks, old_codes, new_codes, rng))
     return {
         "new": len(new_codes),
         "old": len(old_codes),
@@ -66,6 +70,8 @@ def measure_drift(
         "score_old": float(score_old.mean()),
         "farther": farther,
         "farther_low": farther_low,
+        "outlying": outlying,
+        "outlying_low": outlying_low,
     }
 
 
@@ -73,13 +79,13 @@ def verdict(drift: dict[str, Any]) -> tuple[bool, str]:
     """Whether what `measure_drift` gave calls for another training, and why, in one sentence."""
     limit = max(BITS, NOISES * drift["divergence_noise"])
     differ = f"the use of codewords differs by {drift['divergence']:.3f} bits (limit {limit:.3f})"
-    far = f"{drift['farther']:.0%} lie farther from the old ones than these from each other"
+    chance = f"the chance that one is more of an outlier than an old one is {drift['outlying']:.2f}"
     if drift["divergence"] <= limit:
         return False, f"the new images fit the codes: {differ}"
-    if drift["farther"] <= 0.5:
-        return False, f"the new images fit the codes: {differ}, but only {far}"
+    if drift["outlying_low"] <= OUTLYING:
+        return False, f"the new images fit the codes: {differ}, but {chance}"
     unless = "unless they are all of one kind that the old ones have too"
-    return True, f"retraining is due: of {drift['new']} new images {differ}, and {far}; {unless}"
+    return True, f"retraining is due: of {drift['new']} new images {differ}, and {chance}; {unless}"
 
 
 def drift_of(
@@ -180,6 +186,40 @@ def best_scores(
         scores[here, own[here] - start] = -np.inf
         best = np.maximum(best, scores.max(axis=1))
     return best[: len(new)], best[len(new) :]
+
+
+def outliers(
+    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much lower the scores of an item with its nearest old ones are than theirs with their own nearest ones.
+
+    After the local outlier factor (Breunig et al., 2000): images of one known class are many in one place, but there
+    the old ones are as near to each other as the new ones to them. Codes `old` (n, M), of which `LOCAL` are drawn, and
+    `new` (m, M), of which `PROBES` are; of the drawn new ones and of the drawn old ones, float32 each.
+    """
+    old, new = (
+        codes if len(codes) <= most else codes[rng.choice(len(codes), most, replace=False)]
+        for codes, most in ((old, LOCAL), (new, PROBES))
+    )
+    x = decode_codes(codebooks, old)
+    near, score = _nearest(x, x, without_own=True)
+    near_new, score_new = _nearest(decode_codes(codebooks, new), x, without_own=False)
+    return score[near_new].mean(axis=1) - score_new, score[near].mean(axis=1) - score
+
+
+def _nearest(x: np.ndarray, old: np.ndarray, without_own: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (m, k) of the k best of `old` (n, D) for each of x (m, D), and the mean of their scores (m,)."""
+    k = min(NEIGHBORS, len(old) - 1)
+    rows, means = [], []
+    for start in range(0, len(x), BLOCK):
+        scores = x[start : start + BLOCK] @ old.T
+        if without_own:
+            here = np.arange(len(scores))
+            scores[here, start + here] = -np.inf
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        rows.append(best)
+        means.append(np.take_along_axis(scores, best, axis=1).mean(axis=1))
+    return np.concatenate(rows), np.concatenate(means)
 
 
 def _counts(codes: np.ndarray, K: int) -> np.ndarray:

@@ -14,14 +14,17 @@ import pytest
 from sklearn.datasets import load_digits
 
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train, update
+from mecoq_faiss.bundle import drift as drift_module
 from mecoq_faiss.bundle.drift import (
     BITS,
     DRAWS,
+    OUTLYING,
     above,
     best_scores,
     divergence,
     jensen_shannon,
     measure_drift,
+    outliers,
     verdict,
 )
 from mecoq_faiss.bundle.folder import read_manifest
@@ -101,18 +104,58 @@ def test_best_scores_are_those_of_a_loop() -> None:
     assert (len(new), len(old)) == (500, 70)
 
 
+@pytest.mark.parametrize("neighbors", [5, 69])
+def test_outliers_are_those_of_a_loop(neighbors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift_module, "NEIGHBORS", neighbors)
+    monkeypatch.setattr(drift_module, "BLOCK", 11)
+
+    def best(code: np.ndarray, without: int) -> list[tuple[float, int]]:
+        scores = [(sum(float(books[m, code[m]] @ books[m, other[m]]) for m in range(M)), i)
+                  for i, other in enumerate(OLD) if i != without]  # fmt: skip
+        return sorted(scores, reverse=True)[:neighbors]
+
+    def mean(found: list[tuple[float, int]]) -> float:
+        return float(np.mean([score for score, _ in found]))
+
+    own = [best(code, i) for i, code in enumerate(OLD)]
+    new, old = outliers(books, OLD, NEW, rng)
+    assert (len(new), len(old)) == (23, 70)
+    for found, lists in ((old, own), (new, [best(code, -1) for code in NEW])):
+        expected = [np.mean([mean(own[i]) for _, i in near]) - mean(near) for near in lists]
+        # of equal scores any may be a neighbor
+        assert np.mean(np.isclose(found, expected, atol=1e-5)) > 0.5
+        assert abs(np.mean(found - np.array(expected))) < 0.05
+
+
+def test_one_known_class_is_no_outlier_and_what_lies_between_classes_is() -> None:
+    many = np.random.default_rng(4)
+    centers = many.integers(0, K, (5, M))
+    codes = np.where(many.random((400, M)) < 0.8, centers[many.integers(0, 5, 400)], many.integers(0, K, (400, M)))
+    one = np.where(many.random((100, M)) < 0.8, centers[0], many.integers(0, K, (100, M)))
+    between = many.integers(0, K, (100, M))
+    of_one, of_between = (
+        measure_drift(books, codes.astype(np.uint8), np.ones(400, np.float32), new.astype(np.uint8),
+                      np.ones(100, np.float32))
+        for new in (one, between)
+    )  # fmt: skip
+    assert of_one["divergence"] > BITS and not verdict(of_one)[0]
+    assert of_between["divergence"] > BITS and verdict(of_between)[0]
+
+
 def test_the_verdict() -> None:
-    drift: dict[str, Any] = {"new": 50, "divergence": 0.1, "divergence_noise": 0.01, "farther": 0.6}
+    drift: dict[str, Any] = {
+        "new": 50, "divergence": 0.1, "divergence_noise": 0.01, "outlying": 0.6, "outlying_low": 0.5
+    }  # fmt: skip
     assert verdict(drift) == (
         True,
         "retraining is due: of 50 new images the use of codewords differs by 0.100 bits (limit 0.030), "
-        "and 60% lie farther from the old ones than these from each other; "
+        "and the chance that one is more of an outlier than an old one is 0.60; "
         "unless they are all of one kind that the old ones have too",
     )
     assert verdict(drift | {"divergence_noise": 0.034})[0] is False
     assert verdict(drift | {"divergence": BITS, "divergence_noise": 0.0})[0] is False
-    retrain, evidence = verdict(drift | {"farther": 0.5})
-    assert not retrain and evidence.startswith("the new images fit the codes: ") and "but only 50%" in evidence
+    retrain, evidence = verdict(drift | {"outlying_low": OUTLYING})
+    assert not retrain and evidence.startswith("the new images fit the codes: ") and "but the chance" in evidence
 
 
 DIGITS, LABELS = load_digits(return_X_y=True)
