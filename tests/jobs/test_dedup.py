@@ -1,8 +1,6 @@
-"""Duplicates: known ones are found, others are not; groups equal a brute-force search; what `--remove` leaves."""
+"""Duplicates: known ones are found, others are not; groups equal a brute-force search; pieces of any size."""
 
 import hashlib
-import json
-import re
 import shutil
 from pathlib import Path
 
@@ -10,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from mecoq_faiss import ModelConfig, TrainConfig, add, dedup, export_index, load_encoder, train
+from mecoq_faiss import ModelConfig, TrainConfig, dedup, export_index, load_encoder, train
 from mecoq_faiss.bundle.duplicates import Joined, find_groups
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index import load_index, read_codebooks
 from mecoq_faiss.index.codes import decode_codes
-from tests.cli.calls import call, fails, ok
 
 
 def picture(seed: int) -> Image.Image:
@@ -198,50 +195,3 @@ def test_what_is_wrong_is_one_line(start: Path, tmp_path: Path) -> None:
         dedup(start / "bundle", tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="is not a bundle"):
         dedup(tmp_path / "none")
-
-
-OPTIONS = ("--threshold", 3.2)
-
-
-def test_the_table_and_json(start: Path) -> None:
-    lines = ok("dedup", start / "bundle", "--images", start / "photos", *OPTIONS).splitlines()
-    assert lines[0] == "group 1" and lines[-1] == "4 groups of 10 items" and len(lines) == 15
-    assert re.fullmatch(r" +\d+  first +4\.0000  03(-copy)?\.png", lines[1])
-    assert re.fullmatch(r" +\d+  exact +4\.0000  03(-copy)?\.png", lines[2])
-    said = json.loads(ok("dedup", start / "bundle", "--images", start / "photos", *OPTIONS, "--json"))
-    expected = dedup(start / "bundle", start / "photos", 3.2)
-    assert said == {"groups": [[item._asdict() for item in group] for group in expected], "removed": 0}
-
-
-def test_the_page_holds_its_pictures_and_no_markup_of_others(own: Path) -> None:
-    name = "<script>alert(1)<script>.png"
-    shutil.copy(own / "photos" / "03.png", own / "photos" / name)
-    add(own / "bundle", [own / "photos" / name], root=own / "photos")
-    ok("dedup", own / "bundle", "--images", own / "photos", *OPTIONS, "--html", own / "page.html")
-    page = (own / "page.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "http" not in page
-    assert page.count("data:image/jpeg;base64,") == 11 and page.count("<section>") == 4
-    ok("dedup", own / "bundle", "--threshold", 4, "--html", own / "made" / "plain.html")
-    assert "<img" not in (own / "made" / "plain.html").read_text()
-    assert "cannot write to" in fails("dedup", own / "none", "--html", own / "page.html" / "page.html")  # at once
-
-
-def test_remove_keeps_the_lowest_ids(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle, photos = own / "bundle", own / "photos"
-    arguments = ("dedup", bundle, "--images", photos, *OPTIONS, "--remove")
-    groups = dedup(bundle, photos, 3.2)
-    before = (bundle / "manifest.json").read_bytes()
-    assert "add --yes" in fails(*arguments)
-    import mecoq_faiss_cli.dedup as module
-
-    monkeypatch.setattr(module, "_can_ask", lambda: True)
-    refused = call(*arguments)  # an empty answer
-    assert refused.exit_code == 1 and "Remove 6 items" in refused.stderr
-    assert (bundle / "manifest.json").read_bytes() == before
-    said = json.loads(ok(*arguments, "--yes", "--json"))
-    assert said["removed"] == 6 and len(said["groups"]) == 4
-    with pinned(bundle) as files:
-        left = set(items_in(files).ids.tolist())
-    assert left == set(range(46)) - {item.id for group in groups for item in group[1:]}
-    assert dedup(bundle, photos, 3.2) == [] and len(list(photos.iterdir())) == 46
-    assert ok(*arguments, "--yes").splitlines() == ["0 groups of 0 items", "0 removed"]

@@ -1,6 +1,5 @@
 """A merged bundle's index is, byte for byte, that of a direct build; what does not belong together is refused."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import pytest
 from PIL import Image
 
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, merge, open_bundle, remove, train, update, verify
-from mecoq_faiss.bundle.folder import pinned, read_items, read_manifest
+from mecoq_faiss.bundle.folder import pinned, read_items
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index import build_index, load_index, read_codebooks, save_index
 from mecoq_faiss.storage.hdf5 import damaged_dataset
-from tests.cli.calls import fails, ok
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +137,3 @@ def test_labels_of_several_classes_are_joined(tmp_path: Path) -> None:
         export_index(tmp_path / "run", tmp_path / f"{name}.h5", tmp_path / name)
     merge([tmp_path / "one", tmp_path / "two"], tmp_path / "whole", new_ids=True)
     np.testing.assert_array_equal(read_items(tmp_path / "whole" / "items.h5")["labels"], labels)
-
-
-def test_the_command(start: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        export_index(start / "run-8", start / name, tmp_path / name)
-    arguments = ("merge", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "whole")
-    assert "give --new-ids" in fails(*arguments)
-    said = json.loads(ok(*arguments, "--new-ids", "--json"))
-    assert said == {"bundle": str(tmp_path / "whole"), "kind": "pq", "items": 37}
-    assert read_manifest(tmp_path / "whole")["source"] == f"{tmp_path / 'one'}, {tmp_path / 'two'}"

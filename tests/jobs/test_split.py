@@ -1,6 +1,5 @@
 """The parts of a bundle: which items they have, and that they merge to the same bundle again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from PIL import Image
 from mecoq_faiss import ModelConfig, TrainConfig, add, export_index, merge, remove, split, train, verify
 from mecoq_faiss.bundle.folder import pinned, read_manifest
 from mecoq_faiss.bundle.items import items_in
-from tests.cli.calls import fails, ok
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +108,3 @@ def test_a_class_whose_name_no_folder_can_have(name: str) -> None:
 
     with pytest.raises(ValueError, match="no name that a folder can have"):
         _classes(Named())  # type: ignore[arg-type]
-
-
-def test_the_command(start: Path, tmp_path: Path) -> None:
-    export_index(start / "run", start / "photos", tmp_path / "bundle")
-    said = json.loads(ok("split", tmp_path / "bundle", "--out-dir", tmp_path / "parts", "--by-class", "--json"))
-    assert said == {"bundles": 3, "items": 31, "items_of_each": {"a": 11, "b": 10, "c": 10}}
-    assert "one of the two" in fails("split", tmp_path / "bundle", "--out-dir", tmp_path / "more")

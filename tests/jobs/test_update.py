@@ -12,29 +12,22 @@ import faiss
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from PIL import Image
 
 from mecoq_faiss import (
     ModelConfig,
     TrainConfig,
-    add,
     evaluate,
     export_index,
     load_encoder,
     open_bundle,
-    remove,
     train,
     tune,
     update,
     verify,
 )  # fmt: skip
-from mecoq_faiss.bundle.folder import pinned, read_manifest
-from mecoq_faiss.bundle.items import items_in
-from mecoq_faiss.index import load_index, read_codes, read_ids
+from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.jobs.info import describe
-from mecoq_faiss.storage.work_folder import WorkFolder
-from mecoq_faiss_cli.main import main
+from tests.jobs.living import content, ids_of, picture
 
 KINDS: list[tuple[str, int, dict[str, Any]]] = [
     ("pq", 8, {}),
@@ -44,54 +37,6 @@ KINDS: list[tuple[str, int, dict[str, Any]]] = [
     ("ivfpqfs", 4, {"nlist": 4, "nprobe": 4}),
     ("gpu", 8, {"nlist": 2}),
 ]
-
-
-def picture(seed: int) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 255, (3, 3, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((16, 16), Image.Resampling.BILINEAR)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection of 60 pictures in two classes, and runs of 8 and 4 bits."""
-    folder = tmp_path_factory.mktemp("living")
-    for i in range(60):
-        path = folder / "photos" / "ab"[i % 2] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(i).save(path)
-    for nbits in (8, 4):
-        model = ModelConfig(backbone="pixels", image_size=8, M=2, D=16, hidden=16, nbits=nbits)
-        config = TrainConfig(epochs=1, batch_size=20, cached_views=2)
-        train(folder / "photos", folder / f"run-{nbits}", model, config)
-    return folder
-
-
-@pytest.fixture
-def living(start: Path, tmp_path: Path) -> Path:
-    """A copy of it to change, as the working folder would be."""
-    shutil.copytree(start / "photos", tmp_path / "photos")
-    return tmp_path
-
-
-def content(bundle: Path) -> dict[str, tuple[bytes, int]]:
-    """Path -> code and class of every item; index and items tell the same."""
-    with pinned(bundle) as files:
-        items = items_in(files)
-        index = load_index(files.file("index.faiss"))
-        np.testing.assert_array_equal(read_codes(index), items.codes)
-        ids = read_ids(index)
-        assert ids is None or np.array_equal(ids, items.ids)
-        assert len(set(items.ids.tolist())) == len(items) == files.manifest["counts"]["items"]
-        labels, names = items.labels()
-        assert labels is not None
-        rows = zip(items.all_paths().tolist(), items.codes, labels.tolist(), strict=True)
-        return {path: (code.tobytes(), names[label]) for path, code, label in rows}
-
-
-def ids_of(bundle: Path) -> dict[str, int]:
-    with pinned(bundle) as files:
-        items = items_in(files)
-        return dict(zip(items.all_paths().tolist(), items.ids.tolist(), strict=True))
 
 
 def change(photos: Path) -> None:
@@ -316,17 +261,6 @@ def test_unreadable_images_are_told_and_tried_again(start: Path, living: Path) -
     assert (done["added"], done["unreadable"], done["items"]) == (1, 0, 61)
 
 
-def test_the_command(start: Path, living: Path) -> None:
-    bundle, photos = living / "bundle", living / "photos"
-    export_index(start / "run-8", photos, bundle)
-    change(photos)
-    result = CliRunner().invoke(main, ["update", str(bundle), "--data", str(photos), "--json"])
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout.splitlines()[-1])["items"] == 61
-    result = CliRunner().invoke(main, ["update", str(living / "none"), "--data", str(photos)])
-    assert result.exit_code == 1 and "is not a bundle" in result.stderr and len(result.stderr.splitlines()) == 1
-
-
 @pytest.fixture
 def updated(start: Path, living: Path) -> Path:
     """A bundle of two segments, with removed items."""
@@ -363,57 +297,6 @@ def test_what_removed_names_is_checked(updated: Path) -> None:
             open_bundle(bundle)
 
 
-def test_single_images_are_added_and_removed(start: Path, living: Path) -> None:
-    bundle, photos = living / "bundle", living / "photos"
-    export_index(start / "run-8", photos, bundle)
-    picture(400).save(photos / "a" / "x.png")
-    picture(401).save(living / "elsewhere.png")
-    done = add(bundle, [photos / "a" / "x.png", photos / "a" / "000.png"], root=photos)
-    assert (done["added"], done["unchanged"], done["items"]) == (1, 60, 61)
-    assert update(bundle, photos)["unchanged"] == 61
-    with open_bundle(bundle) as opened:
-        assert opened.add([living / "elsewhere.png"])["items"] == 62
-        [hits] = opened.search([living / "elsewhere.png"], k=62)
-        path = str(living / "elsewhere.png")
-        assert len(opened) == 62 and path in {hit.path for hit in hits if hit.score > hits[0].score - 1e-4}
-        with pytest.raises(ValueError, match="no item of id 999"):
-            opened.remove([ids_of(bundle)[path], 999])
-        assert len(opened) == 62 and opened.remove([ids_of(bundle)[path]]) == {"removed": 1, "items": 61}
-    assert remove(bundle, paths=["a/x.png"]) == {"removed": 1, "items": 60}
-    with pytest.raises(ValueError, match=r"has no item 'a/x\.png'"):
-        remove(bundle, paths=["a/x.png"])
-    with pytest.raises(ValueError, match="one of the two"):
-        remove(bundle)
-    with pytest.raises(ValueError, match="nothing would be left"):
-        remove(bundle, list(ids_of(bundle).values()))
-    with pytest.raises(ValueError, match="does not lie in"):
-        add(bundle, [living / "elsewhere.png"], root=photos)
-    with pytest.raises(FileNotFoundError, match="no file"):
-        add(bundle, [living / "none.png"])
-    assert len(content(bundle)) == 60 and sorted(p.name for p in living.iterdir()) == [
-        "bundle",
-        "elsewhere.png",
-        "photos",
-    ]
-
-
-def test_the_other_commands(updated: Path) -> None:
-    bundle = str(updated / "bundle")
-    picture(500).save(updated / "p.png")
-    for arguments, says in (
-        (["add", bundle, str(updated / "p.png")], "62"),
-        (["remove", bundle, str(updated / "p.png")], "61"),
-        (["remove", bundle, "--id", str(ids_of(updated / "bundle")["a/004.png"])], "60"),
-        (["verify", bundle], "60"),
-    ):
-        result = CliRunner().invoke(main, [*arguments, "--json"])
-        assert result.exit_code == 0, result.output
-        assert str(json.loads(result.stdout.splitlines()[-1])["items"]) == says
-    (updated / "bundle" / "index.faiss").write_bytes(b"x")
-    result = CliRunner().invoke(main, ["verify", bundle])
-    assert result.exit_code == 1 and "differs from the manifest" in result.stderr
-
-
 def test_a_fifo_in_a_file_s_place_is_one_line(start: Path, living: Path) -> None:
     export_index(start / "run-8", living / "photos", living / "bundle")
     for name in ("items.h5", "index.faiss", "encoder/model.safetensors", "manifest.json"):
@@ -423,21 +306,3 @@ def test_a_fifo_in_a_file_s_place_is_one_line(start: Path, living: Path) -> None
         with pytest.raises(OSError, match=name):
             open_bundle(living / "bundle")
         (living / "kept").rename(file)
-
-
-def test_removed_but_stopped_before_its_folder_was_gone(
-    start: Path, living: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = living / "bundle"
-    export_index(start / "run-8", living / "photos", bundle)
-
-    def stopped(_: WorkFolder) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(WorkFolder, "remove", stopped)
-        remove(bundle, paths=["a/000.png"])
-    assert (living / "bundle.update").exists()
-    with pytest.raises(ValueError, match="has no item"):
-        remove(bundle, paths=["a/000.png"])
-    assert sorted(path.name for path in living.iterdir()) == ["bundle", "photos"]
