@@ -21,9 +21,8 @@ def bundle(start: Path, tmp_path: Path) -> Path:
 def test_it_counts_files_and_items(bundle: Path) -> None:
     found = verify(bundle)
     assert (found["files"], found["items"]) == (4, 60) and found["max_score_difference"] < 1e-4
-    assert {name: found[name] for name in read_manifest(bundle)["verification"]} == pytest.approx(
-        read_manifest(bundle)["verification"]
-    )
+    told = read_manifest(bundle)["verification"]
+    assert found["max_score_difference"] == pytest.approx(told["max_score_difference"], abs=1e-5)
     remove(bundle, paths=["a/000.png"])
     assert verify(bundle)["items"] == 59
 
@@ -49,5 +48,5 @@ def test_an_index_of_other_codes_is_told_although_the_manifest_says_it(bundle: P
     save_index(index, bundle / "index.faiss")
     manifest = read_manifest(bundle)
     write_manifest(bundle, {name: value for name, value in manifest.items() if name not in ("format", "files")})
-    with pytest.raises((VerificationError, ValueError), match="code"):
+    with pytest.raises(VerificationError, match="does not match the model"):
         verify(bundle)
