@@ -60,7 +60,8 @@ def _compared(
     for start in range(0, len(some), size):
         rows = some[start : start + size]
         ends, _, found = index.range_search(decode_codes(codebooks, codes[rows]), threshold)
-        first, second = np.repeat(rows, np.diff(ends.astype(np.int64))), others[found]
+        ends = ends.astype(np.int64)
+        first, second = np.repeat(rows, ends[1:] - ends[:-1]), others[found]
         rising = first < second
         yield first[rising], second[rising]
 

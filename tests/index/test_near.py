@@ -22,7 +22,8 @@ def made_up(M: int, K: int, n: int, clusters: int) -> tuple[np.ndarray, np.ndarr
 
 def all_against_all(codebooks: np.ndarray, codes: np.ndarray, threshold: float) -> set[tuple[int, int]]:
     ends, _, second = pq(codebooks, codes).range_search(decode_codes(codebooks, codes), threshold)
-    first = np.repeat(np.arange(len(codes)), np.diff(ends.astype(np.int64)))
+    ends = ends.astype(np.int64)
+    first = np.repeat(np.arange(len(codes)), ends[1:] - ends[:-1])
     return {(int(i), int(j)) for i, j in zip(first, second, strict=True) if i < j}
 
 
@@ -42,15 +43,19 @@ def test_pairs_are_those_of_all_against_all(share: float, M: int, K: int, monkey
 def test_high_thresholds_compare_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SCORES", 1000)
     codebooks, codes = made_up(4, 256, 20_000, 64)
-    compared = []
+    compared: list[int] = []
 
     def counted(codebooks: np.ndarray, some: np.ndarray) -> np.ndarray:
         compared.append(len(some))
         return decode_codes(codebooks, some)
 
-    built = []
+    def built_of(codebooks: np.ndarray, some: np.ndarray) -> object:
+        built.append(len(some))
+        return pq(codebooks, some)
+
+    built: list[int] = []
     monkeypatch.setattr(module, "decode_codes", counted)
-    monkeypatch.setattr(module, "pq", lambda books, some: built.append(len(some)) or pq(books, some))
+    monkeypatch.setattr(module, "pq", built_of)
     assert sum(len(first) for first, _ in near_codes(codebooks, codes, 0.98 * 4)) > 0
     assert sum(compared) * max(built) < len(codes) ** 2 / 20
 
