@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mecoq_faiss.bundle.items import Items, stored
+from mecoq_faiss.bundle.items import BLOCK, Items
 from mecoq_faiss.data.sources import Source
 
 
@@ -54,37 +54,22 @@ def find_changes(items: Items, source: Source, *, whole: bool = True) -> Changes
     under a new path whose SHA-256 is that of an item that is gone is that item, renamed. Items whose path is not in the
     source are gone where it is the `whole` collection; else they stay.
     """
-    at = {stored(path): row for row, path in enumerate(source.paths)}
-    sizes, times, digests = (items.column(name) for name in ("size", "mtime_ns", "sha256"))
-    kept = np.zeros(len(items), bool)
-    matched = np.zeros(len(source), bool)  # by an item that stays as it is
-    known_paths = np.zeros(len(source), bool)
-    unknown = 0
+    found, rows_of_source = items.find(source.paths)
     fresh: dict[int, bytes] = {}  # rows of the source -> SHA-256, where it was computed
-    for rows, paths in items.each_path():
-        for old, path in zip(rows.tolist(), paths, strict=True):
-            row = at.get(path)
-            if row is None:
-                kept[old] = not whole
-                continue
-            known_paths[row] = True
-            if sizes is None or times is None or digests is None or not digests[old].any():  # of an older version
-                same, unknown = True, unknown + 1
-            else:
-                size, time = source.size_and_time(row)
-                same = time != 0 and (size, time) == (sizes[old], times[old])
-                if not same and size == sizes[old]:
-                    fresh[row] = _digest(source, row)
-                    same = fresh[row] == digests[old].tobytes()
-            kept[old] = matched[row] = same
-    new = np.flatnonzero(~matched).tolist()
-    lost: dict[bytes, list[int]] = defaultdict(list)
-    for old in np.flatnonzero(~kept)[::-1].tolist() if digests is not None else ():
-        if digests is not None and digests[old].any():
-            lost[digests[old].tobytes()].append(old)
+    same, unknown = _compared(items, source, found, rows_of_source, fresh)
+    matched = np.zeros(len(source), bool)  # by an item that stays as it is
+    matched[rows_of_source[same]] = True
+    known_paths = np.zeros(len(source), bool)
+    known_paths[rows_of_source] = True
+    lost_rows = found[~same]
+    if whole:
+        kept = np.zeros(len(items), bool)
+        kept[found[same]] = True
+        lost_rows = np.flatnonzero(~kept)
+    lost = _by_content(items, lost_rows)
     moved: list[tuple[int, int]] = []
     still_new = []
-    for row in new:
+    for row in np.flatnonzero(~matched).tolist():
         candidates = lost.get(fresh.get(row) or _digest(source, row), []) if lost else []
         if candidates:
             moved.append((candidates.pop(), row))
@@ -92,17 +77,52 @@ def find_changes(items: Items, source: Source, *, whole: bool = True) -> Changes
             still_new.append(row)
     renamed = np.array(moved, np.int64).reshape(-1, 2)
     renamed = renamed[np.argsort(renamed[:, 0])]
-    stays = kept.copy()
-    stays[renamed[:, 0]] = True
     return Changes(
-        gone=np.flatnonzero(~stays),
+        gone=np.setdiff1d(lost_rows, renamed[:, 0], assume_unique=True),
         moved=renamed[:, 0],
         moved_to=renamed[:, 1],
         new=np.array(still_new, np.int64),
         altered=int(known_paths[still_new].sum()) if still_new else 0,
-        unchanged=int(kept.sum()),
+        unchanged=len(items) - len(lost_rows),
         unknown=unknown,
     )
+
+
+def _compared(
+    items: Items, source: Source, found: np.ndarray, rows_of_source: np.ndarray, fresh: dict[int, bytes]
+) -> tuple[np.ndarray, int]:
+    """Which items (m,) have the content of rows of a source (m,), and how many of them by their path alone.
+
+    SHA-256 that were computed come into `fresh`.
+    """
+    columns = [items.lazy(name) for name in ("size", "mtime_ns", "sha256")]
+    same, unknown = np.ones(len(found), bool), 0
+    if any(column is None for column in columns):  # of an older version
+        return same, len(found)
+    for start in range(0, len(found), BLOCK):
+        sizes, times, digests = (column[found[start : start + BLOCK]] for column in columns if column is not None)
+        for i, row in enumerate(rows_of_source[start : start + BLOCK].tolist()):
+            if not digests[i].any():
+                unknown += 1
+                continue
+            size, time = source.size_and_time(row)
+            equal = time != 0 and (size, time) == (sizes[i], times[i])
+            if not equal and size == sizes[i]:
+                fresh[row] = _digest(source, row)
+                equal = fresh[row] == digests[i].tobytes()
+            same[start + i] = equal
+    return same, unknown
+
+
+def _by_content(items: Items, rows: np.ndarray) -> dict[bytes, list[int]]:
+    """SHA-256 -> those of some rows (m,) that have it, falling; without those of which it is not known."""
+    digests = items.lazy("sha256")
+    found: dict[bytes, list[int]] = defaultdict(list)
+    if digests is not None:
+        for row, digest in zip(rows[::-1].tolist(), digests[rows[::-1]], strict=True):
+            if digest.any():
+                found[digest.tobytes()].append(row)
+    return found
 
 
 def _digest(source: Source, row: int) -> bytes:

@@ -9,11 +9,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mecoq_faiss.bundle.items import Items
+from mecoq_faiss.bundle.column import Column
+from mecoq_faiss.bundle.items import BLOCK, Items
 from mecoq_faiss.index.codes import code_blocks, decode_codes
 
 FEWEST = 20  # items, new or old, of which anything is said
 MOST_OLD = 1 << 18  # old items that new ones are compared with
+ENOUGH_OLD = 1 << 16  # where fewer of those drawn are of the export, all items are looked at
 PROBES = 500  # items whose best score is looked up
 NEIGHBORS, LOCAL = 30, 1 << 12  # old items that an item is beside, of at most so many old ones
 BLOCK = 256  # items whose neighbors are looked for at once
@@ -108,24 +110,39 @@ def drift_of(
         if "error" not in file:
             return None
         new_codes, new_error = file["codes"][:], file["error"][:]
-    error = items.column("error")
+    error = items.lazy("error")
     if error is None:
         return None
     if len(new_codes) < FEWEST:
         few = f"too few new images to judge whether they fit the codes: {len(new_codes)}, {FEWEST} are needed"
         return {"new": len(new_codes), "retrain": False, "evidence": few}
-    known = error > 0  # segments of older versions count as zeros
-    if first_new_id is not None:
-        known &= items.ids < first_new_id
-    rows = np.flatnonzero(known)
+    rows = _rows_of_export(items, error, first_new_id, seed)
     if len(rows) < FEWEST:
         few = f"too few images of the export are left to judge new ones by: {len(rows)}, {FEWEST} are needed"
         return {"new": len(new_codes), "old": len(rows), "retrain": False, "evidence": few}
-    if len(rows) > MOST_OLD:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_OLD, replace=False))
-    drift = measure_drift(codebooks, items.codes[rows], error[rows], new_codes, new_error, seed)
+    codes = items.lazy("codes")
+    assert codes is not None
+    drift = measure_drift(codebooks, codes[rows], error[rows], new_codes, new_error, seed)
     retrain, evidence = verdict(drift)
     return drift | {"retrain": retrain, "evidence": evidence}
+
+
+def _rows_of_export(items: Items, error: np.ndarray | Column, first_new_id: int | None, seed: int) -> np.ndarray:
+    """Rows (m,) int64, rising, of items of the export whose error is known, at most `MOST_OLD`, by chance."""
+    rng, ids = np.random.default_rng(seed), items.lazy("ids")
+    assert ids is not None
+
+    def among(rows: np.ndarray) -> np.ndarray:
+        known = error[rows] > 0  # segments of older versions count as zeros
+        return rows[known if first_new_id is None else known & (ids[rows] < first_new_id)]
+
+    if len(items) > MOST_OLD:
+        drawn = among(np.unique(rng.integers(0, len(items), MOST_OLD)))
+        if len(drawn) >= ENOUGH_OLD:
+            return drawn
+    parts = [among(np.arange(low, min(len(items), low + BLOCK))) for low in range(0, len(items), BLOCK)]
+    rows = np.concatenate(parts)
+    return rows if len(rows) <= MOST_OLD else np.sort(rng.choice(rows, MOST_OLD, replace=False))
 
 
 def above(new: np.ndarray, old: np.ndarray) -> tuple[float, float, float]:
@@ -180,7 +197,7 @@ def best_scores(
     x = decode_codes(codebooks, np.concatenate([new, old[rows]]))
     own = np.concatenate([np.full(len(new), -1), rows])
     best = np.full(len(x), -np.inf)
-    for start, block in code_blocks(old, 1 << 14):
+    for start, block in code_blocks(old, 1 << 12):
         scores = x @ decode_codes(codebooks, block).T
         here = np.flatnonzero((own >= start) & (own < start + len(block)))
         scores[here, own[here] - start] = -np.inf

@@ -16,12 +16,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mecoq_faiss.bundle.column import Column
 from mecoq_faiss.bundle.folder import ITEMS, Pinned, open_items, read_items
 from mecoq_faiss.storage.hdf5_checked import read_texts
+from mecoq_faiss.storage.hdf5_texts import likely_rows
 from mecoq_faiss.storage.shards import map_array
 
 REMOVED = "removed.npy"
 BLOCK = 1 << 16  # items looked at together
+MANY = 8  # where so many items are to one path that is looked for, not all paths are read
 
 
 class Items:
@@ -30,14 +33,21 @@ class Items:
     Args:
         segments: encoded files, their paths or open, oldest first.
         removed: (m,) int64 in rising order: what is removed, counted through all segments.
+        before: items of which the first segments are these ones'; they stay open for both.
     """
 
-    def __init__(self, segments: Sequence[Path | BinaryIO], removed: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Path | BinaryIO],
+        removed: np.ndarray | None = None,
+        before: Items | None = None,
+    ) -> None:
         self.segments = list(segments)
         self.removed = np.empty(0, np.int64) if removed is None else removed
         self._one_reader = threading.Lock()  # an open file has one place
         with ExitStack() as stack:
-            self._open = [stack.enter_context(open_items(segment)) for segment in self.segments]
+            self._open = [] if before is None else list(before._open)
+            self._open += [stack.enter_context(open_items(new)) for new in self.segments[len(self._open) :]]
             self._starts = np.concatenate([[0], np.cumsum([len(file["ids"]) for file in self._open])]).astype(np.int64)
             if len(self.removed) and not 0 <= self.removed[0] <= self.removed[-1] < self._starts[-1]:
                 raise ValueError(f"{REMOVED} names items that are not there: export or copy the bundle again")
@@ -58,27 +68,31 @@ class Items:
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where the items of some rows (m,) lie, counted through all segments, (m,) int64."""
-        return rows + np.searchsorted(self.removed - np.arange(len(self.removed)), rows, side="right")
+        return rows + np.searchsorted(self._kept_before, rows, side="right") if len(self.removed) else rows
+
+    @cached_property
+    def _kept_before(self) -> np.ndarray:
+        """How many items are left before each that is removed, (m,) int64."""
+        return self.removed - np.arange(len(self.removed))
 
     def column(self, name: str) -> np.ndarray | None:
         """A dataset of all items, (n, ...): a memory map where they lie in one file; None where no segment has it.
 
         Segments without it, which older versions wrote, count as zeros.
         """
+        column = self.lazy(name)
+        return None if column is None else np.asarray(column)
+
+    def lazy(self, name: str) -> np.ndarray | Column | None:
+        """The same as `column`, but that only what is asked for is read, wherever it lies."""
         with self._one_reader:
             held = zip(self.segments, self._open, strict=True)
             parts = [map_array(segment, name) if name in file else None for segment, file in held]
-        known = next((part for part in parts if part is not None), None)
-        if known is None:
-            return None
         if len(parts) == 1 and not len(self.removed):
-            return known
-        whole = np.zeros((len(self), *known.shape[1:]), known.dtype)
-        for number, places, first in self._blocks():
-            part = parts[number]
-            if part is not None:
-                whole[first : first + len(places)] = part[places]
-        return whole
+            return parts[0]
+        if all(part is None for part in parts):
+            return None
+        return Column(parts, self._starts, len(self), self.places)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
         """All items some at a time: the segment's number, the places in it that are left, the row of the first."""
@@ -109,14 +123,39 @@ class Items:
 
     def rows_at(self, paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """The rows of the items that have some paths, and the paths that no item has."""
-        wanted = {stored(path): path for path in paths}
-        found: list[int] = []
-        for rows, block in self.each_path() if wanted else ():
-            for row, path in zip(rows.tolist(), block, strict=True):
-                if path in wanted:
-                    found.append(row)
-                    del wanted[path]
-        return np.array(found, np.int64), list(wanted.values())
+        rows, numbers = self.find(paths)
+        there = {stored(paths[number]) for number in numbers.tolist()}
+        missing = [path for path in dict.fromkeys(paths) if stored(path) not in there]
+        return rows[np.sort(np.unique(numbers, return_index=True)[1])], missing
+
+    def find(self, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Items that have one of some paths: their rows (m,) int64, rising, and their paths' numbers (m,) int64.
+
+        Of few paths the others are not read.
+        """
+        number_of = {stored(path): number for number, path in enumerate(paths)}
+        few = len(paths) < len(self) // MANY
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for rows, block in self._likely(list(number_of)) if few else self.each_path():
+            numbers = np.array([number_of.get(path, -1) for path in block], np.int64)
+            found.append((rows[numbers >= 0], numbers[numbers >= 0]))
+        rows, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return rows, numbers
+
+    def _likely(self, paths: Sequence[str]) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Rows (b,) of all items that have these paths, and of few others, and their paths."""
+        if any("\\x" in path for path in paths):  # so those are shown that are no UTF-8
+            yield from self.each_path()
+            return
+        texts = {path.encode() for path in paths}
+        for segment, file, start in zip(self.segments, self._open, self._starts[:-1].tolist(), strict=True):
+            with self._one_reader:
+                places = start + likely_rows(file["paths"], segment, texts)
+            places = np.setdiff1d(places, self.removed, assume_unique=True)
+            for low in range(0, len(places), BLOCK):
+                rows = places[low : low + BLOCK]
+                rows = rows - np.searchsorted(self.removed, rows)
+                yield rows, self.paths(rows)
 
     @property
     def codes(self) -> np.ndarray:
