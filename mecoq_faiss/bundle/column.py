@@ -1,4 +1,4 @@
-"""A dataset of a bundle's items that lies in several segments, some rows of it removed: only what is asked for is read."""
+"""A dataset of items in several segments, of which some rows are removed: only what is asked for is read."""
 
 from __future__ import annotations
 

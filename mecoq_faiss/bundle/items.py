@@ -66,6 +66,11 @@ class Items:
     def __len__(self) -> int:
         return int(self._starts[-1]) - len(self.removed)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many items each segment holds, removed ones too."""
+        return np.diff(self._starts).tolist()
+
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where the items of some rows (m,) lie, counted through all segments, (m,) int64."""
         return rows + np.searchsorted(self._kept_before, rows, side="right") if len(self.removed) else rows

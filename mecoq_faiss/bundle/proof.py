@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mecoq_faiss.index import describe_index, read_ids, set_search_effort, without_ids
+from mecoq_faiss.index import describe_index, set_search_effort, without_ids
 from mecoq_faiss.index.codes import code_blocks
+from mecoq_faiss.index.inspect import equal_ids
 from mecoq_faiss.quantizer import SoftProductQuantizer
 
 MAX_DIFFERENCE = 1e-4  # of scores in [-M, M], float32
@@ -101,7 +102,7 @@ def verify(
         index: the FAISS index as read from its file, of a kind of `index.KINDS`. It is left as it was.
         index_codebooks: (M, K, d), read from it.
         quantizer: the model's.
-        codes: (n, M) uint8 that were put into it; may be a memory map.
+        codes: (n, M) uint8 that were put into it; may be a memory map, or read by and by.
         xq: queries (nq, D) float32, segment-normalised, that are not in the database.
         re_encoded: (rows, codes) of some images that were encoded a second time.
         ids: (n,) int64, the ids it must return; None for positions.
@@ -162,8 +163,7 @@ def verify(
     unseen = ~found & (best <= (floor + 2 * rounding)[:, None])
     if not (found & (truth >= lowest[:, None]) | unseen).all():
         problems.append(f"only {figures['top_k_agreement']:.4f} of the top {k} agree")
-    own = read_ids(index)
-    if (own is None) != (ids is None) or (ids is not None and not np.array_equal(own, ids)):  # type: ignore[arg-type]
+    if said["has_ids"] != (ids is not None) or (ids is not None and not equal_ids(index, ids)):
         problems.append("its ids are not those given")
     if problems:
         raise VerificationError(f"the exported index does not match the model: {'; '.join(problems)}; nothing was kept")

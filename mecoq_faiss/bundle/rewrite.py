@@ -7,11 +7,12 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import faiss
 import h5py
 import numpy as np
 
@@ -22,7 +23,6 @@ from mecoq_faiss.bundle.folder import (
     ITEMS,
     Pinned,
     is_bundle,
-    open_items,
     pinned,
     read_manifest,
     write_manifest,
@@ -31,9 +31,9 @@ from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.stored_index import index_in
-from mecoq_faiss.index.change import append_codes, remove_rows
+from mecoq_faiss.index.change import append_codes, rebuilt, remove_rows
 from mecoq_faiss.index.file import load_index, save_index
-from mecoq_faiss.index.inspect import describe_index, read_codebooks, read_ids
+from mecoq_faiss.index.inspect import describe_index, read_codebooks
 from mecoq_faiss.storage.files import exchange_folders, replacing, restore_folder
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
 from mecoq_faiss.storage.hdf5_checked import read_attribute
@@ -117,63 +117,27 @@ def write_generation(
     (new / "encoder").mkdir(parents=True)
     ids = items.column("ids") if "next_id" not in manifest else None
     next_id = manifest["next_id"] if ids is None else int(ids.max()) + 1
-    first_new_id = manifest.get("first_new_id", next_id)
+    numbers = {"next_id": next_id, "first_new_id": manifest.get("first_new_id", next_id)}
     names = segment_names(manifest)
-    segment, new_codes, new_ids = None, None, None
-    if len(moved) or added is not None:
-        number = 1 + max(int(name[6:-3]) if name != ITEMS else 1 for name in names)
-        segment = f"items-{number:06d}.h5"
-        new_codes, new_ids = _write_segment(
-            new / segment, items, moved, moved_arrays or {}, added, class_names, next_id
-        )
-        next_id = max(next_id, int(new_ids.max()) + 1)
-    dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
-    removed = np.sort(np.concatenate([items.removed, items.places(dropped)]))
-
-    index = index_in(files)
-    own = read_ids(index) is not None
-    remove_rows(index, dropped)
-    if new_codes is not None:
-        append_codes(index, new_codes, new_ids if own else None)
-    if not index.ntotal:
-        raise ValueError(f"nothing would be left in {bundle}: remove the folder instead, or export another collection")
-    save_index(index, new / INDEX)
-    del index
-
     for name in (*ENCODER_FILES, *names):
         _link(bundle / name, files, name, new / name)
-    names += [segment] if segment else []
-    rows = [_rows(new / name) for name in names]
-    total, first = sum(rows), rows[0]
-    outside = total - first + len(removed)
-    if compact or outside > COMPACT_SHARE * total:
-        names, removed = _compacted(new, names, removed)
-    elif len(names) > MOST_SEGMENTS:
-        names, removed = _joined(new, names, removed)
-    if len(removed):
-        with replacing(new / REMOVED) as temporary, open(temporary, "wb") as file:
-            np.save(file, removed)
-
-    after = Items([new / name for name in names], removed)
-    codes = after.codes
-    index = load_index(new / INDEX)
-    codebooks = read_codebooks(index)
-    quantizer = encoder.model.quantizer.cpu()
-    xq = queries_like_codes(codebooks, codes)
-    figures = verify(index, codebooks, quantizer, codes, xq, ids=after.ids if own else None)
+    written = 0
+    if len(moved) or added is not None:
+        number = 1 + max(int(name[6:-3]) if name != ITEMS else 1 for name in names)
+        names.append(f"items-{number:06d}.h5")
+        new_ids = _write_segment(new / names[-1], items, moved, moved_arrays or {}, added, class_names, next_id)
+        numbers["next_id"], written = max(next_id, int(new_ids.max()) + 1), len(new_ids)
+    dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
+    if len(items) + written == len(dropped):
+        raise ValueError(f"nothing would be left in {bundle}: remove the folder instead, or export another collection")
+    with _items_after(new, items, names, dropped, compact) as (names, after):
+        save_index(_next_index(files, items, after, dropped, written), new / INDEX)
+        proved = _proved(new / INDEX, encoder, after)
+        told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
+        all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(after.removed) else [])]
     content = {name: value for name, value in manifest.items() if name not in ("format", "files")}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    content |= {
-        "counts": {"items": len(after)},
-        "segments": names,
-        "next_id": next_id,
-        "first_new_id": first_new_id,
-        "updated": now,
-        "verification": figures,
-        "history": [*manifest.get("history", [])[1 - MOST_HISTORY :], {"time": now, **said, "items": len(after)}],
-    } | {name: value for name, value in describe_index(index).items() if name in ("nlist", "nprobe", "refine")}
-    del index
-    all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(removed) else [])]
+    content |= {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
+    content["history"] = [*manifest.get("history", [])[1 - MOST_HISTORY :], told]
     entries = manifest["files"].items()
     kept = {n: entry for n, entry in entries if n in all_names and (new / n).samefile(bundle / n)}
     write_manifest(new, content, all_names, kept)
@@ -183,9 +147,59 @@ def write_generation(
     return read_manifest(bundle)
 
 
-def _rows(segment: Path) -> int:
-    with open_items(segment) as datasets:
-        return len(datasets["ids"])
+@contextmanager
+def _items_after(
+    new: Path, items: Items, names: list[str], dropped: np.ndarray, compact: bool
+) -> Iterator[tuple[list[str], Items]]:
+    """The names of the segments in the folder `new`, and their items without the rows `dropped` of the old ones.
+
+    Too many segments are joined; what is removed is written.
+    """
+    removed = np.sort(np.concatenate([items.removed, items.places(dropped)]))
+    with ExitStack() as stack:
+        after = stack.enter_context(
+            Items([*items.segments, *(new / name for name in names[len(items.segments) :])], removed, items)
+        )
+        total, first = sum(after.sizes), after.sizes[0]
+        outside = total - first + len(removed)
+        joined = None
+        if compact or outside > COMPACT_SHARE * total:
+            joined = _compacted(new, names, after)
+        elif len(names) > MOST_SEGMENTS:
+            joined = _joined(new, names, after)
+        if joined is not None:
+            names, removed = joined
+            after = stack.enter_context(Items([new / name for name in names], removed))
+        if len(removed):
+            with replacing(new / REMOVED) as temporary, open(temporary, "wb") as file:
+                np.save(file, removed)
+        yield names, after
+
+
+def _next_index(files: Pinned, items: Items, after: Items, dropped: np.ndarray, added: int) -> faiss.Index:
+    """The index of the items `after`: the old one of inverted lists changed, or one built when the old one is gone."""
+    index = index_in(files, items)
+    said, codebooks = describe_index(index), read_codebooks(index)
+    codes, ids = after.lazy("codes"), after.lazy("ids")
+    assert codes is not None and ids is not None
+    if said["nlist"] is None:
+        del index
+        return rebuilt(said, codebooks, codes, ids if said["has_ids"] else None)
+    last = slice(len(after) - added, len(after))
+    remove_rows(index, dropped)
+    append_codes(index, codes[last], ids[last] if said["has_ids"] else None)
+    return index
+
+
+def _proved(path: Path, encoder: Encoder, items: Items) -> dict[str, Any]:
+    """The proof of the index that was written, and what a manifest says of it."""
+    index = load_index(path, mmap=True)
+    said, codebooks = describe_index(index), read_codebooks(index)
+    codes, ids = items.lazy("codes"), items.lazy("ids") if said["has_ids"] else None
+    assert codes is not None
+    xq = queries_like_codes(codebooks, codes)
+    figures = verify(index, codebooks, encoder.model.quantizer.cpu(), codes, xq, ids=ids)
+    return {"verification": figures} | {name: said[name] for name in ("nlist", "nprobe", "refine")}
 
 
 def _link(path: Path, files: Pinned, name: str, target: Path) -> None:
@@ -210,11 +224,11 @@ def _write_segment(
     added: Path | None,
     class_names: Sequence[str],
     next_id: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Write moved items and the encoded file of new ones as one segment; gives its codes and ids."""
+) -> np.ndarray:
+    """Write moved items and the encoded file of new ones as one segment; gives their ids."""
     parts: list[dict[str, np.ndarray]] = []
     if len(moved):
-        kept = {name: items.column(name) for name in COPIED if name not in ("paths", "labels")}
+        kept = {name: items.lazy(name) for name in COPIED if name not in ("paths", "labels")}
         parts.append({name: column[moved] for name, column in kept.items() if column is not None} | moved_arrays)
     if added is not None:
         with h5py.File(added) as file:
@@ -225,7 +239,7 @@ def _write_segment(
     names = [name for name in COPIED if all(name in part for part in parts)]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
     write_segment(out, arrays, _attributes(items) | {"class_names": list(class_names)})
-    return arrays["codes"], arrays["ids"]
+    return arrays["ids"]
 
 
 def _attributes(items: Items) -> dict[str, Any]:
@@ -271,19 +285,19 @@ def write_together(bundle: Path, out: Path) -> None:
         write_segment(out, *all_columns(items))
 
 
-def _compacted(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _compacted(new: Path, names: list[str], items: Items) -> tuple[list[str], np.ndarray]:
     """All items that are left in one file."""
-    with Items([new / name for name in names], removed) as items:
-        arrays, attributes = all_columns(items)
+    arrays, attributes = all_columns(items)
     for name in names:
         (new / name).unlink()
     write_segment(new / ITEMS, arrays, attributes)
     return [ITEMS], np.empty(0, np.int64)
 
 
-def _joined(new: Path, names: list[str], removed: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _joined(new: Path, names: list[str], items: Items) -> tuple[list[str], np.ndarray]:
     """All segments but the first in one, without what is removed of them."""
-    first = _rows(new / names[0])
+    first = items.sizes[0]
+    removed = items.removed
     with Items([new / name for name in names[1:]], removed[removed >= first] - first) as later:
         arrays, attributes = all_columns(later)
     for name in names[1:]:

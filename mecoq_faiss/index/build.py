@@ -8,11 +8,12 @@ this room and in `baselines` only.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import faiss
 import numpy as np
 
-from mecoq_faiss.index.codes import check_codebooks, check_codes
+from mecoq_faiss.index.codes import check_codebooks, check_codes, code_blocks
 from mecoq_faiss.index.exhaustive import disown, pq, pq_fastscan, refined
 from mecoq_faiss.index.inverted_lists import default_nlist, default_nprobe, ivfpq, ivfpq_fastscan, zero_ivfpq
 
@@ -112,7 +113,7 @@ def build_index(
         index = pq_fastscan(codebooks, codes) if kind == "pqfs" else pq(codebooks, codes)
     if refine:
         index = refined(index, codebooks, codes, k_factor)
-    return index if ids is None else _with_ids(index, ids)
+    return index if ids is None else with_ids(index, ids)
 
 
 def check_options(
@@ -166,13 +167,21 @@ def check_ids(ids: np.ndarray, n: int) -> None:
         raise ValueError("id -1 is FAISS's mark for 'nothing found': choose another")
 
 
-def _with_ids(index: faiss.Index, ids: np.ndarray) -> faiss.IndexIDMap2:
-    """A filled index under its own ids; FAISS only wraps empty ones, hence the moment with ntotal = 0."""
+def with_ids(index: faiss.Index, ids: np.ndarray, *, reverse: bool = True) -> faiss.IndexIDMap2:
+    """A filled index under its own ids; FAISS only wraps empty ones, hence the moment with ntotal = 0.
+
+    Without `reverse` it cannot tell the vector of an id before it was written and read: that map takes several times
+    the memory of the ids.
+    """
     index.ntotal = 0
-    mapped = faiss.IndexIDMap2(index)
+    mapped: Any = faiss.IndexIDMap2(index)
     mapped.ntotal = index.ntotal = len(ids)
-    faiss.copy_array_to_vector(np.ascontiguousarray(ids), mapped.id_map)
-    mapped.construct_rev_map()
+    mapped.id_map.resize(len(ids))
+    own = faiss.rev_swig_ptr(mapped.id_map.data(), len(ids))
+    for start, block in code_blocks(ids):
+        own[start : start + len(block)] = block
+    if reverse:
+        mapped.construct_rev_map()
     disown(index)
     mapped.own_fields = True
     return mapped

@@ -1,6 +1,7 @@
-"""A filled index changed in place: rows removed, codes added at its end, ids set, for every kind that is built here.
+"""A filled index changed: one of inverted lists in place, as its centroids stay; another is built anew.
 
-Rows are positions in the order of adding; they stay 0 to n - 1 without gaps, as `build_index` makes them.
+Rows are positions in the order of adding; they stay 0 to n - 1 without gaps, as `build_index` makes them. An index that
+was changed is to be written: FAISS's map from own ids to rows is made when it is read again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ from typing import Any
 import faiss
 import numpy as np
 
+from mecoq_faiss.index.build import build_index, with_ids
 from mecoq_faiss.index.codes import code_blocks, decode_codes, pack_codes, pair_codebooks
 from mecoq_faiss.index.exhaustive import fastscan, pq
 from mecoq_faiss.index.inspect import block_codes, read_codebooks, read_ids, without_ids
 
 
+def rebuilt(said: dict[str, Any], codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None) -> faiss.Index:
+    """An index without lists as `describe_index` says of another, of codes (n, M) uint8 and own ids (n,) int64 or None.
+
+    Both may be what gives arrays for slices; beside the index no more than a block of them is in memory.
+    """
+    k_factor = said["refine"] or 4.0
+    index = build_index(codebooks, codes, said["kind"], refine=said["refine"] is not None, k_factor=k_factor)
+    return index if ids is None else with_ids(index, ids, reverse=False)
+
+
 def remove_rows(index: faiss.Index, rows: np.ndarray) -> None:
-    """Remove rows (m,) int64, distinct and in rising order; the later ones move up."""
+    """Remove rows (m,) int64, distinct and in rising order, of an index of lists; the later ones move up."""
     if not len(rows):
         return
     ids = read_ids(index)
@@ -29,9 +41,7 @@ def remove_rows(index: faiss.Index, rows: np.ndarray) -> None:
 
 
 def append_codes(index: faiss.Index, codes: np.ndarray, ids: np.ndarray | None = None) -> None:
-    """Add codes (m, M) uint8 at the end, in an index of own ids under `ids` (m,) int64.
-
-    Inverted lists keep their centroids.
+    """Add codes (m, M) uint8 at the end of an index of lists, in one of own ids under `ids` (m,) int64.
 
     Raises:
         ValueError: `ids` given to an index of positions, or missing for one of own ids.
@@ -60,9 +70,7 @@ def _cores(index: faiss.Index) -> list[Any]:
 
 def _append(core: Any, codebooks: np.ndarray, codes: np.ndarray) -> None:
     nbits = core.pq.nbits
-    if isinstance(core, faiss.IndexPQFastScan):
-        _append_blocks(core, codebooks, codes)
-    elif isinstance(core, faiss.IndexIVFPQFastScan):
+    if isinstance(core, faiss.IndexIVFPQFastScan):
         _append_to_lists(core, codebooks, codes)
     elif hasattr(core, "invlists"):
         rows = core.ntotal + np.arange(len(codes))
@@ -77,19 +85,11 @@ def _append(core: Any, codebooks: np.ndarray, codes: np.ndarray) -> None:
         core.add_sa_codes(pack_codes(codes, nbits))
 
 
-def _append_blocks(core: Any, codebooks: np.ndarray, codes: np.ndarray) -> None:
-    """FastScan's last block, where it is not full, is written anew with the codes behind it."""
-    kept = core.ntotal // core.bbs * core.bbs
-    codes = np.concatenate([block_codes(core, core.codes.data(), core.ntotal, kept), codes])
-    part: Any = fastscan(pq(codebooks, codes))
-    size, filled = part.ntotal2 * part.M2 // 2, kept * core.M2 // 2
-    core.codes.resize(filled + size)
-    faiss.rev_swig_ptr(core.codes.get(), filled + size)[filled:] = faiss.rev_swig_ptr(part.codes.get(), size)
-    core.ntotal, core.ntotal2 = kept + len(codes), kept + part.ntotal2
-
-
 def _append_to_lists(core: Any, codebooks: np.ndarray, codes: np.ndarray) -> None:
-    """The same for each list that gets some. FAISS's own adding would mix them with what removing leaves in a block."""
+    """The last block of each list that gets some is written anew, where it is not full, with the codes behind it.
+
+    FAISS's own adding would mix them with what removing leaves in a block.
+    """
     lists = core.quantizer.search(decode_codes(codebooks, codes), 1)[1][:, 0]
     invlists: Any = faiss.downcast_InvertedLists(core.invlists)
     for number in np.unique(lists).tolist():
@@ -122,6 +122,4 @@ def _tell_wrappers(index: faiss.Index, ids: np.ndarray | None) -> None:
     if ids is not None:
         faiss.copy_array_to_vector(np.ascontiguousarray(ids, dtype=np.int64), outer.id_map)
         outer.ntotal = inner.ntotal
-        if isinstance(outer, faiss.IndexIDMap2):
-            outer.construct_rev_map()
     index.ntotal = inner.ntotal

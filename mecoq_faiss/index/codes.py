@@ -30,7 +30,7 @@ def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
 
 def check_codes(codes: np.ndarray, M: int, K: int) -> int:
     """N of valid codes; ValueError names what is wrong with others."""
-    if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.shape[1] != M:
+    if getattr(codes, "ndim", 0) != 2 or codes.shape[1] != M:
         raise ValueError(f"codes must be an array (n, {M}), one byte a code even for K=16, got {_seen(codes)}")
     if codes.dtype != np.uint8:
         raise ValueError(f"codes must be uint8, got {codes.dtype}: use codes.astype('uint8')")

@@ -74,7 +74,12 @@ def pq_fastscan(codebooks: np.ndarray, codes: np.ndarray) -> faiss.IndexPQFastSc
 
 def refined(base: faiss.Index, codebooks: np.ndarray, codes: np.ndarray, k_factor: float) -> faiss.IndexRefine:
     """`base` (4-bit) with its best k_factor * k scored exactly by a paired 8-bit copy of the codes (4-bit at odd M)."""
-    exact = pq(*pair_codebooks(codebooks, codes)) if len(codebooks) % 2 == 0 else pq(codebooks, codes)
+    paired = len(codebooks) % 2 == 0
+    exact = pq(*pair_codebooks(codebooks, codes[:0])) if paired else pq(codebooks, codes)
+    if paired:
+        exact.codes.resize(len(codes) * exact.code_size)
+        for _, block in code_blocks(codes):
+            exact.add_sa_codes(pair_codebooks(codebooks, block)[1])
     index = faiss.IndexRefine(base, exact)
     index.k_factor = k_factor
     disown(base, exact)

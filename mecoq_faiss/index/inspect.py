@@ -8,7 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mecoq_faiss.index.codes import unpack_codes
+from mecoq_faiss.index.codes import code_blocks, unpack_codes
 
 NAMES = {"IndexPQ": "pq", "IndexPQFastScan": "pqfs", "IndexIVFPQ": "ivfpq", "IndexIVFPQFastScan": "ivfpqfs"}
 METRICS = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}
@@ -52,6 +52,15 @@ def read_ids(index: faiss.Index) -> np.ndarray | None:
     """The ids (n,) int64 that an index returns in place of positions, or None where it returns positions."""
     outer = faiss.downcast_index(index)
     return faiss.vector_to_array(outer.id_map) if isinstance(outer, faiss.IndexIDMap) else None
+
+
+def equal_ids(index: faiss.Index, ids: Any) -> bool:
+    """Whether an index returns these ids (n,) int64, an array or what gives arrays for slices; memory does not grow."""
+    outer: Any = faiss.downcast_index(index)
+    if not isinstance(outer, faiss.IndexIDMap) or outer.id_map.size() != len(ids):
+        return False
+    own = faiss.rev_swig_ptr(outer.id_map.data(), len(ids)) if len(ids) else np.empty(0, np.int64)
+    return all(np.array_equal(own[start : start + len(block)], block) for start, block in code_blocks(ids))
 
 
 def without_ids(index: faiss.Index) -> faiss.Index:

@@ -1,8 +1,8 @@
 """Rows of an HDF5 dataset of strings that hold one of some texts, found in the file's bytes without making strings.
 
 HDF5 keeps a string as a reference to a heap in the file and its number there. A heap holds strings in any order; each
-begins at a multiple of 8 bytes with a header that tells its number and its length. So the heaps are searched for the
-texts, and the references for what was found.
+begins a multiple of 8 bytes behind the heap's start with a header that tells its number and its length. So the heaps
+are searched for the texts, and the references for what was found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIGNATURE = int.from_bytes(b"GCOL\1\0\0\0", "little")  # a heap's first 8 bytes;
 LARGEST_HEAP = 1 << 26  # bytes; HDF5 makes them of 64 KB, and larger ones for larger strings
 PRIME = np.uint64(0x9E3779B97F4A7C15)
 LAST = np.uint64(48)  # by so much a key is shifted for its highest bits
-BLOCK = 1 << 17  # strings, or words of heaps, looked at together
+BLOCK = 1 << 17  # strings, or times 8 bytes of heaps, looked at together
 
 
 def likely_rows(dataset: h5py.Dataset, source: Path | BinaryIO, texts: Collection[bytes]) -> np.ndarray:
@@ -32,14 +32,14 @@ def likely_rows(dataset: h5py.Dataset, source: Path | BinaryIO, texts: Collectio
         source: the file, its path or open.
         texts: what is looked for.
     """
-    n, offset, size = len(dataset), dataset.id.get_offset(), dataset.file.id.get_filesize()
+    n, offset = len(dataset), dataset.id.get_offset()
     if not texts or not n:
         return np.empty(0, np.int64)
     if offset is None or dataset.id.get_storage_size() != n * REFERENCE.itemsize or b"" in texts:
         return np.arange(n)
     references = np.memmap(source, REFERENCE, "r", offset, (n,))
-    words = np.memmap(source, "<u8", "r", 0, (size // 8,))
-    regions = _regions(words, references)
+    file = np.memmap(source, np.uint8, "r", 0, (dataset.file.id.get_filesize(),))
+    regions = _regions(file, references)
     if regions is None:
         return np.arange(n)
     lengths = np.array([len(text) for text in texts], np.int64)
@@ -48,7 +48,7 @@ def likely_rows(dataset: h5py.Dataset, source: Path | BinaryIO, texts: Collectio
     wanted = np.sort(_keys_of(texts, lengths))
     ends = np.zeros(1 << 16, bool)
     ends[wanted >> LAST] = True
-    found = [_found(words, region, known, wanted, ends) for region in regions]
+    found = [_found(file, region, known, wanted, ends) for region in regions]
     sought = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
     rows = [start + np.flatnonzero(np.isin(_places(part), sought)) for start, part in _parts(references)]
     return np.concatenate(rows)
@@ -64,39 +64,37 @@ def _places(references: np.ndarray) -> np.ndarray:
     return (references["heap"] << np.uint64(16)) + references["number"]
 
 
-def _regions(words: np.ndarray, references: np.ndarray) -> list[np.ndarray] | None:
-    """The heaps that the references name, some that lie side by side together: first words (h + 1,), and the end's.
+def _regions(file: np.ndarray, references: np.ndarray) -> list[np.ndarray] | None:
+    """The heaps that the references name, some that lie side by side together: their places (h + 1,), and the end.
 
     None where one is no heap.
     """
     firsts = [part["heap"][np.append(True, part["heap"][1:] != part["heap"][:-1])] for _, part in _parts(references)]
-    heaps = np.unique(np.concatenate(firsts))
-    at = (heaps >> np.uint64(3)).astype(np.int64)
-    if (heaps & np.uint64(7)).any() or at[-1] + 2 > len(words) or (words[at] != SIGNATURE).any():
+    at = np.unique(np.concatenate(firsts))
+    if at[-1] > len(file) - 16:
         return None
-    size = words[at + 1]
-    if (size & np.uint64(7)).any() or size.max() > LARGEST_HEAP:
+    at = at.astype(np.int64)
+    signature, size = file[at[:, None] + np.arange(16)].view("<u8").T
+    if (signature != SIGNATURE).any() or (size & np.uint64(7)).any() or size.max() > LARGEST_HEAP:
         return None
-    ends = at + (size >> np.uint64(3)).astype(np.int64)
-    if ends[-1] > len(words) or (at[1:] < ends[:-1]).any():
+    ends = at + size.astype(np.int64)
+    if ends[-1] > len(file) or (at[1:] < ends[:-1]).any():
         return None
     regions: list[np.ndarray] = []
     first = 0
     for number in range(1, len(at) + 1):
-        if number == len(at) or at[number] != ends[number - 1] or ends[number] - at[first] > BLOCK:
+        if number == len(at) or at[number] != ends[number - 1] or ends[number] - at[first] > 8 * BLOCK:
             regions.append(np.append(at[first:number], ends[number - 1]))
             first = number
     return regions
 
 
-def _found(
-    words: np.ndarray, region: np.ndarray, known: np.ndarray, wanted: np.ndarray, ends: np.ndarray
-) -> np.ndarray:
+def _found(file: np.ndarray, region: np.ndarray, known: np.ndarray, wanted: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The places (m,) of strings of a region whose lengths are `known` and whose keys are `wanted`, rising.
 
     `ends` tells which highest bits keys have, sooner than `wanted` does.
     """
-    part = np.array(words[region[0] : region[-1]])
+    part = np.array(file[region[0] : region[-1]]).view("<u8")
     length = part[1:]
     at = np.flatnonzero(length < len(known))
     at = at[known[length[at].astype(np.int64)] & (part[at] >> np.uint64(32) == 0)]  # the header's last 4 bytes are 0
@@ -106,7 +104,7 @@ def _found(
     key = _keys(part, at + 2, length)
     likely = np.flatnonzero(ends[key >> LAST])
     hit = at[likely[np.isin(key[likely], wanted)]]
-    heaps = region[np.searchsorted(region, hit + region[0], side="right") - 1].astype(np.uint64) << np.uint64(3)
+    heaps = region[np.searchsorted(region, 8 * hit + region[0], side="right") - 1].astype(np.uint64)
     return (heaps << np.uint64(16)) + (part[hit] & np.uint64(0xFFFF))
 
 
