@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-
-BLOCK = 1 << 16  # rows read together
 
 
 class Column:
@@ -16,43 +15,58 @@ class Column:
     Args:
         parts: each segment's array, None where it has none: its items count as zeros.
         starts: (s + 1,) int64, where each segment starts and the last one ends, counted through all of them.
-        n: how many items there are.
-        places: where rows lie, counted through all segments.
+        removed: (m,) int64, rising, where those lie that are removed.
+        places: where rows lie.
     """
 
     def __init__(
         self,
         parts: Sequence[np.ndarray | None],
         starts: np.ndarray,
-        n: int,
+        removed: np.ndarray,
         places: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         known = next(part for part in parts if part is not None)
-        self._parts, self._starts, self._places = parts, starts, places
-        self.shape, self.dtype, self.ndim = (n, *known.shape[1:]), known.dtype, known.ndim
+        self.shape, self.dtype, self.ndim = (int(starts[-1]) - len(removed), *known.shape[1:]), known.dtype, known.ndim
+        shapes = [(end - start, *self.shape[1:]) for start, end in pairwise(starts.tolist())]
+        zeros = np.zeros((), self.dtype)
+        self._parts = [
+            np.broadcast_to(zeros, shape) if part is None else np.asarray(part)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+        self._starts, self._removed, self._places = starts, removed, places
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         if isinstance(rows, slice):
-            numbers = range(*rows.indices(len(self)))
-            found = np.zeros((len(numbers), *self.shape[1:]), self.dtype)
-            for first in range(0, len(numbers), BLOCK):
-                part = numbers[first : first + BLOCK]
-                self._read(np.arange(part.start, part.stop, part.step), found[first : first + BLOCK])
-            return found
-        found = np.zeros((rows.size, *self.shape[1:]), self.dtype)
-        self._read(rows.ravel(), found)
-        return found.reshape(*rows.shape, *self.shape[1:])
-
-    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Rows (m,) into zeros (m, ...)."""
-        places = self._places(rows)
+            first, end, step = rows.indices(len(self))
+            return self._between(first, max(first, end))[::step] if step > 0 else self[np.arange(first, end, step)]
+        places = self._places(rows.ravel())
+        found = np.empty((rows.size, *self.shape[1:]), self.dtype)
         for part, start, end in zip(self._parts, self._starts[:-1], self._starts[1:], strict=True):
             here = np.flatnonzero((places >= start) & (places < end))
-            if part is not None and len(here):
-                out[here] = part[places[here] - start]
+            found[here] = part[places[here] - start]
+        return found.reshape(*rows.shape, *self.shape[1:])
+
+    def _between(self, first: int, end: int) -> np.ndarray:
+        """Rows `first` to `end` - 1; of one segment, where none of them is removed, without a copy."""
+        if first == end:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        low, high = self._places(np.array([first, end - 1])).tolist()
+        high += 1
+        parts = [
+            part[max(low - start, 0) : high - start]
+            for part, start, over in zip(self._parts, *self._bounds(), strict=True)
+            if low < over and start < high
+        ]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        gone = self._removed[slice(*np.searchsorted(self._removed, (low, high)))]
+        return np.delete(whole, gone - low, axis=0) if len(gone) else whole
+
+    def _bounds(self) -> tuple[list[int], list[int]]:
+        return self._starts[:-1].tolist(), self._starts[1:].tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
+        return np.array(self[:], dtype)

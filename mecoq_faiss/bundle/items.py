@@ -97,7 +97,7 @@ class Items:
             return parts[0]
         if all(part is None for part in parts):
             return None
-        return Column(parts, self._starts, len(self), self.places)
+        return Column(parts, self._starts, self.removed, self.places)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
         """All items some at a time: the segment's number, the places in it that are left, the row of the first."""
