@@ -3,7 +3,9 @@
 python -m benchmarks.speed update [--sizes 1000000 10000000] [--bytes 4] [--kinds pq pqfs] [--folder /big/disk]
 
 A fresh export here encodes nothing: it is what any change would cost at least, were there no update. Memory is the peak
-of anonymous pages over that before, beside the index file's size; pages of mapped files do not count.
+of anonymous pages over that before, beside the index file's size; pages of mapped files do not count. Bytes are those
+that the process read and wrote by system calls, beside the index's and the change's; what it looks at in mapped files
+does not count. New paths are as long as old ones, so that their length alone tells nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -50,30 +54,61 @@ def make_items(path: Path, run: Path, n: int) -> None:
             paths[rows[0] : rows[-1] + 1] = np.array([f"folder-{row // 1000:05}/{row:09}.jpg" for row in rows], object)
 
 
+def bytes_of(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that `work` reads and writes by system calls. Linux."""
+    before = _counted()
+    work()
+    read, written = _counted()
+    return read - before[0], written - before[1]
+
+
+def _counted() -> tuple[int, int]:
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["rchar"]), int(lines["wchar"])
+
+
+def measured(work: Callable[[], object]) -> tuple[float, float, int, int, int]:
+    """Seconds, of the processor too, peak memory, and bytes read and written."""
+    seconds = memory = 0.0
+    started = time.process_time()
+
+    def run() -> None:
+        nonlocal seconds, memory
+        seconds, memory = peak_of(work)
+
+    read, written = bytes_of(run)
+    return seconds, time.process_time() - started, int(memory), read, written
+
+
 def measure(folder: Path, kind: str, num_bytes: int, n: int) -> Row:
     """One bundle: exported, then added to, then removed from."""
     nbits = 4 if kind.endswith("fs") else 8
     run = make_run(folder, 8 * num_bytes // nbits, nbits)
     make_items(folder / "items.h5", run, n)
     bundle = folder / "bundle"
-    export_s, export_peak = peak_of(lambda: export_index(run, None, bundle, codes=folder / "items.h5", kind=kind))
+    sides = {"export": measured(lambda: export_index(run, None, bundle, codes=folder / "items.h5", kind=kind))}
     with h5py.File(folder / "new.h5", "w") as file:
         file["features"] = np.random.default_rng(1).standard_normal((CHANGED, 16), np.float32)
-        file["paths"] = [f"new/{i}" for i in range(CHANGED)]
+        file["paths"] = [f"folder-{i // 1000:05}/{i:09}.png" for i in range(CHANGED)]
     new = open_source(folder / "new.h5", "database")
     size = (bundle / "index.faiss").stat().st_size
-    add_s, add_peak = peak_of(lambda: follow(bundle, new, whole=False, device="cpu"))
+    sides["add"] = measured(lambda: follow(bundle, new, whole=False, device="cpu"))
+    change = (bundle / "items-000002.h5").stat().st_size
     ids = np.arange(0, n, n // CHANGED)[:CHANGED]
-    remove_s, remove_peak = peak_of(lambda: drop(bundle, ids, device="cpu"))
+    sides["remove"] = measured(lambda: drop(bundle, ids, device="cpu"))
     for path in sorted(bundle.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     bundle.rmdir()
-    return {
-        "kind": kind, "n": n, "index_bytes": size, "export_s": export_s, "add_s": add_s, "remove_s": remove_s,
-        "add / export": add_s / export_s, "remove / export": remove_s / export_s,
-        "export peak / index": export_peak / size, "add peak / index": add_peak / size,
-        "remove peak / index": remove_peak / size,
-    }  # fmt: skip
+    export = sides["export"]
+    row: Row = {"kind": kind, "n": n, "index_bytes": size, "change_bytes": change}
+    for name, (seconds, cpu, memory, read, written) in sides.items():
+        row |= {f"{name}_s": seconds, f"{name}_cpu_s": cpu}
+        if name != "export":
+            row |= {f"{name} / export": seconds / export[0], f"{name} / export, cpu": cpu / export[1]}
+        row[f"{name} peak / index"] = memory / size
+        moved = size + (change if name == "add" else 0)
+        row |= {f"{name} read / moved": read / moved, f"{name} written / moved": written / moved}
+    return row
 
 
 def main() -> None:
