@@ -112,24 +112,24 @@ def write_generation(
         VerificationError: the new index does not match the model; the old bundle stays.
         OSError: no room; the old bundle stays.
     """
-    bundle, manifest = files.bundle, files.manifest
-    new = work / NEXT
+    manifest, new = files.manifest, work / NEXT
     (new / "encoder").mkdir(parents=True)
-    ids = items.column("ids") if "next_id" not in manifest else None
-    next_id = manifest["next_id"] if ids is None else int(ids.max()) + 1
-    numbers = {"next_id": next_id, "first_new_id": manifest.get("first_new_id", next_id)}
+    numbers = _ids_to_give(files, items)
     names = segment_names(manifest)
     for name in (*ENCODER_FILES, *names):
-        _link(bundle / name, files, name, new / name)
+        _link(files, name, new / name)
     written = 0
     if len(moved) or added is not None:
-        number = 1 + max(int(name[6:-3]) if name != ITEMS else 1 for name in names)
-        names.append(f"items-{number:06d}.h5")
-        new_ids = _write_segment(new / names[-1], items, moved, moved_arrays or {}, added, class_names, next_id)
-        numbers["next_id"], written = max(next_id, int(new_ids.max()) + 1), len(new_ids)
+        names.append(_next_name(names))
+        new_ids = _write_segment(
+            new / names[-1], items, moved, moved_arrays or {}, added, class_names, numbers["next_id"]
+        )
+        numbers["next_id"], written = max(numbers["next_id"], int(new_ids.max()) + 1), len(new_ids)
     dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
     if len(items) + written == len(dropped):
-        raise ValueError(f"nothing would be left in {bundle}: remove the folder instead, or export another collection")
+        raise ValueError(
+            f"nothing would be left in {files.bundle}: remove the folder instead, or export another collection"
+        )
     with _items_after(new, items, names, dropped, compact) as (names, after):
         save_index(_next_index(files, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
@@ -138,10 +138,30 @@ def write_generation(
     content = {name: value for name, value in manifest.items() if name not in ("format", "files")}
     content |= {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
     content["history"] = [*manifest.get("history", [])[1 - MOST_HISTORY :], told]
-    entries = manifest["files"].items()
-    kept = {n: entry for n, entry in entries if n in all_names and (new / n).samefile(bundle / n)}
-    write_manifest(new, content, all_names, kept)
-    if read_manifest(bundle) != manifest:
+    return _put_in_place(work, files, content, all_names)
+
+
+def _ids_to_give(files: Pinned, items: Items) -> dict[str, int]:
+    """The lowest id that no item ever had, and that of the first item that came after the export."""
+    manifest = files.manifest
+    ids = items.column("ids") if "next_id" not in manifest else None
+    free = manifest["next_id"] if ids is None else int(ids.max()) + 1
+    return {"next_id": free, "first_new_id": manifest.get("first_new_id", free)}
+
+
+def _next_name(names: list[str]) -> str:
+    """The name of a segment after those that there are."""
+    number = 1 + max(int(name[6:-3]) if name != ITEMS else 1 for name in names)
+    return f"items-{number:06d}.h5"
+
+
+def _put_in_place(work: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Write the manifest of `work`/next, and put it in the place of the opened bundle; gives the new manifest."""
+    bundle, new = files.bundle, work / NEXT
+    entries = files.manifest["files"].items()
+    kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(bundle / n)}
+    write_manifest(new, content, names, kept)
+    if read_manifest(bundle) != files.manifest:
         raise ValueError(f"{bundle} was replaced meanwhile: run the same again")
     exchange_folders(new, bundle, work / PREVIOUS)
     return read_manifest(bundle)
@@ -202,11 +222,11 @@ def _proved(path: Path, encoder: Encoder, items: Items) -> dict[str, Any]:
     return {"verification": figures} | {name: said[name] for name in ("nlist", "nprobe", "refine")}
 
 
-def _link(path: Path, files: Pinned, name: str, target: Path) -> None:
+def _link(files: Pinned, name: str, target: Path) -> None:
     """The same file under a second name, or a copy of it; of the generation that is open, whatever is in its place."""
     source = files.file(name)
     try:
-        os.link(path, target)
+        os.link(files.bundle / name, target)
         if os.path.samestat(os.stat(target), os.fstat(source.fileno())):
             return
         target.unlink()
