@@ -112,32 +112,26 @@ def write_generation(
         VerificationError: the new index does not match the model; the old bundle stays.
         OSError: no room; the old bundle stays.
     """
-    manifest, new = files.manifest, work / NEXT
+    new, names, numbers = work / NEXT, segment_names(files.manifest), _ids_to_give(files, items)
     (new / "encoder").mkdir(parents=True)
-    numbers = _ids_to_give(files, items)
-    names = segment_names(manifest)
     for name in (*ENCODER_FILES, *names):
         _link(files, name, new / name)
     written = 0
     if len(moved) or added is not None:
         names.append(_next_name(names))
-        new_ids = _write_segment(
-            new / names[-1], items, moved, moved_arrays or {}, added, class_names, numbers["next_id"]
-        )
-        numbers["next_id"], written = max(numbers["next_id"], int(new_ids.max()) + 1), len(new_ids)
+        free = numbers["next_id"]
+        ids = _write_segment(new / names[-1], items, moved, moved_arrays or {}, added, class_names, free)
+        numbers["next_id"], written = max(free, int(ids.max()) + 1), len(ids)
     dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
     if len(items) + written == len(dropped):
-        raise ValueError(
-            f"nothing would be left in {files.bundle}: remove the folder instead, or export another collection"
-        )
+        raise ValueError(f"nothing would be left in {files.bundle}: remove it instead, or export another collection")
     with _items_after(new, items, names, dropped, compact) as (names, after):
         save_index(_next_index(files, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
         told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
         all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(after.removed) else [])]
-    content = {name: value for name, value in manifest.items() if name not in ("format", "files")}
-    content |= {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
-    content["history"] = [*manifest.get("history", [])[1 - MOST_HISTORY :], told]
+    content = {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
+    content["history"] = [*files.manifest.get("history", [])[1 - MOST_HISTORY :], told]
     return _put_in_place(work, files, content, all_names)
 
 
@@ -156,8 +150,9 @@ def _next_name(names: list[str]) -> str:
 
 
 def _put_in_place(work: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Write the manifest of `work`/next, and put it in the place of the opened bundle; gives the new manifest."""
+    """Write the manifest of `work`/next with this other `content`, and put it in the opened bundle's place."""
     bundle, new = files.bundle, work / NEXT
+    content = {name: value for name, value in files.manifest.items() if name not in ("format", "files")} | content
     entries = files.manifest["files"].items()
     kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(bundle / n)}
     write_manifest(new, content, names, kept)
