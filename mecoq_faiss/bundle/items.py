@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import h5py
 import numpy as np
 
 from mecoq_faiss.bundle.column import Column
@@ -46,7 +47,7 @@ class Items:
         self.removed = np.empty(0, np.int64) if removed is None else removed
         self._one_reader = threading.Lock()  # an open file has one place
         with ExitStack() as stack:
-            self._open = [] if before is None else list(before._open)
+            self._open: list[dict[str, h5py.Dataset]] = [] if before is None else list(before._open)
             self._open += [stack.enter_context(open_items(new)) for new in self.segments[len(self._open) :]]
             self._starts = np.concatenate([[0], np.cumsum([len(file["ids"]) for file in self._open])]).astype(np.int64)
             if len(self.removed) and not 0 <= self.removed[0] <= self.removed[-1] < self._starts[-1]:
