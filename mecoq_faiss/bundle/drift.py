@@ -18,7 +18,7 @@ MOST_OLD = 1 << 18  # old items that new ones are compared with
 ENOUGH_OLD = 1 << 16  # where fewer of those drawn are of the export, all items are looked at
 PROBES = 500  # items whose best score is looked up
 NEIGHBORS, LOCAL = 30, 1 << 12  # old items that an item is beside, of at most so many old ones
-BLOCK = 256  # items whose neighbors are looked for at once
+LOOKED_UP = 256  # items whose neighbors are looked for at once
 DRAWS = 20  # of old items, for what sampling alone gives
 # What makes retraining due, found by benchmarks/drift.py: see docs/findings.md
 BITS = 0.03  # of divergence
@@ -228,8 +228,8 @@ def _nearest(x: np.ndarray, old: np.ndarray, without_own: bool) -> tuple[np.ndar
     """Rows (m, k) of the k best of `old` (n, D) for each of x (m, D), and the mean of their scores (m,)."""
     k = min(NEIGHBORS, len(old) - 1)
     rows, means = [], []
-    for start in range(0, len(x), BLOCK):
-        scores = x[start : start + BLOCK] @ old.T
+    for start in range(0, len(x), LOOKED_UP):
+        scores = x[start : start + LOOKED_UP] @ old.T
         if without_own:
             here = np.arange(len(scores))
             scores[here, start + here] = -np.inf

@@ -107,7 +107,7 @@ def test_best_scores_are_those_of_a_loop() -> None:
 @pytest.mark.parametrize("neighbors", [5, 69])
 def test_outliers_are_those_of_a_loop(neighbors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift_module, "NEIGHBORS", neighbors)
-    monkeypatch.setattr(drift_module, "BLOCK", 11)
+    monkeypatch.setattr(drift_module, "LOOKED_UP", 11)
 
     def best(code: np.ndarray, without: int) -> list[tuple[float, int]]:
         scores = [(sum(float(books[m, code[m]] @ books[m, other[m]]) for m in range(M)), i)
