@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mecoq_faiss" / "__init__.
 EXTRAS = {
     "timm": ["timm>=1.0"],
     "report": ["jinja2>=3.1", "matplotlib>=3.8", "scikit-learn>=1.3"],
+    "metadata": ["duckdb>=2.0"],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],
     "test": [
@@ -23,6 +24,7 @@ EXTRAS = {
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "tensorboard>=2.14",
+        "duckdb>=2.0",
     ],
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],
 }

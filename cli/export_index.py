@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import KINDS, data_option, device_option, json_option, show, workers_option
+from .options import KINDS, data_option, device_option, json_option, metadata_option, show, workers_option
 
 
 @click.command("export-index")
@@ -27,6 +27,7 @@ from .options import KINDS, data_option, device_option, json_option, show, worke
 @click.option("--refine", is_flag=True, help="Score the best results of a FastScan kind again, exactly.")
 @click.option("--k-factor", type=float, help="Results scored again, in multiples of k; implies --refine.  [default: 4]")
 @click.option("--ids", type=click.Path(), help="Own int64 ids that a search returns: a .npy, or an .h5 with 'ids'.")
+@metadata_option
 @workers_option
 @device_option
 @json_option

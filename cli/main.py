@@ -15,6 +15,7 @@ from .threads import wait_passively
 COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
     "export-index": "Encode images and write a FAISS index with its encoder.",
+    "export-items": "Write a bundle's items, with their metadata, as one table (Parquet).",
     "update": "Make a bundle that of its collection as it is now: encode the new, remove the gone.",
     "add": "Add image files to a bundle.",
     "remove": "Remove items from a bundle, by path or id.",

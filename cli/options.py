@@ -22,6 +22,11 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+metadata_option = click.option(
+    "--metadata",
+    type=click.Path(),
+    help="Columns of the items: a .csv, .parquet or .jsonl file with a column path or id (extra: metadata).",
+)
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=-1),

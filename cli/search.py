@@ -13,13 +13,16 @@ from .options import K_RESULTS, device_option, json_option, k_option
 @click.argument("bundle", type=click.Path())
 @click.argument("queries", nargs=-1, required=True, type=click.Path())
 @k_option(K_RESULTS, "Results a query.", "all of a smaller bundle")
+@click.option("--where", help="Search only items of which this is true: \"year >= 2020 and camera == 'X'\".")
 @device_option
 @json_option
-def command(bundle: str, queries: tuple[str, ...], k: int | None, device: str, as_json: bool) -> None:
+def command(
+    bundle: str, queries: tuple[str, ...], k: int | None, where: str | None, device: str, as_json: bool
+) -> None:
     """Search BUNDLE with image files; with .npy or .h5 files, each row a query, where the model takes features."""
     from mecoq_faiss.jobs.search import query_names, search
 
-    results = search(bundle, queries, k, device=device)
+    results = search(bundle, queries, k, where=where, device=device)
     names = query_names(queries)
     if as_json:
         rows = [{"query": q, "hits": [hit._asdict() for hit in hits]} for q, hits in zip(names, results, strict=True)]

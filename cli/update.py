@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import data_option, device_option, json_option, show, workers_option
+from .options import data_option, device_option, json_option, metadata_option, show, workers_option
 
 
 @click.command("update")
@@ -12,10 +12,20 @@ from .options import data_option, device_option, json_option, show, workers_opti
 @data_option("data", "The collection as it is now; of a built-in protocol, its database")
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
 @click.option("--compact", is_flag=True, help="Write all items into one file again.")
+@metadata_option
 @workers_option
 @device_option
 @json_option
-def command(bundle: str, data: str, dry_run: bool, compact: bool, workers: int, device: str, as_json: bool) -> None:
+def command(
+    bundle: str,
+    data: str,
+    dry_run: bool,
+    compact: bool,
+    metadata: str | None,
+    workers: int,
+    device: str,
+    as_json: bool,
+) -> None:
     """Make a bundle that of its collection as it is now.
 
     Only what is new or altered is encoded; what is gone is removed; what was renamed keeps its code and id. The new
@@ -23,4 +33,7 @@ def command(bundle: str, data: str, dry_run: bool, compact: bool, workers: int, 
     """
     from mecoq_faiss.jobs.update import update
 
-    show(update(bundle, data, dry_run=dry_run, compact=compact, workers=workers, device=device), as_json)
+    done = update(
+        bundle, data, dry_run=dry_run, compact=compact, metadata=metadata, workers=workers, device=device
+    )  # fmt: skip
+    show(done, as_json)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
     from mecoq_faiss.jobs.export_index import export_index
+    from mecoq_faiss.jobs.export_items import export_items
     from mecoq_faiss.jobs.merge import merge
     from mecoq_faiss.jobs.remove import remove
     from mecoq_faiss.jobs.search import search
@@ -67,6 +68,7 @@ __all__ = [
     "encode",
     "evaluate",
     "export_index",
+    "export_items",
     "load_encoder",
     "merge",
     "open_bundle",
@@ -101,6 +103,7 @@ _PLACES = {
     "encode": "jobs.encode",
     "evaluate": "jobs.evaluate",
     "export_index": "jobs.export_index",
+    "export_items": "jobs.export_items",
     "load_encoder": "bundle.encoder",
     "merge": "jobs.merge",
     "open_bundle": "bundle.opened",

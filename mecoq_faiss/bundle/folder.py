@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from mecoq_faiss.bundle.schema import check_manifest
+from mecoq_faiss.bundle.schema import METADATA, check_manifest
 from mecoq_faiss.storage.files import check_mode, sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
-FORMAT = 2  # 1: one file of items, none of them removed
+FORMAT = 3  # 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
@@ -38,7 +38,9 @@ ITEM_DATASETS = {
     "sha256": Wanted((2,), ("u1",), required=False),
     "error": Wanted((1,), ("f4",), required=False),
 }
-FILE_NAME = re.compile(r"items-\d{6}\.h5|removed\.npy")  # of the files that an updated bundle has beside FILES
+FILE_NAME = re.compile(
+    r"items-\d{6}\.h5|removed\.npy|metadata\.parquet"
+)  # of the files that a bundle may have beside FILES
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -61,7 +63,7 @@ def write_manifest(
         known: entries of files that need not be read again.
     """
     files = {name: (known or {}).get(name) or _entry(bundle / name) for name in names}
-    number = FORMAT if files.keys() - FILES else 1
+    number = FORMAT if METADATA in files else 2 if files.keys() - FILES else 1
     write_text(bundle / MANIFEST, json.dumps({"format": number, **content, "files": files}, indent=2) + "\n")
 
 
@@ -78,8 +80,8 @@ def read_manifest(bundle: str | Path) -> dict[str, Any]:
         return files.manifest
 
 
-def verify_files(bundle: str | Path, names: Iterable[str] = FILES) -> None:
-    """Compare files with the manifest's sizes and SHA-256; ValueError names the first that differs."""
+def verify_files(bundle: str | Path, names: Iterable[str] | None = None) -> None:
+    """Compare files, by default all, with the manifest's sizes and SHA-256; ValueError names the first that differs."""
     with pinned(bundle, names) as files:
         for name in files.names:
             files.file(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,14 @@ from numpy.typing import ArrayLike
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import Items, items_in, segment_names
+from mecoq_faiss.bundle.metadata import metadata_in
 from mecoq_faiss.bundle.stored_index import index_in
+from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.config import K_RESULTS
-from mecoq_faiss.index.filtered import search_rows
+from mecoq_faiss.index.filtered import ChosenRows
 from mecoq_faiss.index.inspect import without_ids
+
+FILTERS = 4  # expressions whose rows are kept for the next search
 
 
 class Hit(NamedTuple):
@@ -63,6 +69,12 @@ class Generation:
             ids = self._table.column("ids")
             assert ids is not None
             self._ids = ids  # a memory map, where all items lie in one file
+            self._metadata = metadata_in(files)
+            if self._metadata is not None:
+                kept_open = stack.enter_context(open(os.dup(self._metadata.file.fileno()), "rb"))
+                self._metadata = self._metadata._replace(file=kept_open)
+            self._filters: OrderedDict[str, ChosenRows] = OrderedDict()
+            self._one_filter = threading.Lock()
             self._items = stack.pop_all()
 
     def close(self) -> None:
@@ -76,16 +88,16 @@ class Generation:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
         return self._table.paths(rows)
 
-    def search(self, queries: Any, k: int | None, where: ArrayLike | None) -> list[list[Hit]]:
+    def search(self, queries: Any, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """See `Bundle.search`."""
         n = len(self)
         k = min(K_RESULTS, n) if k is None else k
         if not 1 <= k <= n:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
-        rows = None if where is None else self._rows_of(where)
+        chosen = None if where is None else self._chosen(where)
         xq = self.encoder.encode(queries)
-        D, I = self._by_row.search(xq, k) if rows is None else search_rows(self._by_row, xq, k, rows)
-        found = I[I >= 0]  # inverted lists may hold fewer than k
+        D, I = (self._by_row if chosen is None else chosen).search(xq, k)
+        found = I[I >= 0]  # inverted lists, or the chosen items, may be fewer than k
         paths = dict(zip(found.tolist(), self.paths(found), strict=True))
         return [
             [
@@ -95,6 +107,19 @@ class Generation:
             ]
             for of_query, rows_of_query in zip(D.tolist(), I.tolist(), strict=True)
         ]
+
+    def _chosen(self, where: ArrayLike | str) -> ChosenRows:
+        if not isinstance(where, str):
+            return ChosenRows(self._by_row, self._rows_of(where))
+        with self._one_filter:
+            chosen = self._filters.get(where)
+            if chosen is None:
+                chosen = ChosenRows(self._by_row, rows_where(where, self._table, self._metadata))
+                self._filters[where] = chosen
+                if len(self._filters) > FILTERS:
+                    self._filters.popitem(last=False)
+            self._filters.move_to_end(where)
+        return chosen
 
     def _rows_of(self, ids: ArrayLike) -> np.ndarray:
         """The rows (m,) int64 of the items with these ids; ids that no item has are passed over."""

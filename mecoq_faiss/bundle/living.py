@@ -16,6 +16,7 @@ from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, encoder_in
 from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.given import check_given
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
 from mecoq_faiss.data.sources import Source
@@ -31,6 +32,7 @@ def follow(
     whole: bool,
     dry_run: bool = False,
     compact: bool = False,
+    metadata: str | Path | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -38,12 +40,14 @@ def follow(
 
     The other arguments, the result and the errors are those of `update`.
     """
+    if metadata is not None:
+        check_given(metadata)
     with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
         changes = find_changes(items, source, whole=whole)
         said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
             return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
-        if not changes and not (compact and "segments" in files.manifest):
+        if not changes and metadata is None and not (compact and "segments" in files.manifest):
             return said
         encoder = encoder_in(files, device)
         check_fits(encoder, source)
@@ -65,11 +69,12 @@ def follow(
         manifest = write_generation(
             work, files, items, encoder,
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
-            class_names=source.class_names, said=done, compact=compact,
+            class_names=source.class_names, said=done, compact=compact, metadata=metadata,
         )  # fmt: skip
     if drift is not None:
         logger.log(logging.WARNING if drift["retrain"] else logging.INFO, "%s", drift["evidence"])
-    return said | {"items": manifest["counts"]["items"]}
+    said["items"] = manifest["counts"]["items"]
+    return said if metadata is None else said | {"with_metadata": manifest["metadata"]["rows"]}
 
 
 def drop(

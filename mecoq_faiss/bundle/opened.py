@@ -58,22 +58,23 @@ class Bundle:
     def __len__(self) -> int:
         return len(self._current())
 
-    def search(self, queries: Any, k: int | None = None, *, where: ArrayLike | None = None) -> list[list[Hit]]:
+    def search(self, queries: Any, k: int | None = None, *, where: ArrayLike | str | None = None) -> list[list[Hit]]:
         """The k best items for each query.
 
         Args:
             queries: what `Encoder.encode` takes: a path, a file's bytes, a PIL image, an array, ..., or a list of
                 these; for a model of features floats, or .npy or .h5 files, every row of which is a query.
             k: results a query, 1 to the number of items; by default 10, or all of a smaller bundle.
-            where: (m,) int64, the ids that may be found, of those that `Hit.id` shows; others in it are passed over.
-                For kinds of index with inverted lists (`ivfpq`, `ivfpqfs`, `gpu`).
+            where: which items may be found: a condition in SQL, such as `"year >= 2020 and camera == 'X'"`, of the
+                columns `id`, `path`, `label` (the class) and the metadata's (extra: metadata); or (m,) int64, their
+                ids, as `Hit.id` shows them; others in it are passed over.
 
         Returns:
             A list for each query in turn (of one list for a single query): its hits, best first. They are fewer than
             k where the visited lists, or `where`, hold fewer.
 
         Raises:
-            ValueError: k out of range, a filter that the index cannot do, a closed bundle, input of another kind;
+            ValueError: k out of range, a condition that is none, a closed bundle, input of another kind;
                 `UnreadableImage` (a ValueError) for a file that is no image.
             FileNotFoundError: a path that is not there.
         """

@@ -11,16 +11,27 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.encoder import Encoder
-from mecoq_faiss.bundle.folder import ENCODER_FILES, INDEX, ITEMS, Pinned, write_manifest
+from mecoq_faiss.bundle.folder import ENCODER_FILES, FILES, INDEX, ITEMS, METADATA, Pinned, write_manifest
 from mecoq_faiss.bundle.items import Items, items_in, segment_names
+from mecoq_faiss.bundle.metadata import Part, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.rewrite import write_segment
 from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, save_index
 from mecoq_faiss.storage.files import replacing
 
-NAMES = r"index\.faiss|items\.h5|encoder|manifest\.json"
-OF_ITS_OWN = ("format", "files", "segments", "history", "updated", "next_id", "source", "counts")  # of a manifest
+NAMES = r"index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
+OF_ITS_OWN = (
+    "format",
+    "files",
+    "segments",
+    "history",
+    "updated",
+    "next_id",
+    "source",
+    "counts",
+    "metadata",
+)  # of a manifest
 OF_ITS_INDEX = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -61,6 +72,7 @@ def write_recast(
     own_ids: bool,
     first_free: int,
     source: str,
+    metadata: Sequence[Part] = (),
 ) -> None:
     """Write a bundle of items that have their codes, with the model and the kind of another, and prove it.
 
@@ -75,6 +87,7 @@ def write_recast(
         own_ids: whether a search of the index returns the items' ids, not positions.
         first_free: the lowest id that no item ever had.
         source: what the manifest says of where the items come from.
+        metadata: what the items have in other bundles.
 
     Raises:
         VerificationError: the index does not match the model.
@@ -99,4 +112,7 @@ def write_recast(
         "next_id": first_free,
         "verification": figures,
     }
-    write_manifest(folder, content)
+    described = write_metadata(folder, metadata)
+    if described is not None:
+        content["metadata"] = described
+    write_manifest(folder, content, FILES if described is None else (*FILES, METADATA))

@@ -21,6 +21,7 @@ from mecoq_faiss.bundle.folder import (
     ENCODER_FILES,
     INDEX,
     ITEMS,
+    METADATA,
     Pinned,
     is_bundle,
     pinned,
@@ -28,6 +29,7 @@ from mecoq_faiss.bundle.folder import (
     write_manifest,
 )
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
+from mecoq_faiss.bundle.metadata import carried, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.stored_index import index_in
@@ -89,6 +91,7 @@ def write_generation(
     class_names: Sequence[str],
     said: dict[str, Any],
     compact: bool = False,
+    metadata: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write the bundle that `files` becomes into `work`/next, prove it, and put it in the old one's place.
 
@@ -104,6 +107,7 @@ def write_generation(
         class_names: what the labels of both count.
         said: what to record of this change in the manifest's `history`.
         compact: write all items into one file, whatever their number.
+        metadata: the user's table to be joined with the items, or None.
 
     Returns:
         The new manifest.
@@ -128,8 +132,11 @@ def write_generation(
     with _items_after(new, items, names, dropped, compact) as (names, after):
         save_index(_next_index(files, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
+        described = _next_metadata(new, files, items, gone, after, metadata)
         told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
         all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(after.removed) else [])]
+        all_names += [METADATA] if described is not None else []
+        proved |= {} if described is None else {"metadata": described}
     content = {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
     content["history"] = [*files.manifest.get("history", [])[1 - MOST_HISTORY :], told]
     return _put_in_place(work, files, content, all_names)
@@ -152,7 +159,7 @@ def _next_name(names: list[str]) -> str:
 def _put_in_place(work: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Write the manifest of `work`/next with this other `content`, and put it in the opened bundle's place."""
     bundle, new = files.bundle, work / NEXT
-    content = {name: value for name, value in files.manifest.items() if name not in ("format", "files")} | content
+    content = {name: value for name, value in files.manifest.items() if name not in ("format", "files", "metadata")} | content
     entries = files.manifest["files"].items()
     kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(bundle / n)}
     write_manifest(new, content, names, kept)
@@ -189,6 +196,17 @@ def _items_after(
             with replacing(new / REMOVED) as temporary, open(temporary, "wb") as file:
                 np.save(file, removed)
         yield names, after
+
+
+def _next_metadata(
+    new: Path, files: Pinned, items: Items, gone: np.ndarray, after: Items, given: str | Path | None
+) -> dict[str, Any] | None:
+    """Metadata of the next generation, and what its manifest says of them; linked where they stay as they are."""
+    if given is None and not len(gone):
+        if METADATA in files.names:
+            _link(files, METADATA, new / METADATA)
+        return files.manifest.get("metadata")
+    return write_metadata(new, carried(files, items, gone, after), given, after)
 
 
 def _next_index(files: Pinned, items: Items, after: Items, dropped: np.ndarray, added: int) -> faiss.Index:

@@ -37,10 +37,13 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "next_id": (int, 0),
     "first_new_id": (int, 0),
     "history": (list, None),
+    "metadata": (dict, None),
     "versions": (dict, None),
     "verification": (dict, None),
 }
 OF_A_FILE: dict[str, tuple[type, Any]] = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
+METADATA = "metadata.parquet"
+METADATA_TYPES = ("BIGINT", "DOUBLE", "BOOLEAN", "VARCHAR", "DATE", "TIMESTAMP")  # as DuckDB calls them
 SEGMENT = re.compile(r"items(-\d{6})?\.h5")
 MAY_BE_NULL = ("nlist", "nprobe", "refine")
 
@@ -81,10 +84,24 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
         return "segments are none, or one twice"
     if not all(isinstance(entry, dict) for entry in manifest.get("history", ())):
         return "history is no list of entries"
+    if not _metadata_fit(manifest):
+        return "metadata are not said as they should be"
     M, nbits, d = (manifest[name] for name in ("M", "nbits", "d"))
     if d % M or M * nbits % 8 or manifest.get("bytes_per_code", M * nbits / 8) != M * nbits / 8:
         return f"d={_shown(d)}, M={_shown(M)}, nbits={nbits} and its bytes_per_code do not fit each other"
     return None
+
+
+def _metadata_fit(manifest: dict[str, Any]) -> bool:
+    """Whether there are metadata and their description, or neither; at most a row an item."""
+    if "metadata" not in manifest or METADATA not in manifest["files"]:
+        return "metadata" not in manifest and METADATA not in manifest["files"]
+    rows, columns = (manifest["metadata"].get(name) for name in ("rows", "columns"))
+    if not _fits(rows, int, 1) or rows > manifest["counts"]["items"] or not isinstance(columns, dict) or not columns:
+        return False
+    return len({name.casefold() for name in columns} | {"id"}) == len(columns) + 1 and all(
+        kind in METADATA_TYPES for kind in columns.values()
+    )
 
 
 def _fits(value: Any, expected: Any, allowed: Any) -> bool:

@@ -37,6 +37,17 @@ def read_codes(index: faiss.Index) -> np.ndarray:
     return codes
 
 
+def read_codes_at(index: faiss.Index, rows: np.ndarray) -> np.ndarray:
+    """The codes (m, M) uint8 of some positions (m,) of an exhaustive index, without unpacking the others."""
+    core = pq_core(index)
+    packer = core.get_CodePacker()
+    blocks, which = np.unique(rows // packer.nvec, return_inverse=True)
+    whole = faiss.rev_swig_ptr(core.codes.data(), -(-core.ntotal // packer.nvec) * packer.block_size)
+    picked = np.ascontiguousarray(whole.reshape(-1, packer.block_size)[blocks])
+    packed = _rows(core, faiss.swig_ptr(picked), len(blocks) * packer.nvec)
+    return unpack_codes(packed[which * packer.nvec + rows % packer.nvec], core.pq.M, core.pq.nbits)
+
+
 def block_codes(core: Any, pointer: Any, n: int, first: int) -> np.ndarray:
     """The codes (n - first, M) uint8 from row `first` on, the first of a block, of the n codes packed at `pointer`."""
     packer = core.get_CodePacker()

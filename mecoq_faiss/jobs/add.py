@@ -17,6 +17,7 @@ def add(
     images: str | Path | Sequence[str | Path],
     *,
     root: str | Path | None = None,
+    metadata: str | Path | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def add(
         images: image files.
         root: the collection's folder, in which they lie: their paths are kept relative to it, and where the collection
             has classes, their first folder is their class. By default paths are kept as they are given.
+        metadata: a .csv, .parquet or .jsonl file of further columns, joined by its column `path` or `id`; what an item
+            had before is replaced (extra: metadata).
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -44,4 +47,6 @@ def add(
         21
     """
     paths = [images] if isinstance(images, str | Path) else list(images)
-    return follow(Path(bundle), open_images(paths, root), whole=False, workers=workers, device=device)
+    return follow(
+        Path(bundle), open_images(paths, root), whole=False, metadata=metadata, workers=workers, device=device
+    )

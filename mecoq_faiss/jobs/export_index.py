@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import logging
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,21 @@ import torch
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, load_encoder
-from mecoq_faiss.bundle.folder import INDEX, ITEMS, is_bundle, open_items, read_manifest, verify_files, write_manifest
+from mecoq_faiss.bundle.folder import (
+    FILES,
+    INDEX,
+    ITEMS,
+    METADATA,
+    is_bundle,
+    open_items,
+    pinned,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+from mecoq_faiss.bundle.given import check_given
+from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
+from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.rewrite import write_together
@@ -39,7 +54,9 @@ logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
 TOGETHER = "together.h5"  # there too: the items of an updated bundle
-PARTIAL_NAMES = r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|manifest\.json"
+PARTIAL_NAMES = (
+    r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
+)
 ATTRIBUTES = ("key", "class_names", "D", "nbits")  # of an encoded file
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
@@ -57,6 +74,7 @@ def export_index(
     refine: bool = False,
     k_factor: float = 4.0,
     seed: int = 0,
+    metadata: str | Path | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -79,6 +97,8 @@ def export_index(
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
         seed: of the coarse k-means and its sample.
+        metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`
+            (extra: metadata). A bundle given as `codes` passes on what it has.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -98,10 +118,15 @@ def export_index(
     out = Path(out)
     if out.exists() and not (out / MARKER).exists():
         raise FileExistsError(f"{out} exists: choose another --out")
-    updated = None  # a bundle whose items are not in one file
+    if metadata is not None:
+        check_given(metadata)
+    updated = donor = None  # a bundle whose items are not in one file; one whose codes are taken
     if codes is not None and is_bundle(codes):
-        updated = Path(codes) if read_manifest(codes)["format"] > 1 else None
-        codes = Path(codes) / ITEMS
+        donor = Path(codes)
+        updated = (
+            donor if REMOVED in (said := read_manifest(donor))["files"] or segment_names(said) != [ITEMS] else None
+        )
+        codes = donor / ITEMS
     if (data is None) == (codes is None):
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
@@ -138,7 +163,11 @@ def export_index(
             if updated is not None:
                 codes = work.path / TOGETHER
                 write_together(updated, codes)
-            manifest = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
+            content = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
+            described = _write_metadata(work.path, donor, metadata)
+            content |= {} if described is None else {"metadata": described}
+            write_manifest(work.path, content, FILES if described is None else (*FILES, METADATA))
+            manifest = read_manifest(work.path)
         except BaseException:
             if encoded.exists() or shards_written(encoded):
                 logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
@@ -204,7 +233,7 @@ def _finish(
     kind: str,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Index, items, encoder, proof and manifest from an encoded file."""
+    """Index, items, encoder and proof from an encoded file; gives what the manifest says of them."""
     codes = map_array(encoded, "codes")
     if ids is not None and source is not None:
         ids = ids[map_array(encoded, "ids")]  # of the images that could be read
@@ -227,7 +256,7 @@ def _finish(
     if source is not None:
         counts |= {"source_items": len(source), "unreadable": len(source) - len(codes)}
     said = describe_index(index)
-    content = {
+    return {
         "kind": kind,
         "M": model_config.M,
         "nbits": model_config.nbits,
@@ -250,8 +279,19 @@ def _finish(
         | {"faiss": faiss.__version__, "simd": simd_level()},
         "verification": figures,
     }
-    write_manifest(partial, content)
-    return read_manifest(partial)
+
+
+def _write_metadata(partial: Path, donor: Path | None, given: str | Path | None) -> dict[str, Any] | None:
+    """The user's table, and what a bundle whose codes were taken has, in the same order."""
+    with ExitStack() as stack:
+        items = stack.enter_context(Items([partial / ITEMS]))
+        parts = []
+        if donor is not None:
+            files = stack.enter_context(pinned(donor))
+            found = metadata_in(files)
+            if found is not None:
+                parts.append(Part(found, stack.enter_context(items_in(files)).ids, items.ids))
+        return write_metadata(partial, parts, given, items)
 
 
 def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:

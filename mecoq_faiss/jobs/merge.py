@@ -13,6 +13,7 @@ from mecoq_faiss.bundle.embedding import model_fingerprint
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import Pinned, pinned, read_manifest
 from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.recast import NAMES, items_of_all, next_id, settings, write_recast
 from mecoq_faiss.bundle.rewrite import all_columns
 from mecoq_faiss.bundle.stored_index import index_in
@@ -91,6 +92,11 @@ def merge(
             one, other = (names[owner[row]] for row in rows)
             raise ValueError(f"id {ids[rows[0]]} is an item's of {one} and of {other}: give --new-ids")
         arrays, attributes = all_columns(items)
+        metadata = []
+        for number, files in enumerate(opened):
+            found = metadata_in(files)
+            if found is not None:
+                metadata.append((found, np.flatnonzero(owner == number)))
         if new_ids:
             arrays["ids"], free = np.arange(len(ids), dtype=np.int64), len(ids)
         key = {"format": 1, "merge": [str(name) for name in names]}
@@ -101,6 +107,7 @@ def merge(
                 write_recast(
                     work.path, opened[0], encoder, codebooks, arrays, attributes, settings(said | given, len(ids)),
                     own_ids=said["has_ids"], first_free=free, source=", ".join(map(str, names)),
+                    metadata=[Part(found, ids[rows], arrays["ids"][rows]) for found, rows in metadata],
                 )  # fmt: skip
             except BaseException:
                 work.remove()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.generation import Hit
 from mecoq_faiss.bundle.opened import open_bundle
@@ -26,6 +27,7 @@ def search(
     images: str | Path | Sequence[str | Path],
     k: int | None = None,
     *,
+    where: ArrayLike | str | None = None,
     device: str | torch.device = "auto",
 ) -> list[list[Hit]]:
     """The k best items of a bundle for each query. To search more than once, `open_bundle` opens it once.
@@ -34,13 +36,14 @@ def search(
         bundle: its folder.
         images: image files; for a model of features .npy or .h5 files, every row of which is a query.
         k: results a query; by default 10, or all of a smaller bundle.
+        where: which items may be found, a condition or ids: see `Bundle.search`.
         device: where the encoder runs.
 
     Returns:
         For each image, or each row of the files in turn, its hits, best first.
 
-    Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or query, or k out of
-    range (1 to the number of items).
+    Raises FileNotFoundError, UnreadableImage or ValueError, in one line, for a damaged bundle or query, k out of
+    range (1 to the number of items) or a condition that is none.
 
     Example:
         >>> from mecoq_faiss import search
@@ -49,4 +52,4 @@ def search(
         True
     """
     with open_bundle(bundle, device) as opened:
-        return opened.search(images, k)
+        return opened.search(images, k, where=where)

@@ -9,6 +9,7 @@ import numpy as np
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import Items, items_in
+from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.recast import next_id, settings, write_recast
 from mecoq_faiss.bundle.rewrite import all_columns
 from mecoq_faiss.bundle.stored_index import index_in
@@ -58,7 +59,7 @@ def split(
         said, codebooks = describe_index(index), read_codebooks(index)
         del index
         arrays, attributes = all_columns(items)
-        free = next_id(files, items.ids)
+        free, metadata = next_id(files, items.ids), metadata_in(files)
         work = WorkFolder(out_dir.with_name(out_dir.name + ".partial"), {"format": 1, "split": str(bundle)}, r"bundles")
         with work.opened():
             work.clear(keep=())
@@ -70,6 +71,7 @@ def split(
                         folder, files, encoder, codebooks, {of: column[rows] for of, column in arrays.items()},
                         attributes, settings(said, len(rows)),
                         own_ids=said["has_ids"], first_free=free, source=f"{bundle}, {name}",
+                        metadata=[] if metadata is None else [Part(metadata, items.ids[rows], items.ids[rows])],
                     )  # fmt: skip
                 (work.path / "bundles").rename(out_dir)
             finally:

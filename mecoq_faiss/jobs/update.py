@@ -17,6 +17,7 @@ def update(
     *,
     dry_run: bool = False,
     compact: bool = False,
+    metadata: str | Path | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def update(
         data: the collection as it is now, a source or its name; of a built-in protocol, the database.
         dry_run: only tell what would change.
         compact: write all items into one file; otherwise that happens when a fourth of them has changed.
+        metadata: a .csv, .parquet or .jsonl file of further columns, joined by its column `path` or `id`; what an item
+            had before is replaced (extra: metadata).
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -39,6 +42,7 @@ def update(
         `added`, `altered`, `removed`, `renamed`, `unchanged`, `without_hash` (unchanged by their path alone, in a
         bundle of an older version), `unreadable`, `items` (there are now). Where images were encoded also `drift`:
         whether they fit the codes, see `bundle.drift.drift_of`; not in a bundle that does not tell its items' errors.
+        With `metadata` also `with_metadata`, how many items have some.
 
     Raises:
         ValueError, OSError: what is wrong with the input, in one line.
@@ -52,4 +56,7 @@ def update(
         (0, 0, 20)
     """
     source = as_source(data, "database")
-    return follow(Path(bundle), source, whole=True, dry_run=dry_run, compact=compact, workers=workers, device=device)
+    return follow(
+        Path(bundle), source, whole=True, dry_run=dry_run, compact=compact, metadata=metadata, workers=workers,
+        device=device,
+    )  # fmt: skip

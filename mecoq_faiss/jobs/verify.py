@@ -8,8 +8,10 @@ from typing import Any
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import INDEX, pinned
 from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify as prove
+from mecoq_faiss.bundle.table import connected
 from mecoq_faiss.index.file import load_index
 from mecoq_faiss.index.inspect import read_codebooks, read_ids
 
@@ -33,6 +35,10 @@ def verify(bundle: str | Path) -> dict[str, Any]:
     with pinned(bundle) as files:
         for name in files.names:
             files.file(name)
+        metadata = metadata_in(files)
+        if metadata is not None:
+            with connected([metadata.file]) as connection:
+                check_metadata(connection, metadata)
         encoder = encoder_in(files, "cpu")
         items = items_in(files)
         index = load_index(files.file(INDEX))

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import faiss
 import numpy as np
 import pytest
 
-from mecoq_faiss.index import KINDS, build_index, without_ids
-from mecoq_faiss.index.filtered import FILTERED, search_rows
-from tests.index.truth import arrays, brute_force
+from mecoq_faiss.index import build_index, save_index, set_search_effort, without_ids
+from mecoq_faiss.index.filtered import ChosenRows, search_rows
+from mecoq_faiss.index.inspect import read_codes_at
+from tests.index.truth import arrays, brute_force, every_case, every_kind
 
 ROWS = np.arange(3, 1001, 7)
 
 
-@pytest.mark.parametrize(
-    ("kind", "K", "options"),
-    [("ivfpq", 256, {}), ("gpu", 256, {}), ("ivfpqfs", 16, {"refine": True, "k_factor": 64.0})],
-    ids=["ivfpq", "gpu", "ivfpqfs"],
-)
-def test_the_best_of_the_chosen_rows(kind, K, options):
-    codebooks, codes, xq = arrays(1001, 4, K)
-    more = {} if kind == "gpu" else {"nlist": 7, "nprobe": 7}
-    index = build_index(codebooks, codes, kind, **more, **options)
-    D, I = search_rows(index, xq, 5, ROWS)
-    scores = brute_force(codebooks, codes, xq)
-    np.testing.assert_allclose(D, -np.sort(-scores[:, ROWS], axis=1)[:, :5], atol=1e-5)
-    assert np.isin(I, ROWS).all()
-    np.testing.assert_allclose(D, np.take_along_axis(scores, I, axis=1), atol=1e-5)
+@pytest.mark.parametrize("own", [False, True], ids=["", "own-ids"])
+@pytest.mark.parametrize("share", [0.002, 0.5])
+@every_case
+def test_what_a_full_search_gives_of_the_chosen_rows(kind, M, K, options, share, own):
+    codebooks, codes, xq = arrays(1001, M, K)
+    rows = np.flatnonzero(np.random.default_rng(0).random(1001) < share)
+    ids = np.arange(1001)[::-1] * 3 + 7 if own else None
+    index = without_ids(build_index(codebooks, codes, kind, ids=ids, **options))
+    set_search_effort(index, k_factor=1001)  # of a refiner: that its candidates are all
+    whole_D, whole_I = index.search(xq, 1001)
+    D, I = search_rows(index, xq, 20, rows)
+    for q in range(len(xq)):
+        of_all = np.isin(whole_I[q], rows)
+        wanted = whole_D[q][of_all][:20]
+        assert (I[q, len(wanted) :] == -1).all() and len(set(I[q, : len(wanted)].tolist())) == len(wanted)
+        np.testing.assert_allclose(D[q, : len(wanted)], wanted, rtol=0, atol=2e-6)
+        scores = dict(zip(whole_I[q].tolist(), whole_D[q].tolist(), strict=True))
+        assert np.isin(I[q, : len(wanted)], rows).all()
+        np.testing.assert_allclose([scores[i] for i in I[q, : len(wanted)].tolist()], wanted, rtol=0, atol=2e-6)
 
 
 def test_no_more_than_there_are():
@@ -47,11 +55,26 @@ def test_only_the_lists_that_the_index_visits():
     assert (I == -1).any(axis=1).all()
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(FILTERED)))
-@pytest.mark.parametrize("refine", [False, True])
-def test_kinds_that_faiss_does_not_search_so(kind, refine):
-    codebooks, codes, xq = arrays(100, 4, 16)
-    index = build_index(codebooks, codes, kind, refine=refine and kind == "pqfs")
-    name = type(faiss.downcast_index(build_index(codebooks, codes, kind))).__name__
-    with pytest.raises(ValueError, match=f"FAISS searches no {name} among .* one of ivfpq, ivfpqfs, gpu"):
-        search_rows(index, xq, 5, np.arange(3))
+@every_kind
+def test_none_are_chosen(kind, K):
+    codebooks, codes, xq = arrays(100, 4, K)
+    D, I = search_rows(build_index(codebooks, codes, kind), xq, 3, np.empty(0, np.int64))
+    assert I.shape == D.shape == (len(xq), 3) and (I == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["pq", "pqfs"])
+def test_chosen_codes_of_an_index_whose_file_is_mapped(kind, tmp_path):
+    codebooks, codes, _ = arrays(333, 3, 16)
+    save_index(build_index(codebooks, codes, kind), tmp_path / "index")
+    rows = np.array([0, 31, 32, 33, 300, 332])
+    index = faiss.read_index(str(tmp_path / "index"), faiss.IO_FLAG_MMAP_IFC if kind == "pq" else 0)
+    np.testing.assert_array_equal(read_codes_at(index, rows), codes[rows])
+
+
+def test_many_threads_search_the_same_rows():
+    codebooks, codes, xq = arrays(1001, 4, 256)
+    chosen = ChosenRows(build_index(codebooks, codes, "ivfpq", nlist=7), ROWS)
+    expected = chosen.search(xq, 5)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: chosen.search(xq, 5), range(20)):
+            np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,151 @@
+"""The user's table of metadata: a .csv, .parquet or .jsonl file, checked at the door."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from mecoq_faiss.bundle.table import connected, named, place, quoted, reason
+from mecoq_faiss.storage.files import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from duckdb import DuckDBPyConnection
+
+KEYS = ("path", "id")  # by what rows are joined with items
+RESERVED = ("id", "path", "label", "image_path", "_row")  # columns that items have by themselves
+MOST_COLUMNS, MOST_NAME = 1000, 255
+TYPES = {  # DuckDB's -> how a bundle keeps it
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT"), "BIGINT"),
+    **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"), "BIGINT"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "DOUBLE"),
+    **dict.fromkeys(("BOOLEAN", "VARCHAR", "DATE"), ""),
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",  # in UTC
+}
+TYPES |= {name: name for name, kept in TYPES.items() if not kept}
+CSV = (
+    "header = true, sample_size = -1, "
+    "auto_type_candidates = ['BOOLEAN', 'BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
+)
+JSONL = (
+    "format = 'newline_delimited', records = 'true', maximum_depth = 1, sample_size = -1, map_inference_threshold = -1"
+)
+
+
+def check_given(path: str | Path) -> None:
+    """Refuse a table that cannot be joined with items, before any work; see `load_given`."""
+    with open_given(path) as file, connected([file]) as connection:
+        load_given(connection, file)
+
+
+@contextmanager
+def open_given(path: str | Path) -> Iterator[IO[bytes]]:
+    """The user's file, open; ValueError for a name that does not end as it should, OSError where it is no file."""
+    if Path(path).suffix.lower() not in (".csv", ".parquet", ".jsonl"):
+        raise ValueError(f"metadata {path}: give a .csv, .parquet or .jsonl file")
+    with open_regular(path) as file:
+        yield file
+
+
+def load_given(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, dict[str, str]]:
+    """Read the user's table into the table `given`, every column in the type that a bundle keeps.
+
+    Returns:
+        The column to join by, `path` or `id`, and the others' types by name.
+
+    Raises:
+        ValueError: in one line, a file that is no such table, a column to join by that is missing or tells one item
+            twice, a reserved name, names that differ only by case, or a type that is none of the plain ones.
+    """
+    import duckdb
+
+    name = file.name
+    try:
+        source, types, raw = _described(connection, file)
+        key = _key(name, types)
+        columns = {column: _kept(name, column, kind) for column, kind in types.items() if column != key}
+        _check_names(name, key, columns, raw)
+        if key == "id" and _kept(name, key, types[key]) != "BIGINT":
+            raise ValueError(f"{name}: its column id is {types[key]}: ids are whole numbers")
+        casts = [_cast(column, types[column], kept) for column, kept in columns.items()]
+        joined = f"CAST({key} AS {'VARCHAR' if key == 'path' else 'BIGINT'}) AS {key}"
+        connection.execute(f"CREATE TEMP TABLE given AS SELECT {', '.join([joined, *casts])} FROM {source}")
+        twice = connection.execute(
+            f"SELECT {key}, count(*) OVER () FROM given WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 "
+            f"ORDER BY {key} LIMIT 1"
+        ).fetchone()
+    except duckdb.Error as error:
+        raise ValueError(f"metadata {name} cannot be read: {reason(error)}") from error
+    if twice is not None:
+        raise ValueError(
+            f"{name}: {twice[1]} {key}s have more than one row, the first is {twice[0]!r}: keep one of each"
+        )
+    return key, columns
+
+
+def _described(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, dict[str, str], list[str]]:
+    """How DuckDB reads the table, its types by column, and the names as the file has them."""
+    at, suffix = quoted(place(file)), Path(file.name).suffix.lower()
+    if suffix == ".parquet":
+        source = f"read_parquet({at})"
+        raw = f"SELECT name FROM parquet_schema({at}) WHERE column_id > 0"
+    elif suffix == ".csv":
+        source = f"read_csv({at}, {CSV})"
+        raw = f"SELECT unnest([*COLUMNS(*)]) FROM (FROM read_csv({at}, header = false, all_varchar = true) LIMIT 1)"
+    else:
+        source = f"read_json({at}, {JSONL})"
+        raw = f"SELECT DISTINCT unnest(json_keys(json)) FROM read_json_objects({at}, format = 'newline_delimited')"
+    types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+    if "path" in types and suffix == ".csv":  # 001 is a path too
+        source = f"read_csv({at}, {CSV}, types = {{'path': 'VARCHAR'}})"
+    elif "path" in types and suffix == ".jsonl":
+        columns = ", ".join(f"{quoted(n)}: {quoted('VARCHAR' if n == 'path' else t)}" for n, t in types.items())
+        source = f"read_json({at}, format = 'newline_delimited', records = 'true', columns = {{{columns}}})"
+    return source, types, [row[0] for row in connection.execute(raw).fetchall()]
+
+
+def _key(name: str, types: dict[str, str]) -> str:
+    keys = [key for key in KEYS if key in types]
+    if len(keys) != 1:
+        seen = ", ".join(list(types)[:8])
+        what = "has both path and id: leave one of them out" if keys else f"has no column path or id, but {seen}"
+        raise ValueError(f"{name} {what}; rows are joined with items by one of the two")
+    return keys[0]
+
+
+def _kept(name: str, column: str, kind: str) -> str:
+    if kind not in TYPES:
+        raise ValueError(
+            f"{name}: its column {column!r} is {kind[:40]}: metadata are whole numbers, floats, true or false, "
+            "strings, dates and timestamps"
+        )
+    return TYPES[kind]
+
+
+def _check_names(name: str, key: str, columns: dict[str, str], raw: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for column in raw:
+        other = seen.setdefault(column.casefold(), column)
+        if other is not column:
+            raise ValueError(f"{name} has columns {other!r} and {column!r}, the same but for case: rename one")
+    if not columns:
+        raise ValueError(f"{name} has no column besides {key}")
+    if len(columns) > MOST_COLUMNS:
+        raise ValueError(f"{name} has {len(columns)} columns: at most {MOST_COLUMNS} are kept")
+    for column in columns:
+        if column.casefold() in RESERVED:
+            raise ValueError(f"{name}: {column!r} is a name that items have by themselves: rename the column")
+        if not column.isprintable() or len(column) > MOST_NAME:
+            raise ValueError(
+                f"{name}: {column[:40]!r} is no name of a column: give a short one of printable characters"
+            )
+
+
+def _cast(column: str, kind: str, kept: str) -> str:
+    value = named(column)
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        value = f"make_timestamp(epoch_us({value}))"
+    return f"CAST({value} AS {kept}) AS {named(column)}"

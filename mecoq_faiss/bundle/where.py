@@ -1,0 +1,147 @@
+"""The items for which an expression of SQL is true, such as `year >= 2020 and camera == 'X'`.
+
+The expression comes from outside. DuckDB parses it; what it is made of is compared with what a filter may hold (no
+query, no function that makes much of little), and DuckDB evaluates it where it can reach nothing but the items.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
+from mecoq_faiss.bundle.items import Items
+from mecoq_faiss.bundle.metadata import Metadata, check_metadata
+from mecoq_faiss.bundle.table import connected, reason
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LONGEST = 10_000  # characters of an expression
+TRIES = 3
+PARTS = (
+    "COLUMN_REF",
+    "CONSTANT",
+    "COMPARISON",
+    "CONJUNCTION",
+    "BETWEEN",
+    "OPERATOR",
+    "CASE",
+    "CAST",
+    "TYPE",
+    "FUNCTION",
+)
+PLAIN = """
++ - * / // % || ~~ !~~ ~~* !~~* ^@ lower upper length trim ltrim rtrim left right substring substr contains prefix
+suffix starts_with ends_with regexp_matches regexp_full_match abs round floor ceil ceiling trunc isnan isfinite
+greatest least nullif if year month day hour minute second week quarter dayofweek isodow dayofyear date_part
+date_trunc date_diff datediff to_years to_months to_weeks to_days to_hours to_minutes to_seconds
+"""
+FUNCTIONS = frozenset(PLAIN.split())  # none whose result is much longer than what it is given
+
+
+class _Refused(ValueError):
+    pass
+
+
+def rows_where(expression: str, items: Items, metadata: Metadata | None) -> np.ndarray:
+    """The rows, rising, (m,) int64, of the items for which the expression is true.
+
+    Args:
+        expression: DuckDB's SQL, of at most 10,000 characters: comparisons, `and`, `or`, `not`, `in`, `between`,
+            `like`, `is null`, `case`, casts, arithmetic and plain functions of the columns `id`, `path`, `label` (the
+            class, where items have one) and those of the metadata.
+        items: the bundle's.
+        metadata: the bundle's, or None.
+
+    Raises:
+        ValueError: in one line, what is wrong with the expression, and which columns there are; or damaged metadata.
+    """
+    classes = Classes(items)
+    for attempt in range(TRIES):
+        with connected([] if metadata is None else [metadata.file]) as connection:
+            import duckdb
+
+            try:
+                names = _check_expression(connection, expression)
+                return _evaluate(connection, expression, names, items, classes, metadata)
+            except (duckdb.Error, _Refused, UnicodeError) as error:
+                if isinstance(error, duckdb.PermissionException) and attempt + 1 < TRIES:
+                    continue  # the file was renamed just now, and has another name
+                raise _wrong(expression, reason(error), classes, metadata) from error
+    raise AssertionError
+
+
+def _wrong(expression: str, why: str, classes: Classes, metadata: Metadata | None) -> ValueError:
+    names = ["id", "path", *(["label"] if classes else []), *([] if metadata is None else metadata.columns)]
+    listed = ", ".join(name[:40] for name in names[:30]) + (", ..." if len(names) > 30 else "")
+    shown = expression if len(expression) <= 60 else expression[:60] + "..."
+    return ValueError(f"where={shown!r} is no filter ({why}); the columns are {listed}")
+
+
+def _check_expression(connection: DuckDBPyConnection, expression: str) -> set[str]:
+    """The names in an expression, of columns among others; `_Refused` where it holds what no filter needs."""
+    if len(expression) > LONGEST:
+        raise _Refused(f"{len(expression):,} characters, at most {LONGEST:,} are taken: give ids in its place")
+    if "\0" in expression:
+        raise _Refused("a zero character")
+    (text,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {expression}"]).fetchone() or ("",)
+    try:
+        parsed = json.loads(text)
+    except RecursionError:
+        raise _Refused("nested too deeply") from None
+    if parsed["error"]:
+        raise _Refused(f"{parsed.get('error_type', '')}: {parsed.get('error_message', '')}")
+    if len(parsed["statements"]) != 1:
+        raise _Refused("more than one statement")
+    node = parsed["statements"][0]["node"]
+    more = [
+        node.get(name) for name in ("modifiers", "where_clause", "group_expressions", "having", "sample", "qualify")
+    ]
+    if node["type"] != "SELECT_NODE" or node["from_table"]["type"] != "EMPTY" or any(more) or node["cte_map"]["map"]:
+        raise _Refused("a query: give a condition only")
+    if len(node["select_list"]) != 1:
+        raise _Refused("more than one expression")
+    return _check_parts(node["select_list"][0])
+
+
+def _check_parts(tree: dict[str, Any]) -> set[str]:
+    names: set[str] = set()
+    waiting: list[Any] = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if part.get("class", "CONSTANT") not in PARTS:
+                raise _Refused(f"a {part['class'].lower()}, which no filter needs")
+            if part.get("class") == "FUNCTION" and part["function_name"] not in FUNCTIONS:
+                raise _Refused(f"the function {part['function_name'][:40]}, which filters do not have")
+            if part.get("class") == "COLUMN_REF":
+                names.update(name.casefold() for name in part["column_names"])
+        waiting.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
+    return names
+
+
+def _evaluate(
+    connection: DuckDBPyConnection,
+    expression: str,
+    names: set[str],
+    items: Items,
+    classes: Classes,
+    metadata: Metadata | None,
+) -> np.ndarray:
+    """The rows for which it is true, of columns that it names; a block of items at a time."""
+    chosen = np.zeros(len(items), bool)
+    wanted = [] if metadata is None else [name for name in metadata.columns if name.casefold() in names]
+    if metadata is not None:
+        check_metadata(connection, metadata)
+    label = classes if "label" in names and classes else None
+    for block in blocks(items, paths="path" in names, classes=label):
+        table = with_metadata(connection, block, metadata, wanted)
+        kind = str(table.project(expression).types[0])
+        if kind != "BOOLEAN":
+            raise _Refused(f"it is {kind[:40]}, not true or false")
+        chosen[table.filter(expression).project(ROW).fetchnumpy()[ROW]] = True
+        connection.unregister("block")
+    return np.flatnonzero(chosen)
