@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mecoq_faiss.bundle.table import connected, named, place, quoted, reason
+from mecoq_faiss.bundle.table import connected, first_row, named, place, quoted, reason
 from mecoq_faiss.storage.files import open_regular
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ CSV = (
     "auto_type_candidates = ['BOOLEAN', 'BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
 )
 JSONL = (
-    "format = 'newline_delimited', records = 'true', maximum_depth = 1, sample_size = -1, map_inference_threshold = -1"
+    "format = 'newline_delimited', records = 'true', maximum_depth = 2, sample_size = -1, map_inference_threshold = -1"
 )
 
 
@@ -73,10 +73,11 @@ def load_given(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, di
         casts = [_cast(column, types[column], kept) for column, kept in columns.items()]
         joined = f"CAST({key} AS {'VARCHAR' if key == 'path' else 'BIGINT'}) AS {key}"
         connection.execute(f"CREATE TEMP TABLE given AS SELECT {', '.join([joined, *casts])} FROM {source}")
-        twice = connection.execute(
+        twice = first_row(
+            connection,
             f"SELECT {key}, count(*) OVER () FROM given WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 "
-            f"ORDER BY {key} LIMIT 1"
-        ).fetchone()
+            f"ORDER BY {key} LIMIT 1",
+        )
     except duckdb.Error as error:
         raise ValueError(f"metadata {name} cannot be read: {reason(error)}") from error
     if twice is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from mecoq_faiss.bundle.folder import METADATA, Pinned
 from mecoq_faiss.bundle.given import load_given, open_given
 from mecoq_faiss.bundle.items import BLOCK, Items
-from mecoq_faiss.bundle.table import connected, named, place, quoted, reason
+from mecoq_faiss.bundle.table import connected, first_row, named, place, quoted, reason
 from mecoq_faiss.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def check_metadata(connection: DuckDBPyConnection, metadata: Metadata) -> None:
 
 def _check(connection: DuckDBPyConnection, metadata: Metadata) -> None:
     at = quoted(place(metadata.file))
-    (groups,) = connection.execute(
-        f"SELECT coalesce(sum(row_group_num_rows), 0) FROM parquet_metadata({at}) WHERE column_id = 0"
-    ).fetchone() or (0,)
-    (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({at})").fetchone() or (0,)
+    (groups,) = first_row(
+        connection, f"SELECT coalesce(sum(row_group_num_rows), 0) FROM parquet_metadata({at}) WHERE column_id = 0"
+    ) or (0,)
+    (rows,) = first_row(connection, f"SELECT num_rows FROM parquet_file_metadata({at})") or (0,)
     found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE FROM read_parquet({at})").fetchall()}
     if found != {"id": "BIGINT", **metadata.columns} or not groups == rows == metadata.rows:
         raise ValueError(f"{metadata.name} does not fit its bundle: export or copy the bundle again")
@@ -144,10 +144,11 @@ def _join_given(connection: DuckDBPyConnection, file: IO[bytes], items: Items) -
             f"INSERT INTO matched SELECT block.id, given.rowid FROM block JOIN given ON block.{key} = given.{key}"
         )
         connection.unregister("block")
-    unknown, first, known = connection.execute(
+    unknown, first, known = first_row(
+        connection,
         f"SELECT count(*) FILTER (m.place IS NULL), min({key}) FILTER (m.place IS NULL), count(m.place) "
-        "FROM given LEFT JOIN (SELECT DISTINCT place FROM matched) m ON m.place = given.rowid"
-    ).fetchone() or (0, None, 0)
+        "FROM given LEFT JOIN (SELECT DISTINCT place FROM matched) m ON m.place = given.rowid",
+    ) or (0, None, 0)
     if not known:
         raise ValueError(f"{file.name}: none of its {unknown} {key}s is that of an item, the first is {first!r}")
     if unknown:
@@ -205,9 +206,9 @@ def _copy(
         parts.append(f"SELECT {own_id} AS id, {', '.join(cast)} FROM {rows}")
     try:
         united = f"{' UNION ALL '.join(parts)} ORDER BY id"
-        (rows_written,) = connection.execute(
-            f"COPY ({united}) TO {quoted(place(out))} (FORMAT parquet, USE_TMP_FILE false)"
-        ).fetchone() or (0,)
+        (rows_written,) = first_row(
+            connection, f"COPY ({united}) TO {quoted(place(out))} (FORMAT parquet, USE_TMP_FILE false)"
+        ) or (0,)
     except duckdb.Error as error:
         raise OSError(f"{METADATA} cannot be written: {reason(error)}") from error
     return int(rows_written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -49,6 +49,12 @@ def connected(files: Iterable[IO[bytes]] = (), spill: Path | None = None) -> Ite
     finally:
         if spill is not None:
             shutil.rmtree(spill, ignore_errors=True)
+
+
+def first_row(connection: DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row of a query's result, of which none is left unread: DuckDB would take no other query meanwhile."""
+    rows = connection.execute(query, list(values)).fetchall()
+    return rows[0] if rows else None
 
 
 def place(file: IO[bytes]) -> str:

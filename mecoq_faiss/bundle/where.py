@@ -14,7 +14,7 @@ import numpy as np
 from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, check_metadata
-from mecoq_faiss.bundle.table import connected, reason
+from mecoq_faiss.bundle.table import connected, first_row, reason
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -87,13 +87,14 @@ def _check_expression(connection: DuckDBPyConnection, expression: str) -> set[st
         raise _Refused(f"{len(expression):,} characters, at most {LONGEST:,} are taken: give ids in its place")
     if "\0" in expression:
         raise _Refused("a zero character")
-    (text,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {expression}"]).fetchone() or ("",)
+    (text,) = first_row(connection, "SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT {expression}"]) or ("",)
     try:
         parsed = json.loads(text)
     except RecursionError:
         raise _Refused("nested too deeply") from None
     if parsed["error"]:
-        raise _Refused(f"{parsed.get('error_type', '')}: {parsed.get('error_message', '')}")
+        said = str(parsed.get("error_message"))
+        raise _Refused("more than one statement" if said.startswith("Only SELECT") else said)
     if len(parsed["statements"]) != 1:
         raise _Refused("more than one statement")
     node = parsed["statements"][0]["node"]

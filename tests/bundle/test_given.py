@@ -13,11 +13,11 @@ from mecoq_faiss.bundle.table import connected
 from tests.bounded import refusal
 
 TYPES = {"n": "BIGINT", "x": "DOUBLE", "flag": "BOOLEAN", "text": "VARCHAR", "day": "DATE", "at": "TIMESTAMP"}
-CSV = """path,n,x,flag,text,day,at
+CSV = '''path,n,x,flag,text,day,at
 001,1,0.5,true,"a, ""b""",2020-02-29,2020-02-29 01:02:03
 "new
 line",,,,,,
-"""
+'''
 JSONL = """{"path": "001", "n": 1, "x": 0.5, "flag": true, "text": "a, \\"b\\"", "day": "2020-02-29", "at": "2020-02-29 01:02:03"}
 {"path": "new\\nline"}
 """
@@ -83,21 +83,24 @@ def test_types_of_parquet_are_widened(tmp_path: Path) -> None:
         ("id,year\n1.5,1\n", "its column id is DOUBLE"),
         (f"path,{'y' * 300}\na,1\n", "is no name of a column"),
         ("", "cannot be read|has no column path or id"),
-        ("path," + ",".join(f"c{i}" for i in range(1100)) + "\na" + 1100 * ",1" + "\n", "has 1100 columns: at most 1000"),
+        (
+            "path," + ",".join(f"c{i}" for i in range(1100)) + "\na" + 1100 * ",1" + "\n",
+            "has 1100 columns: at most 1000",
+        ),
     ],
 )
 def test_tables_that_cannot_be_joined(content: str, said: str, tmp_path: Path) -> None:
-    assert refusal(lambda: check_given(written(tmp_path / "t.csv", content)), said)
+    assert refusal(lambda: check_given(written(tmp_path / "t.csv", content)), *said.split("|"))
 
 
 def test_lines_that_are_no_rows(tmp_path: Path) -> None:
     for content, said in (
-        ('{"path": "a", "tags": [1, 2]}\n', "its column 'tags' is JSON"),
+        ('{"path": "a", "tags": [1, 2]}\n', "its column 'tags' is JSON[]"),
         ('{"path": "a", "year": 1}\n{"path": "b", "Year": 2}\n', "the same but for case"),
         ('{"path": "a", "year"\n', "cannot be read"),
         ("[1, 2]\n", "cannot be read|has no column"),
     ):
-        assert refusal(lambda content=content: check_given(written(tmp_path / "t.jsonl", content)), said)
+        assert refusal(lambda content=content: check_given(written(tmp_path / "t.jsonl", content)), *said.split("|"))
     nested = parquet(tmp_path / "t.parquet", "SELECT 'a' AS path, {'x': 1} AS s")
     assert refusal(lambda: check_given(nested), "its column 's' is STRUCT")
     assert refusal(lambda: check_given(written(tmp_path / "u.parquet", "PAR1 nothing")), "cannot be read")
