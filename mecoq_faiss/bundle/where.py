@@ -14,7 +14,7 @@ import numpy as np
 from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, check_metadata
-from mecoq_faiss.bundle.table import connected, first_row, reason
+from mecoq_faiss.bundle.table import connected, first_row, place, reason
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -70,6 +70,8 @@ def rows_where(expression: str, items: Items, metadata: Metadata | None) -> np.n
             except (duckdb.Error, _Refused, UnicodeError) as error:
                 if isinstance(error, duckdb.PermissionException) and attempt + 1 < TRIES:
                     continue  # the file was renamed just now, and has another name
+                if metadata is not None and place(metadata.file) in str(error):
+                    raise ValueError(f"{metadata.name} is damaged: export or copy the bundle again") from error
                 raise _wrong(expression, reason(error), classes, metadata) from error
     raise AssertionError
 

@@ -18,7 +18,8 @@ CSV = '''path,n,x,flag,text,day,at
 "new
 line",,,,,,
 '''
-JSONL = """{"path": "001", "n": 1, "x": 0.5, "flag": true, "text": "a, \\"b\\"", "day": "2020-02-29", "at": "2020-02-29 01:02:03"}
+JSONL = """{"path": "001", "n": 1, "x": 0.5, "flag": true, "text": "a, \\"b\\"",\
+ "day": "2020-02-29", "at": "2020-02-29 01:02:03"}
 {"path": "new\\nline"}
 """
 

@@ -60,6 +60,23 @@ def test_k_out_of_range(bundle: Path, digit_image: Path) -> None:
         assert "out of range" in fails("search", bundle, digit_image, "-k", k)
 
 
+def test_a_condition(picture_bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,year\n" + "".join(f"dark/{i:02}.jpg,{2000 + i}\n" for i in range(0, 20, 6)))
+    given = ("--codes", picture_bundle, "--metadata", tmp_path / "t.csv")
+    ok("export-index", picture_bundle, *given, "--out", tmp_path / "with")
+    query = pictures / "dark" / "00.jpg"
+    found = json.loads(ok("search", tmp_path / "with", query, "--where", "year > 2000 and label == 'dark'", "--json"))
+    assert sorted(hit["path"] for hit in found[0]["hits"]) == [f"dark/{i:02}.jpg" for i in (6, 12, 18)]
+    alone = json.loads(ok("search", picture_bundle, query, "--where", "label = 'light'", "--json"))
+    assert {hit["path"][:5] for hit in alone[0]["hits"]} == {"light"}
+    for where in ("yea > 3", "1=1); DROP TABLE items; --", "id in (select 1 from read_csv('/etc/passwd'))", ""):
+        line = fails("search", tmp_path / "with", query, "--where", where)
+        assert line.startswith("Error: where=") and line.endswith("the columns are id, path, label, year")
+    (tmp_path / "bad.csv").write_text("file,year\na,1\n")
+    for command in (("add", picture_bundle, query), ("update", picture_bundle, "--data", pictures)):
+        assert "no column path or id" in fails(*command, "--metadata", tmp_path / "bad.csv")
+
+
 def test_a_bad_query_is_named(bundle: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     assert "nowhere.jpg" in fails("search", bundle, "nowhere.jpg")
