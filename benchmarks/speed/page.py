@@ -21,6 +21,7 @@ SECTIONS = {  # result files -> what they measure
     "default-backbone": "Training with the default backbone",
     "encode": "Encoding images, answering queries",
     "export": "Export of stored codes",
+    "filtered": "Search among chosen items",
     "evaluate": "Evaluation",
 }
 EXPORT = {  # column -> its figure in a row of export.json; what a file lacks is left out
@@ -33,7 +34,12 @@ EXPORT = {  # column -> its figure in a row of export.json; what a file lacks is
     "build rate / copy into fresh memory": lambda row: row["build_rate / fresh copy"],
     "write rate / plain write": lambda row: row["plain_write_s / write_s"],
 }
-TABLES = {"fine_tuning": "Steps in which the backbone learns", "cache": "View cache", "query": "One query"}
+TABLES = {
+    "fine_tuning": "Steps in which the backbone learns",
+    "cache": "View cache",
+    "query": "One query",
+    "filtered": "Each share",
+}
 
 
 def page() -> str:

@@ -27,6 +27,7 @@ TINY = {
     "--backbone resnet18 --fine-tuning float32 micro-batches --tuning-batch 4",
     "encode": "--images 5 --image-size 16 --jpeg-side 20 --repeats 1 --workers 0 --backbone resnet18",
     "export": "--sizes 1000 3000 --bytes 2",
+    "filtered": "--sizes 2000 --bytes 4 --num-queries 9 --repeats 1",
     "evaluate": "--items 500 --num-queries 20 -k 30 --bytes 2 --repeats 1",
 }
 
@@ -51,7 +52,7 @@ def test_each_runs_and_records_all(name: str, tmp_path: Path, monkeypatch: pytes
         assert goal.keys() == {"goal", "measured", "wanted", "met"} and np.isfinite(goal["measured"])
     assert bool(content["goals"]) == (name != "export")  # whose goals are for 10 M codes and more
     assert str(out) in capsys.readouterr().out
-    assert name == "evaluate" or out.with_suffix(".png").stat().st_size > 1000
+    assert name in ("evaluate", "filtered") or out.with_suffix(".png").stat().st_size > 1000
 
 
 def test_search_writes_points_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
