@@ -38,6 +38,7 @@ NAMES = [
     "encode",
     "evaluate",
     "export_index",
+    "export_items",
     "load_encoder",
     "merge",
     "open_bundle",

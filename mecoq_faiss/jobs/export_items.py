@@ -38,7 +38,7 @@ def export_items(bundle: str | Path, out: str | Path) -> int:
 
     Example:
         >>> from mecoq_faiss import export_items
-        >>> export_items("bundle", "items.parquet")
+        >>> export_items("bundle-photos", "items.parquet")
         20
     """
     out = Path(out)

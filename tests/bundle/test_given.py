@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -101,7 +102,8 @@ def test_lines_that_are_no_rows(tmp_path: Path) -> None:
         ('{"path": "a", "year"\n', "cannot be read"),
         ("[1, 2]\n", "cannot be read|has no column"),
     ):
-        assert refusal(lambda content=content: check_given(written(tmp_path / "t.jsonl", content)), *said.split("|"))
+        path = written(tmp_path / "t.jsonl", content)
+        assert refusal(partial(check_given, path), *said.split("|"))
     nested = parquet(tmp_path / "t.parquet", "SELECT 'a' AS path, {'x': 1} AS s")
     assert refusal(lambda: check_given(nested), "its column 's' is STRUCT")
     assert refusal(lambda: check_given(written(tmp_path / "u.parquet", "PAR1 nothing")), "cannot be read")

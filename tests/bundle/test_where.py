@@ -17,7 +17,7 @@ from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import metadata_in
 from mecoq_faiss.bundle.where import LONGEST, rows_where
 from tests.bounded import refusal
-from tests.bundle.hostile import N, old_bundle
+from tests.bundle.hostile import N, WIDTH, old_bundle
 
 CAMERAS = ("X", "it's", "")
 DAY = datetime.date(2020, 1, 1)
@@ -107,9 +107,7 @@ def test_long_ones_are_fine(chosen: Callable[[str], list[int]]) -> None:
 
 def test_without_metadata_there_are_own_columns(tmp_path: Path) -> None:
     with open_bundle(old_bundle(tmp_path)) as opened:
-        hits: list[Any] = opened.search(
-            np.zeros((1, opened.encoder.model.config.feature_dim), "f4") + 1, 60, where="label = 'b'"
-        )[0]
+        hits: list[Any] = opened.search(np.zeros((1, WIDTH), "f4") + 1, 60, where="label = 'b'")[0]
         assert sorted(hit.id for hit in hits) == list(range(1, N, 2))
         assert refusal(
             lambda: opened.search(np.ones((1, 4), "f4"), where="year = 3"), "the columns are id, path, label"
@@ -118,7 +116,7 @@ def test_without_metadata_there_are_own_columns(tmp_path: Path) -> None:
 
 def test_an_open_bundle_searches_what_a_condition_chooses(bundle: Path) -> None:
     with open_bundle(bundle) as opened:
-        xq = np.random.default_rng(0).normal(size=(3, opened.encoder.model.config.feature_dim)).astype("f4")
+        xq = np.random.default_rng(0).normal(size=(3, WIDTH)).astype("f4")
         every = opened.search(xq, N)
         for condition in ("year >= 2020", "camera == 'X' and label = 'a'", "false", "id = 12"):
             with pinned(bundle) as files, items_in(files) as items:
@@ -141,5 +139,5 @@ def test_files_that_were_removed_that_was_removed(bundle: Path, tmp_path: Path) 
     copy = shutil.copytree(bundle, tmp_path / "copy")
     with open_bundle(copy) as opened:
         shutil.rmtree(copy)
-        hits = opened.search(np.ones((1, opened.encoder.model.config.feature_dim), "f4"), N, where="year = 2012")[0]
+        hits = opened.search(np.ones((1, WIDTH), "f4"), N, where="year = 2012")[0]
         assert sorted(hit.id for hit in hits) == [12, 42]

@@ -19,8 +19,8 @@ from tests.cli.calls import fails, ok
 
 
 def rows(path: Path) -> tuple[list[str], list[tuple]]:
-    table = duckdb.sql(f"FROM read_parquet('{path}')")
-    return table.columns, table.fetchall()
+    table = duckdb.execute(f"FROM read_parquet('{path}')")
+    return [column[0] for column in table.description or ()], table.fetchall()
 
 
 @pytest.fixture
