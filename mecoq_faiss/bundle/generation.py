@@ -71,10 +71,11 @@ class Generation:
             self._ids = ids  # a memory map, where all items lie in one file
             self._metadata = metadata_in(files)
             if self._metadata is not None:
-                kept_open = stack.enter_context(open(os.dup(self._metadata.file.fileno()), "rb"))
-                self._metadata = self._metadata._replace(file=kept_open)
+                name, number = self._metadata.name, self._metadata.file.fileno()
+                again = stack.enter_context(open(name, "rb", opener=lambda *_: os.dup(number)))
+                self._metadata = self._metadata._replace(file=again)
             self._filters: OrderedDict[str, ChosenRows] = OrderedDict()
-            self._one_filter = threading.Lock()
+            self._one_filter = threading.Lock()  # and so the memory of one evaluation at a time
             self._items = stack.pop_all()
 
     def close(self) -> None:

@@ -21,17 +21,8 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000  # characters of an expression
 TRIES = 3
-PARTS = (
-    "COLUMN_REF",
-    "CONSTANT",
-    "COMPARISON",
-    "CONJUNCTION",
-    "BETWEEN",
-    "OPERATOR",
-    "CASE",
-    "CAST",
-    "TYPE",
-    "FUNCTION",
+PARTS = frozenset(  # of what DuckDB makes of an expression
+    ("COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "BETWEEN", "OPERATOR", "CASE", "CAST", "TYPE", "FUNCTION")
 )
 PLAIN = """
 + - * / // % || ~~ !~~ ~~* !~~* ^@ lower upper length trim ltrim rtrim left right substring substr contains prefix
@@ -40,6 +31,8 @@ greatest least nullif if year month day hour minute second week quarter dayofwee
 date_trunc date_diff datediff to_years to_months to_weeks to_days to_hours to_minutes to_seconds
 """
 FUNCTIONS = frozenset(PLAIN.split())  # none whose result is much longer than what it is given
+NUMBERS = "tinyint smallint int integer int2 int4 int8 bigint hugeint float float4 real float8 double decimal numeric"
+TYPES = frozenset(f"{NUMBERS} bool boolean varchar text string date timestamp datetime interval".split())
 
 
 class _Refused(ValueError):
@@ -120,6 +113,8 @@ def _check_parts(tree: dict[str, Any]) -> set[str]:
                 raise _Refused(f"a {part['class'].lower()}, which no filter needs")
             if part.get("class") == "FUNCTION" and part["function_name"] not in FUNCTIONS:
                 raise _Refused(f"the function {part['function_name'][:40]}, which filters do not have")
+            if part.get("class") == "TYPE" and part["type_name"].casefold() not in TYPES:
+                raise _Refused(f"the type {part['type_name'][:40]}, which filters do not have")
             if part.get("class") == "COLUMN_REF":
                 names.update(name.casefold() for name in part["column_names"])
         waiting.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())

@@ -33,7 +33,7 @@ from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import metadata_in
 from mecoq_faiss.bundle.where import rows_where
 from tests.bounded import refusal
-from tests.bundle.hostile import N, WIDTH, altered_manifest, old_bundle
+from tests.bundle.hostile import WIDTH, N, altered_manifest, old_bundle
 
 Rows = dict[str, tuple[Any, ...]]
 

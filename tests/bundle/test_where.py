@@ -17,7 +17,7 @@ from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import metadata_in
 from mecoq_faiss.bundle.where import LONGEST, rows_where
 from tests.bounded import refusal
-from tests.bundle.hostile import N, WIDTH, old_bundle
+from tests.bundle.hostile import WIDTH, N, old_bundle
 
 CAMERAS = ("X", "it's", "")
 DAY = datetime.date(2020, 1, 1)
@@ -55,6 +55,8 @@ def chosen(bundle: Path) -> Iterator[Callable[[str], list[int]]]:
         ("case when year > 2020 then id % 2 = 0 else false end", lambda i: i >= 10 and i % 30 > 20 and i % 2 == 0),
         ("true", lambda i: True),
         ("null::boolean", lambda i: False),
+        ("year::varchar = '2012' and day >= timestamp '2020-01-13' and day < date '2020-02-01' + interval '2 days'",
+         lambda i: i == 12),
         ("1 = 1) or (1 = 1", None),
     ],
 )  # fmt: skip
@@ -85,6 +87,8 @@ def test_the_rows_for_which_it_is_true(
         ("repeat(path, 1000000000) = 'x'", "the function repeat"), ("getenv('HOME') = 'x'", "the function getenv"),
         ("len(range(1000000000)) > 3", "the function"),
         ("current_setting('threads') = '1'", "the function current_setting"),
+        ("path::integer[100000] is null", "the type array"), ("year::mine = 3", "the type mine"),
+        ("path::struct(x int) is null", "the type STRUCT"), ("block.year.x[1] = 3", "not found|no filter"),
         ("error('x')", "the function error"), ("sum(year) > 1", "the function sum"),
         ("row_number() over () < 3", "a window"), ("columns(*) > 1", "a star"), ("year = ?", "a parameter"),
         ("list_transform([1], lambda x: x + 1) = [2]", "the function|a lambda"),
