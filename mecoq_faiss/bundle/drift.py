@@ -9,7 +9,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mecoq_faiss.bundle.column import Column
 from mecoq_faiss.bundle.items import BLOCK, Items
 from mecoq_faiss.index.codes import code_blocks, decode_codes
 
@@ -127,7 +126,7 @@ def drift_of(
     return drift | {"retrain": retrain, "evidence": evidence}
 
 
-def _rows_of_export(items: Items, error: np.ndarray | Column, first_new_id: int | None, seed: int) -> np.ndarray:
+def _rows_of_export(items: Items, error: np.ndarray, first_new_id: int | None, seed: int) -> np.ndarray:
     """Rows (m,) int64, rising, of items of the export whose error is known, at most `MOST_OLD`, by chance."""
     rng, ids = np.random.default_rng(seed), items.lazy("ids")
     assert ids is not None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import h5py
 import numpy as np
@@ -89,8 +89,8 @@ class Items:
         column = self.lazy(name)
         return None if column is None else np.asarray(column)
 
-    def lazy(self, name: str) -> np.ndarray | Column | None:
-        """The same as `column`, but that only what is asked for is read, wherever it lies."""
+    def lazy(self, name: str) -> np.ndarray | None:
+        """The same as `column`, but that only what is asked for is read, wherever it lies: an array or a `Column`."""
         with self._one_reader:
             held = zip(self.segments, self._open, strict=True)
             parts = [map_array(segment, name) if name in file else None for segment, file in held]
@@ -98,7 +98,7 @@ class Items:
             return parts[0]
         if all(part is None for part in parts):
             return None
-        return Column(parts, self._starts, self.removed, self.places)
+        return cast(np.ndarray, Column(parts, self._starts, self.removed, self.places))
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray, int]]:
         """All items some at a time: the segment's number, the places in it that are left, the row of the first."""

@@ -159,7 +159,9 @@ def _next_name(names: list[str]) -> str:
 def _put_in_place(work: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Write the manifest of `work`/next with this other `content`, and put it in the opened bundle's place."""
     bundle, new = files.bundle, work / NEXT
-    content = {name: value for name, value in files.manifest.items() if name not in ("format", "files", "metadata")} | content
+    content = {
+        name: value for name, value in files.manifest.items() if name not in ("format", "files", "metadata")
+    } | content
     entries = files.manifest["files"].items()
     kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(bundle / n)}
     write_manifest(new, content, names, kept)
