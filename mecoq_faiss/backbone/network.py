@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -287,6 +288,14 @@ def _no_download(name: str, error: Exception) -> str:
     return f"could not fetch the pretrained weights of {name} ({reason}): pass --weights FILE, or --weights none"
 
 
+def _check_kinds(net: nn.Module, state: dict[str, Any]) -> None:
+    """ValueError for what is no tensor, or one of numbers of another kind, which torch would convert."""
+    for name, tensor in net.state_dict().items():
+        found = state.get(name, tensor)
+        if not isinstance(found, Tensor) or found.is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{name} is {getattr(found, 'dtype', 'no tensor')}, not {tensor.dtype}")
+
+
 def _load_weights(net: nn.Module, path: Path, heads: tuple[str, ...]) -> None:
     """Load a state dict from a file, which may also hold the `heads` that were cut, and may lack batch counters."""
     if not path.is_file():
@@ -297,9 +306,11 @@ def _load_weights(net: nn.Module, path: Path, heads: tuple[str, ...]) -> None:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(path)  # no more is taken than the file holds
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             state = state.get("state_dict", state.get("model", state))
         state = {key.removeprefix("module."): value for key, value in state.items()}
+        _check_kinds(net, state)
         missing, left = net.load_state_dict(state, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

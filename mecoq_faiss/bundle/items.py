@@ -21,6 +21,7 @@ from mecoq_faiss.bundle.column import Column
 from mecoq_faiss.bundle.folder import ITEMS, Pinned, open_items, read_items
 from mecoq_faiss.storage.hdf5_checked import read_texts
 from mecoq_faiss.storage.hdf5_texts import likely_rows
+from mecoq_faiss.storage.npy import check_int64
 from mecoq_faiss.storage.shards import map_array
 
 REMOVED = "removed.npy"
@@ -235,9 +236,10 @@ def items_in(files: Pinned) -> Items:
 def read_removed(file: BinaryIO) -> np.ndarray:
     """What `write_removed` wrote."""
     try:
+        check_int64(file)
         removed = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise ValueError(f"{file.name} is damaged ({error}): export or copy the bundle again") from error
-    if removed.ndim != 1 or removed.dtype != np.int64 or (np.diff(removed) <= 0).any():
+    if (np.diff(removed) <= 0).any():
         raise ValueError(f"{file.name} is damaged (no rising rows): export or copy the bundle again")
     return removed

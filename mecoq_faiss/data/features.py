@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -17,17 +16,16 @@ import numpy as np
 from mecoq_faiss.data.rows import FeatureRows
 from mecoq_faiss.storage.files import open_regular
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, SMALL, check_texts, one_line, plain_dataset, read_texts
+from mecoq_faiss.storage.hdf5_file import open_hdf5
+from mecoq_faiss.storage.npy import read_header
 
 FEATURE_TYPES = (".h5", ".hdf5", ".npy")
 
 STD_FLOOR = 0.1  # where features are standardized: no deviation counts as less than this share of the mean one
 _MOST_CLASSES = 1 << 20
 _BLOCK_BYTES = 1 << 26
-_MOST_HEADER = 10_000  # bytes, of a .npy; as numpy
 _MOST_ROWS = 1 << 28  # of a .npy: each has a name in memory
 MEND = "write the arrays themselves into the file"
-# What numpy raises for a damaged header beside ValueError
-NPY_ERRORS = (ValueError, OSError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +110,10 @@ def open_features(path: Path, name: str) -> FeatureSource:
         features = _open_npy(path, name)
         return FeatureSource(name, features, _row_names(len(features)), None, ())
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{name}: not a readable HDF5 file ({error}); write or copy it again") from None
-    try:
-        with file:
+        with open_hdf5(path) as file:
             return _read_file(file, path, name)
     except (OSError, *READ_ERRORS) as error:
-        raise ValueError(f"{name}: damaged ({one_line(error)}); write or copy it again") from error
+        raise ValueError(f"{name}: not a readable HDF5 file ({one_line(error)}); write or copy it again") from error
 
 
 def _read_file(file: h5py.File, path: Path, name: str) -> FeatureSource:
@@ -144,10 +138,9 @@ def _read_file(file: h5py.File, path: Path, name: str) -> FeatureSource:
 def _open_npy(path: Path, name: str) -> FeatureRows:
     with open_regular(path) as file:
         try:
-            shape, dtype = _read_npy_header(file)
-        except Exception as error:  # numpy evaluates the header's text, which lets out nearly any exception
-            reason = " ".join(str(error).split())[:150]
-            raise ValueError(f"{name}: not a readable .npy file ({reason}); write it again with np.save") from None
+            shape, dtype = read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{name}: not a readable .npy file ({error}); write it again with np.save") from None
         available = os.fstat(file.fileno()).st_size - file.tell()
     _check_features(name, shape, dtype)
     if shape[0] > _MOST_ROWS:
@@ -156,19 +149,6 @@ def _open_npy(path: Path, name: str) -> FeatureRows:
     if available < wanted:
         raise ValueError(f"{name}: truncated, {available:,} of {wanted:,} bytes of data; write or copy it again")
     return FeatureRows(os.path.abspath(path), None, shape, dtype, None)
-
-
-def _read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    length = file.read(2 if version == (1, 0) else 4)
-    if int.from_bytes(length, "little") > _MOST_HEADER:  # numpy would read it whole before it looks
-        raise ValueError(f"a header of {int.from_bytes(length, 'little'):,} bytes")
-    file.seek(-len(length), os.SEEK_CUR)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError(f"shape {shape}")
-    return shape, dtype
 
 
 def _check_features(name: str, shape: tuple[int, ...] | None, dtype: np.dtype) -> None:

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import weakref
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from PIL import Image
 
-from mecoq_faiss.data.images import IMAGE_TYPES, MAX_BYTES, UnreadableImage, decode_image, limit
+from mecoq_faiss.data.images import IMAGE_TYPES, MAX_BYTES, PREFIX, UnreadableImage, decode_image, limit
 from mecoq_faiss.storage.files import open_regular, sha256
 
 _MOST_HEADER = 1 << 20  # bytes, of a tar's long names and pax headers
@@ -25,6 +24,7 @@ _TAR_ERRORS = (
     *(tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError),
     *(ValueError, LookupError, TypeError, ArithmeticError, RecursionError),  # tarfile's own, of a damaged header
 )
+MOST_RATIO, UNPACKED = 100, 1 << 30  # a packed tar may become so many times as large, and so many bytes in any case
 TAR_TYPES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 
 
@@ -172,13 +172,22 @@ class TarStore:
         weakref.finalize(self, _remove, plain, os.getpid())
         with open(handle, "wb") as target, unpacker(self.path, "rb") as source:
             try:
-                shutil.copyfileobj(source, target, 1 << 20)
-            except OSError as error:
-                if isinstance(error, gzip.BadGzipFile):
+                self._copy(source, target)
+            except BaseException as error:
+                _remove(plain, os.getpid())  # at once: the error may be kept
+                if not isinstance(error, OSError) or isinstance(error, gzip.BadGzipFile):
                     raise
                 folder = os.path.dirname(plain)
                 raise OSError(f"cannot unpack {self.path} into {folder} ({error}); set TMPDIR") from error
         return plain
+
+    def _copy(self, source: lzma.LZMAFile | gzip.GzipFile, target: BinaryIO) -> None:
+        """Unpack; ValueError where it becomes larger than any collection of images would."""
+        most = limit("MAX_UNPACKED", max(UNPACKED, MOST_RATIO * os.path.getsize(self.path)))
+        while block := source.read(1 << 20):
+            if target.tell() + len(block) > most:
+                raise ValueError(f"more than {most:,} bytes when unpacked ({PREFIX}MAX_UNPACKED)")
+            target.write(block)
 
 
 def _remove(path: str, owner: int) -> None:

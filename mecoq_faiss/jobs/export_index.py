@@ -38,14 +38,14 @@ from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.rewrite import write_together
 from mecoq_faiss.config import to_json
-from mecoq_faiss.data.features import NPY_ERRORS
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.files import check_regular, check_writable_parent, replacing, write_text
+from mecoq_faiss.storage.files import check_regular, check_writable_parent, open_regular, replacing, write_text
 from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
 from mecoq_faiss.storage.hdf5_checked import one_line, read_attribute
+from mecoq_faiss.storage.npy import check_int64
 from mecoq_faiss.storage.shards import map_array, read_key, shards_written
 from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
 from mecoq_faiss.training.run_folder import save_model
@@ -201,8 +201,12 @@ def _read_ids(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give a .npy file of int64, or an .h5 file with ids")
     try:
-        return np.load(path, mmap_mode="r") if path.suffix == ".npy" else map_array(path, "ids")
-    except NPY_ERRORS as error:
+        if path.suffix != ".npy":
+            return map_array(path, "ids")
+        with open_regular(path) as file:
+            check_int64(file)
+        return np.load(path, mmap_mode="r")
+    except (ValueError, OSError) as error:
         raise ValueError(
             f"{path} holds no ids ({one_line(error)}): give a .npy file of int64, or an .h5 file with ids"
         ) from error

@@ -12,6 +12,7 @@ from mecoq_faiss.bundle.history import plot_history
 from mecoq_faiss.index import describe_index, load_index
 from mecoq_faiss.presets import PRESETS
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, one_line, plain_dataset
+from mecoq_faiss.storage.hdf5_file import open_hdf5
 from mecoq_faiss.training.run_folder import RunFolder
 
 KINDS = {
@@ -78,7 +79,7 @@ def _describe_index(path: Path) -> dict[str, Any]:
 
 def _describe_h5(path: Path) -> dict[str, Any]:
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             names = list(file)
             description: dict[str, Any] = {"type": "encoded" if "codes" in names else "features"}
             for name in names:

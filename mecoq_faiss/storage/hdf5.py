@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, check_texts, plain_dataset, read_attribute
+from mecoq_faiss.storage.hdf5_file import open_hdf5
 
 SHA256 = "sha256"  # attribute of a file: JSON, hex SHA-256 by dataset
 BLOCK_BYTES = 1 << 24
@@ -99,7 +100,7 @@ def damaged_dataset(path: Path) -> str | None:
 
     A link, a group, or data in another file do not match. Raises OSError where HDF5 cannot read the file.
     """
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         for name, expected in read_checksums(file).items():
             if not _matches(file, name, expected, path):
                 return name
@@ -107,9 +108,9 @@ def damaged_dataset(path: Path) -> str | None:
 
 
 def _matches(file: h5py.File, name: str, expected: str, path: Path) -> bool:
-    if name not in set(file):
-        return False
     try:
+        if name not in set(file):
+            return False
         dataset = plain_dataset(file, name, str(path), "", own=True)
         check_texts(dataset, path, str(path), "")
         return _hash(dataset) == expected

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 import h5py
 import numpy as np
 
+from mecoq_faiss.storage.hdf5_file import open_hdf5
+
 SMALL = 1 << 20  # bytes of a dataset that may be missing from the file: HDF5 fills in zeros
 MOST_RATIO = 1100  # of gzip 1032; a dataset that claims more was never written
 MOST_CHUNK_BYTES = 1 << 30  # HDF5 unpacks a whole chunk to read one row of it
@@ -61,7 +63,7 @@ def open_checked(
     """
     where = str(source if isinstance(source, str | Path) else source.name)
     try:
-        with h5py.File(source, "r") as file:
+        with open_hdf5(source) as file:
             try:
                 found = _find(file, wanted, source, where, mend, rows, own)
             except READ_ERRORS as error:

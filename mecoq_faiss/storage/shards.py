@@ -15,6 +15,7 @@ import numpy as np
 from mecoq_faiss.storage.files import replacing, sha256
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute
+from mecoq_faiss.storage.hdf5_file import open_hdf5
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 logger = logging.getLogger("mecoq_faiss")
@@ -102,7 +103,7 @@ def shards_written(out: Path) -> int:
 def read_key(path: Path | BinaryIO) -> dict[str, Any] | None:
     """The key that a file was written under, or None where it is no such file."""
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             key = json.loads(read_attribute(file, "key"))
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -22,6 +22,7 @@ from mecoq_faiss.training.log import recorder
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
+from mecoq_faiss.training.place import check_place
 from mecoq_faiss.training.run_folder import RunFolder, load_model, save_model
 from mecoq_faiss.training.start import (
     check_enough,
@@ -190,7 +191,7 @@ def _fit(
 
     epoch, step = 1, 0
     if run.state_file.exists():
-        epoch, step = _load_state(run, objective, optimizer, pairs.steps_per_epoch)
+        epoch, step = _load_state(run, objective, optimizer, pairs.steps_per_epoch, not isinstance(pairs, ImagePairs))
         logger.info("resuming at epoch %d, step %d", epoch, step + 1)
     else:
         save(epoch, step)
@@ -255,7 +256,11 @@ def _fit(
 
 
 def _load_state(
-    run: RunFolder, objective: Objective, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+    run: RunFolder,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    steps_per_epoch: int,
+    each_counts: bool,
 ) -> tuple[int, int]:
     """Put `last.pt` into place; returns the epoch and step from which to continue.
 
@@ -282,9 +287,10 @@ def _load_state(
     if pushed is not None and not 0 <= int(pushed) < 2**53:
         raise ValueError(f"{run.state_file} is damaged (a memory of {int(pushed)} codes): train anew")
     try:
+        check_place(state, steps_per_epoch, each_counts=each_counts)
         objective.load_state_dict(state["objective"], strict=False)  # a frozen backbone is not in it
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:150]
         raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
     return state["epoch"], state["step"]

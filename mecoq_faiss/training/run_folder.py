@@ -23,6 +23,7 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.storage.checksum import checksum
 from mecoq_faiss.storage.files import check_regular, locked, open_regular, read_small, replacing, write_text
 from mecoq_faiss.training.checkpoint import Checkpoint, StoredTensor
+from mecoq_faiss.training.place import check_finished
 
 FORMAT = 1
 LOCK = ".lock"
@@ -344,7 +345,13 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} is unfinished (epoch {epoch} of {train_config.epochs}): continue it with --resume"
             )
-        return load_model(model_config, self.model_file)
+        model = load_model(model_config, self.model_file)
+        state = self.load_state()
+        try:
+            check_finished(state, model)
+        except ValueError as error:
+            raise ValueError(f"{self.state_file} does not fit {self.model_file.name} ({error}): train anew") from error
+        return model
 
 
 class _Refused(ValueError):

@@ -56,7 +56,7 @@ def check_same_data(split_file: Path, source: Source) -> None:
     """ValueError where a run was started on other data than `source`."""
     try:
         split = json.loads(read_small(split_file, MOST_SPLIT))
-        fingerprint, name = split["fingerprint"], split["source"]
+        fingerprint, name = split["fingerprint"], " ".join(str(split["source"]).split())[:100]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{split_file} is missing or damaged ({error}): train anew") from error
     if fingerprint != source.fingerprint:

@@ -120,10 +120,10 @@ def test_damaged_tar(folder):
 
 
 def test_no_room_to_unpack(folder, monkeypatch):
-    def full(source, target, length):
+    def full(self, source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stores.shutil, "copyfileobj", full)
+    monkeypatch.setattr(stores.TarStore, "_copy", full)
     assert "No space left on device" in refused(pack(folder, ".tar.gz"), OSError)
     assert "set TMPDIR" in refused(pack(folder, ".tar.gz"), OSError)
 
