@@ -321,6 +321,11 @@ def test_broken_weights_files_are_refused(small_state, tmp_path, capsys):
     refused(tmp_path / "deeper.safetensors", "another backbone", "stage4.9.extra.weight")
     save_file(small_state | {"conv1.0.weight": torch.ones(2)}, tmp_path / "shape.safetensors")
     refused(tmp_path / "shape.safetensors", "size mismatch")
+    whole_numbers = small_state["conv1.0.weight"].long()
+    torch.save(small_state | {"conv1.0.weight": whole_numbers}, tmp_path / "kind.pth")
+    refused(tmp_path / "kind.pth", "conv1.0.weight is torch.int64, not torch.float32")
+    torch.save(small_state | {"conv1.0.weight": 3}, tmp_path / "number.pth")
+    refused(tmp_path / "number.pth", "conv1.0.weight is no tensor")
     with pytest.raises(FileNotFoundError, match=r"no weights file .*nowhere\.pth"):
         create_backbone(SMALL, str(tmp_path / "nowhere.pth"))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import re
 import subprocess
 import tarfile
+import tempfile
 
 import numpy as np
 import pytest
@@ -126,6 +128,21 @@ def test_no_room_to_unpack(folder, monkeypatch):
     monkeypatch.setattr(stores.TarStore, "_copy", full)
     assert "No space left on device" in refused(pack(folder, ".tar.gz"), OSError)
     assert "set TMPDIR" in refused(pack(folder, ".tar.gz"), OSError)
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tar.xz"])
+def test_a_tar_that_would_fill_the_disk_is_refused(ending, folder, tmp_path, monkeypatch):
+    (folder / "dog" / "bomb.png").write_bytes(bytes(5_000_000))
+    path = pack(folder, ending)
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(unpacked))
+    assert len(open_source(path, "train")) == 5  # below a gigabyte any ratio will do
+    monkeypatch.setattr(stores, "UNPACKED", 1_000_000)
+    ratio = r"not a readable tar \(more than [\d,]+ bytes when unpacked \(MECOQ_FAISS_MAX_UNPACKED\)\)"
+    assert re.search(ratio, refused(path)) and not list(unpacked.iterdir())
+    monkeypatch.setenv("MECOQ_FAISS_MAX_UNPACKED", "6000000")
+    assert len(open_source(path, "train")) == 5
 
 
 def test_names_are_sorted_and_hidden_files_left_out(folder):

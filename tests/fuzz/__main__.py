@@ -78,13 +78,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="keep findings and corpora in this new folder")
     parser.add_argument("--keep", action="store_true", help=f"write a small corpus of each into {CORPUS}")
+    parser.add_argument(
+        "--read", type=Path, action="append", default=[], help="take the rows of these, and fuzz nothing"
+    )
     parser.add_argument("--page", type=Path, help="write the documentation's page")
     parser.add_argument("--json", type=Path, help="write the rows")
     given = parser.parse_args()
-    rows = []
+    rows = [row for path in given.read for row in json.loads(path.read_text())]
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as temporary:
         out = given.out or Path(temporary)
-        for name in given.targets or TARGETS:
+        for name in () if given.read else given.targets or TARGETS:
             target = TARGETS[name]
             rows.append(fuzz(target, out / name, given.runs or target.runs, given.seconds, given.seed))
             print(table(rows[-1:]).splitlines()[2], f"{rows[-1]['seconds']:.0f} s", flush=True)

@@ -53,6 +53,14 @@ def photos(tmp_path: Path) -> ImageSource:
     return source
 
 
+def test_another_source_is_named_in_one_line(flat: FeatureSource, tmp_path: Path) -> None:
+    split = {"fingerprint": "0", "source": "a\nb" * 1000}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with pytest.raises(ValueError, match=r"trained on other data \(a b") as caught:
+        check_same_data(tmp_path / "split.json", flat)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 500
+
+
 def test_the_model_takes_the_features_width(flat: FeatureSource, photos: ImageSource) -> None:
     fitted = fit_to_source(replace(PIXELS, trainable_layers=0), flat)
     assert fitted == replace(PIXELS, backbone="features", feature_dim=6)
