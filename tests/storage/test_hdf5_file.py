@@ -24,8 +24,9 @@ def written(path: Path) -> bytes:
 def damaged(content: bytes) -> bytes:
     """The free room of the heap, which is its object 0, gets no length."""
     heap = content.index(b"GCOL")
-    place = content.index(b"b.png", heap) + 8
-    assert content[place : place + 2] in (b"\0\0", b"\3\0")
+    place = heap + 16
+    while content[place : place + 2] != b"\0\0":
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
     return content[:place] + bytes(16) + content[place + 16 :]
 
 
