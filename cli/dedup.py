@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from .options import data_option, device_option, json_option, workers_option
+from .options import data_option, device_option, json_option, printable, workers_option
 
 
 @click.command("dedup")
@@ -61,7 +61,7 @@ def command(
             click.echo(f"group {number}")
             for item in group:
                 says = "first" if item is group[0] else "exact" if item.exact else "near"
-                click.echo(f"{item.id:>8}  {says:<5}  {item.score:8.4f}  {item.path}")
+                click.echo(f"{item.id:>8}  {says:<5}  {item.score:8.4f}  {printable(item.path)}")
         click.echo(f"{len(groups)} groups of {sum(map(len, groups))} items")
     later = [item.id for group in groups for item in group[1:]]
     removed = 0

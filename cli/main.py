@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .memory import keep_freed_memory
+from .options import printable
 from .threads import wait_passively
 
 COMMANDS = {
@@ -61,7 +62,7 @@ class _Group(click.Group):
             lines = str(error).splitlines() or [type(error).__name__]
             known = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
             hint = "" if known else f" ({type(error).__name__}; --debug shows where)"
-            raise click.ClickException(lines[0] + hint) from error
+            raise click.ClickException(printable(lines[0]) + hint) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -61,6 +61,11 @@ def k_option(default: int, what: str, whole: str) -> Callable:
     return click.option("-k", type=int, help=f"{what}  [default: {default}, or {whole}]")
 
 
+def printable(text: str) -> str:
+    """A text of others, such as a file's name, in one line that a terminal can show and does not obey."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def show(values: dict[str, Any], as_json: bool) -> None:
     """Print a result: JSON for machines, else one `name: value` a line."""
     if as_json:
@@ -69,4 +74,4 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         text = f"{value:.4f}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else value
-        click.echo(f"{name.replace('_', ' '):<{width}}  {text}")
+        click.echo(f"{printable(name.replace('_', ' ')):<{width}}  {printable(str(text))}")

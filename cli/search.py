@@ -6,7 +6,7 @@ import json
 
 import click
 
-from .options import K_RESULTS, device_option, json_option, k_option
+from .options import K_RESULTS, device_option, json_option, k_option, printable
 
 
 @click.command("search")
@@ -29,6 +29,6 @@ def command(
         click.echo(json.dumps(rows))
         return
     for query, hits in zip(names, results, strict=True):
-        click.echo(query)
+        click.echo(printable(query))
         for hit in hits:
-            click.echo(f"{hit.rank:>5}  {hit.score:8.4f}  {hit.path}")
+            click.echo(f"{hit.rank:>5}  {hit.score:8.4f}  {printable(hit.path)}")

@@ -27,6 +27,7 @@ from mecoq_faiss.training.place import check_finished
 
 FORMAT = 1
 LOCK = ".lock"
+_MOST_AXES = 64
 _MOST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 _MOST_METRICS = 1 << 30  # bytes
 _MOST_LINE = 1 << 20
@@ -110,10 +111,21 @@ def _read_header(file: BinaryIO) -> dict[str, Any]:
     header = json.loads(file.read(length))
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise ValueError("its header is none")
-    sizes = [_SIZES[entry["dtype"]] * math.prod(entry["shape"]) for name, entry in header.items() if name != METADATA]
+    sizes = [_SIZES[entry["dtype"]] * _count(entry["shape"]) for name, entry in header.items() if name != METADATA]
     if 8 + length + sum(sizes) != os.fstat(file.fileno()).st_size:
         raise ValueError("its size is not that of its tensors")
     return header
+
+
+def _count(shape: Any) -> int:
+    """Elements of a tensor of this shape; of anything else Python might make a list of any length."""
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_AXES
+        or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    ):
+        raise ValueError(f"a shape is {str(shape)[:80]}")
+    return math.prod(shape)
 
 
 def _check_widths(header: dict[str, Any], config: ModelConfig) -> None:

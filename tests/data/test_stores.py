@@ -203,6 +203,14 @@ def test_1500_nested_folders(deep):
     np.testing.assert_array_equal(np.asarray(store.decode(0)), noise(4, 5))
 
 
+def test_a_folder_of_100000_images(tmp_path):
+    names = [f"{i:06}.png" for i in range(100_000)]
+    for name in names:
+        os.close(os.open(tmp_path / name, os.O_CREAT | os.O_WRONLY))
+    source = open_source(tmp_path, "train")
+    assert list(source.paths) == names and len(source.subset([99_999]).fingerprint) == 64
+
+
 def test_names_of_every_kind(tmp_path):
     names = ["a\nb.png", "\udcff\udcfe.png", "x" * 251 + ".png", "é.png", "-rf.png", "$(x).png", "a\\b.png", " .png"]
     for seed, name in enumerate(names):

@@ -20,6 +20,7 @@ from mecoq_faiss.jobs.export_index import export_index
 from mecoq_faiss.jobs.train import train
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.run_folder import RunFolder, load_model
+from tests.bounded import refusal
 
 MODEL = ModelConfig(hidden=8, D=8, M=2, nbits=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, memory_size=20, memory_start_epoch=1)
@@ -278,6 +279,15 @@ def test_any_flipped_bit_of_the_model_is_refused(whole: Path, tmp_path: Path) ->
             assert "\n" not in str(error)
         else:
             raise AssertionError(f"byte {place} of {len(content)}: {content[place - 20 : place + 20]!r}")
+
+
+@pytest.mark.parametrize("shape", [[[1], 1 << 40], "ab", {"a": 1}, [1.0], [-1, -8], [1 << 63], [True], None, [2] * 99])
+def test_a_shape_that_is_none_is_refused_and_not_multiplied(shape: object, whole: Path, tmp_path: Path) -> None:
+    model_config, _ = RunFolder(whole).read_config()
+    header = json.dumps({"quantizer.codebooks": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "a shape is" in refusal(lambda: load_model(model_config, path), "model.safetensors")
 
 
 def test_only_finished_runs_are_loaded(run: Path, whole: Path, tmp_path: Path) -> None:
