@@ -26,10 +26,11 @@ EXTRAS = {
         "tensorboard>=2.14",
         "duckdb>=2.0",
     ],
+    "fuzz": ["atheris>=3.0"],  # Linux and macOS, Python 3.11 to 3.13
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],
 }
 EXTRAS["dev"] = EXTRAS["test"] + EXTRAS["docs"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
-EXTRAS["all"] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "fuzz" for requirement in group})
 
 setup(
     name="mecoq-faiss",
