@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import mmap
 import os
 import random
@@ -22,6 +23,7 @@ from tests.fuzz.harness import COUNTED, Outcome, judge, limit_memory
 
 INSTRUMENTED = ["mecoq_faiss", "mecoq_faiss_cli", "zipfile", "tarfile", "tomllib", "pickle", "numpy.lib", "PIL", "h5py"]
 warnings.simplefilter("ignore")
+logging.getLogger("mecoq_faiss").setLevel(logging.ERROR)
 
 
 class Tally:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -18,8 +17,6 @@ from tests.fuzz import mutators, seeds
 from tests.fuzz.command_line import command_line, command_lines
 from tests.fuzz.harness import Reader, Target
 from tests.fuzz.seeds import KINDS, OLD, python2_pickle
-
-logging.getLogger("mecoq_faiss").setLevel(logging.ERROR)
 
 
 def manifest(folder: Path) -> Reader:
