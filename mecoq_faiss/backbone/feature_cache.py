@@ -18,7 +18,7 @@ from mecoq_faiss.backbone.network import Backbone
 from mecoq_faiss.storage.checksum import checksum
 from mecoq_faiss.storage.files import check_regular, locked
 from mecoq_faiss.storage.hdf5 import damaged_dataset
-from mecoq_faiss.storage.shards import map_array, read_key
+from mecoq_faiss.storage.shards import finished, has_shards, map_array, read_key
 
 logger = logging.getLogger("mecoq_faiss")
 
@@ -73,6 +73,9 @@ def from_cache(
         with locked(folder / f".{prefix}-{name}.lock"):
             if not _is_whole(path, key):
                 write(path)
+    elif has_shards(path):
+        with suppress(OSError), locked(folder / f".{prefix}-{name}.lock"):  # another's, or a folder only to be read
+            finished(path, key)
     return map_array(path, "features"), np.asarray(map_array(path, "rows"))
 
 

@@ -23,9 +23,10 @@ def save_index(index: faiss.Index, path: str | Path) -> None:
     """
     with replacing(path) as temporary:
         try:
-            faiss.write_index(index, str(temporary))
-        except RuntimeError as error:
-            raise OSError(f"{path} could not be written whole: is there room for it? ({_last_line(error)})") from error
+            with open(temporary, "wb") as file:  # FAISS's own files print on a full disk, and do not always raise
+                faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"{path} could not be written whole: is there room for it? ({_reason(error)})") from error
 
 
 def load_index(source: str | Path | BinaryIO, *, mmap: bool = False) -> faiss.Index:
@@ -62,8 +63,8 @@ def load_index(source: str | Path | BinaryIO, *, mmap: bool = False) -> faiss.In
             raise ValueError(f"{path} is cut short or no FAISS index: copy it again, or export it again") from error
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
 
 
 @contextmanager

@@ -314,8 +314,14 @@ class RunFolder:
         return state
 
     def next_epoch(self) -> int:
-        """The epoch in which training continues: 1 at first, epochs + 1 when it is finished."""
+        """The epoch in which training continues: 1 at first, epochs + 1 when it is finished.
+
+        ValueError where the state is damaged, or missing after the last epoch: the model is no longer the initial one.
+        """
         if not self.state_file.exists():
+            last = self.read_config()[1].epochs
+            if any(record["epoch"] == last and "step" not in record for record in self.read_metrics()):
+                raise ValueError(f"{self.state_file} is missing, and its training was done: restore it, or train anew")
             return 1
         with self._opened_state() as (_, state):
             return state["epoch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,32 @@ def test_the_file_of_a_key_is_made_once(tmp_path: Path, made: list[Path], writer
     from_cache("views", other, writer(other), tmp_path / "new" / "cache")
     from_cache("fixed", KEY, writer(KEY), tmp_path / "new" / "cache")
     assert len({path.name for path in made}) == 3
+
+
+@pytest.mark.parametrize("left", [("key.json", ".lock"), (".lock",), ()])
+def test_what_a_kill_left_beside_a_whole_file_goes(
+    left: tuple[str, ...], tmp_path: Path, made: list[Path], writer: Callable[..., Any]
+) -> None:
+    from_cache("views", KEY, writer(KEY), tmp_path)
+    parts = Path(f"{made[0]}.parts")
+    parts.mkdir()
+    for name in left:
+        (parts / name).write_text(json.dumps({"mecoq-faiss": KEY}) if name == "key.json" else "")
+    features, _ = from_cache("views", KEY, writer(KEY), tmp_path)
+    np.testing.assert_array_equal(features, FEATURES)
+    assert len(made) == 1 and not parts.exists()
+
+
+def test_a_folder_of_anothers_beside_a_whole_file_stays(
+    tmp_path: Path, made: list[Path], writer: Callable[..., Any]
+) -> None:
+    from_cache("views", KEY, writer(KEY), tmp_path)
+    note = Path(f"{made[0]}.parts") / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    features, _ = from_cache("views", KEY, writer(KEY), tmp_path)
+    np.testing.assert_array_equal(features, FEATURES)
+    assert note.read_text() == "mine"
 
 
 def test_without_a_folder_it_lies_in_the_cache(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -106,15 +108,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     save_index(index, path)
     before = path.read_bytes()
 
-    def fail(index: faiss.Index, name: str) -> None:
-        Path(name).write_bytes(b"half")
-        raise RuntimeError("disk full")
+    def fail(index: faiss.Index, writer: faiss.IOWriter) -> None:
+        raise RuntimeError("Error in somewhere: no index of this kind")
 
     monkeypatch.setattr(faiss, "write_index", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="no index of this kind"):
         save_index(index, path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("n", [60, 5000], ids=["in the last write", "before it"])
+def test_a_full_disk_is_one_line(n, tmp_path, capfd):
+    import resource
+
+    path = tmp_path / "index.faiss"
+    index = build_index(*arrays(n, 8, 256)[:2])
+    save_index(index, path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 10, limits[1]))
+        with pytest.raises(OSError, match=r"index\.faiss could not be written whole.*\(File too large\)$"):
+            save_index(index, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.faiss"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_faiss_without_limits_reads_all_the_same(tmp_path, monkeypatch):

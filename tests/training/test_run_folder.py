@@ -235,6 +235,20 @@ def test_a_missing_file_is_named(file: str, features: Path, run: Path) -> None:
         train(features, run, resume=True)
 
 
+def test_a_trained_model_is_not_taken_for_the_initial_one(features: Path, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "last.pt").unlink()
+    with pytest.raises(ValueError, match=r"last\.pt is missing, and its training was done: restore it, or train anew"):
+        train(features, run, resume=True)
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_without_its_state_an_unfinished_run_begins_again(features: Path, run: Path, whole: Path) -> None:
+    (run / "last.pt").unlink()
+    train(features, run, resume=True)
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     "damage",
     [cut(0), cut(0.6), lambda c: c + b'{"epoch": 2, "st', lambda c: b"5\n[]\n{}\n" + c, lambda c: c + b"\xff\xfe\n"],
