@@ -11,6 +11,7 @@ import click
 
 from .memory import keep_freed_memory
 from .options import printable
+from .space import check_address_space
 from .threads import wait_passively
 
 COMMANDS = {
@@ -32,6 +33,7 @@ COMMANDS = {
     "info": "Describe a run, a bundle, an index or an encoded file; list presets and kinds.",
     "doctor": "Report versions, FAISS wheels, GPUs, threads, SIMD level.",
 }
+NO_MEMORY = "not enough memory: end other programs, or raise the limit (ulimit -v, or the container's)"
 
 
 class _Group(click.Group):
@@ -51,6 +53,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            check_address_space()
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -60,6 +63,8 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             lines = str(error).splitlines() or [type(error).__name__]
+            if isinstance(error, MemoryError):
+                raise click.ClickException(f"{NO_MEMORY} ({lines[0]})") from error
             known = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
             hint = "" if known else f" ({type(error).__name__}; --debug shows where)"
             raise click.ClickException(printable(lines[0]) + hint) from error

@@ -67,7 +67,12 @@ class WorkFolder:
 
         Lock, the names `without` and at last the marker are dropped after it, so that a kill loses nothing; `finish`
         drops what a kill has left.
+
+        Raises FileExistsError, and removes the work, where another has made the target meanwhile.
         """
+        if os.path.lexists(target):
+            self.remove()
+            raise FileExistsError(f"{target} exists, made by another meanwhile: choose another name for the output")
         os.replace(self.path, target)
         self._drop(target, without)
 

@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 from click.shell_completion import ShellComplete
 
-from mecoq_faiss_cli.main import COMMANDS, main
+from mecoq_faiss_cli.main import COMMANDS, NO_MEMORY, main
 from tests.cli.calls import call, fails, ok
 
 
@@ -55,7 +55,8 @@ def test_debug_shows_the_traceback_of_an_error_in_one_line() -> None:
     [
         (ValueError("bad\nmore of it"), "Error: bad\n"),
         (KeyError("x"), "Error: 'x' (KeyError; --debug shows where)\n"),
-        (MemoryError(), "Error: MemoryError (MemoryError; --debug shows where)\n"),
+        (MemoryError(), f"Error: {NO_MEMORY} (MemoryError)\n"),
+        (MemoryError("Unable to allocate 4 GiB\nmore"), f"Error: {NO_MEMORY} (Unable to allocate 4 GiB)\n"),
         (BrokenPipeError(), ""),  # `| head` has seen enough
     ],
 )

@@ -1,24 +1,28 @@
-"""Commands in forked children, each of which can be broken at the N-th thing it does to a file."""
+"""Commands in forked children or processes of their own, which can be broken at the N-th thing they do to a file."""
 
 from __future__ import annotations
 
-import errno
+import json
 import logging
 import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from tests.faults.breaking import Break, Hook, kill_worker
+
 LIMIT = 20.0  # seconds of a command; longer is a hang
-CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link")
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+IMPORTS = 40.0  # more, for a process of its own
+TO_BE_ASKED = (signal.SIGINT, signal.SIGTERM)
+SAID = 3  # the handle that the count of events is written to
 
 
 class Ended(NamedTuple):
@@ -39,128 +43,108 @@ class Ended(NamedTuple):
     left: bool
 
 
-class Break(NamedTuple):
-    """What happens at which file event, numbered from 1.
+class Child(NamedTuple):
+    """A command at work: its pid, what of it is broken from outside, and the ends of three pipes."""
 
-    Attributes:
-        at: the event's number; 0 for none.
-        by: a signal, or None for EIO.
-        size: RLIMIT_FSIZE in bytes, or None.
-    """
-
-    at: int = 0
-    by: signal.Signals | None = None
-    size: int | None = None
+    pid: int
+    what: Break
+    pipes: tuple[int, int, int]
 
 
-class _Hook:
-    """Counts file events under a folder, and breaks one."""
-
-    def __init__(self, folder: Path, what: Break) -> None:
-        self.folder, self.what, self.count = str(folder), what, 0
-
-    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            if isinstance(path, str | bytes | os.PathLike) and isinstance(flags, int) and flags & WRITING:
-                self.happens(path, failing=True)
-        elif event in CHANGES:
-            self.happens(arguments[0], failing=False)
-        elif event == "ctypes.dlsym" and arguments[1] == "renameat2":
-            self.happens(self.folder, failing=False)
-
-    def happens(self, path: Any, *, failing: bool) -> None:
-        """Take note of an event; `failing` ones are counted alone where they are to fail."""
-        if not os.path.abspath(os.fsdecode(path)).startswith(self.folder):
-            return
-        if self.what.at and self.what.by is None and not failing:
-            return
-        self.count += 1
-        if self.count == self.what.at:
-            if self.what.by is None:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), os.fsdecode(path))
-            os.kill(os.getpid(), self.what.by)
-
-    def install(self) -> None:
-        """Audit, and wrap what has no audit event; for the rest of this process."""
-        sys.addaudithook(self.audit)
-        for name in ("fsync", "write"):
-            setattr(os, name, self._wrapped(getattr(os, name)))
-
-    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(handle: int, *rest: Any) -> Any:
-            name = os.readlink(f"/proc/self/fd/{handle}")
-            if name.startswith("/"):  # no pipe
-                self.happens(name, failing=True)
-            return function(handle, *rest)
-
-        return call
-
-
-def start(folder: Path, work: Callable[[], None], what: Break = Break()) -> tuple[int, int, int, int]:  # noqa: B008
-    """Fork a child that does `work` with `folder` as its working folder: its pid and the ends of three pipes."""
+def start(folder: Path, work: Callable[[], None] | list[str], what: Break = Break()) -> Child:  # noqa: B008
+    """Fork a child that does `work`, or a command of these arguments, with `folder` as its working folder."""
     pipes = [os.pipe() for _ in range(3)]
+    signal.pthread_sigmask(signal.SIG_BLOCK, TO_BE_ASKED)  # none is lost before the child is ready
     pid = os.fork()
     if pid == 0:
         _be_child(folder, work, what, [write for _, write in pipes])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_BE_ASKED)
     for _, write in pipes:
         os.close(write)
-    return (pid, *(read for read, _ in pipes))  # type: ignore[return-value]
+    return Child(pid, what, tuple(read for read, _ in pipes))  # type: ignore[arg-type]
 
 
-def _be_child(folder: Path, work: Callable[[], None], what: Break, pipes: list[int]) -> None:
+def _be_child(folder: Path, work: Callable[[], None] | list[str], what: Break, pipes: list[int]) -> None:
     code = 99
-    hook = _Hook(folder, what)
+    hook = Hook(folder, what)
     try:
         os.setsid()
         os.chdir(folder)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, handle in enumerate((null, *(os.dup(pipe) for pipe in pipes))):
+            os.dup2(handle, target)
+        os.environ.update(MECOQ_FAISS_CACHE=str(folder / "cache"), TMPDIR=str(folder / "tmp"))
         for number in (signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for target, handle in enumerate((null, pipes[0], pipes[1])):
-            os.dup2(handle, target)
+        if what.own:
+            _become_process(work, what)
+        tempfile.tempdir = None
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         logging.getLogger("mecoq_faiss").handlers.clear()
-        os.environ["MECOQ_FAISS_CACHE"] = str(folder / "cache")
         torch.set_num_threads(1)
-        if what.size is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (what.size, what.size))
+        _limit(what)
         hook.install()
-        work()
+        if what.worker:
+            kill_worker(*what.worker)
+        do = command(work) if isinstance(work, list) else work
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_BE_ASKED)
+        do()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
-        count = hook.count
+        signal.pthread_sigmask(signal.SIG_BLOCK, TO_BE_ASKED)
         hook.what = Break()
         sys.stdout.flush()
         sys.stderr.flush()
-        os.write(pipes[2], str(count).encode())
+        os.write(SAID, str(hook.count).encode())
         os._exit(code)
 
 
-def wait(child: tuple[int, int, int, int], limit: float = LIMIT) -> Ended:
+def _become_process(arguments: object, what: Break) -> None:
+    """`python -m`: of the command itself, or of this file where something in the process is to be broken."""
+    assert isinstance(arguments, list)
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    resource.setrlimit(resource.RLIMIT_AS, (what.space or -1,) * 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_BE_ASKED)
+    inside = ["tests.faults.child", json.dumps(what)] if what.at or what.size else ["mecoq_faiss_cli.main"]
+    os.execv(sys.executable, [sys.executable, "-m", *inside, *arguments])
+
+
+def _limit(what: Break) -> None:
+    if what.size is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (what.size, what.size))
+    if what.space is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + what.space,) * 2)
+
+
+def wait(child: Child, limit: float = LIMIT) -> Ended:
     """Wait for a child; one that hangs is killed with all of its group."""
-    pid, *pipes = child
+    pid, what, pipes = child
+    limit += IMPORTS if what.own else 0
     for pipe in pipes:
         os.set_blocking(pipe, False)
     texts = [b""] * 3
-    until, code = time.monotonic() + limit, None
+    started, code, asked = time.monotonic(), None, what.after is None
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         texts = [text + _read(pipe) for text, pipe in zip(texts, pipes, strict=True)]
+        now = time.monotonic() - started
         if done:
             code = os.waitstatus_to_exitcode(status)
             break
-        if time.monotonic() > until:
+        if not asked and what.after is not None and now > what.after:
+            asked = what.ask(pid)
+        if now > limit:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             break
-        time.sleep(0.005)
+        time.sleep(0.003)
     left = _lives_on(pid)
     for pipe in pipes:
         os.close(pipe)
@@ -194,6 +178,15 @@ def command(arguments: list[str]) -> Callable[[], None]:
     return lambda: main(arguments, standalone_mode=True)
 
 
-def run(folder: Path, arguments: list[str], what: Break = Break()) -> Ended:  # noqa: B008
-    """Run a command of the package to its end in a child."""
-    return wait(start(folder, command(arguments), what))
+def run(folder: Path, work: Callable[[], None] | list[str], what: Break = Break()) -> Ended:  # noqa: B008
+    """Run a command of the package, or other work, to its end in a child."""
+    return wait(start(folder, work, what))
+
+
+if __name__ == "__main__":  # a process of its own, in the folder in which it is to work
+    from mecoq_faiss_cli.main import run as console_script
+
+    given = Break.parse(sys.argv.pop(1))
+    _limit(given)
+    Hook(Path.cwd(), given).install()
+    console_script()

@@ -122,6 +122,16 @@ def test_the_finished_folder_becomes_its_target(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["00.h5"]
 
 
+def test_a_target_that_another_made_meanwhile_stays(tmp_path: Path) -> None:
+    with folder(tmp_path).opened():
+        (tmp_path / "out.parts" / "00.h5").touch()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").touch()
+        with pytest.raises(FileExistsError, match="out exists, made by another meanwhile: choose another name"):
+            folder(tmp_path).become(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["mine"]
+
+
 def test_what_version_0_1_left_is_replaced(tmp_path: Path) -> None:
     """Its marker was the key itself."""
     work(tmp_path, "00.h5")
