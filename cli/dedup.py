@@ -65,9 +65,10 @@ def command(
         click.echo(f"{len(groups)} groups of {sum(map(len, groups))} items")
     later = [item.id for group in groups for item in group[1:]]
     removed = 0
-    if drop and later:
-        if not yes:
+    if drop:
+        if later and not yes:
             click.confirm(f"Remove {len(later)} items of {bundle}?", abort=True, err=True)
+        # of no items, this clears away what a killed removal left
         removed = remove(bundle, later, device=device)["removed"]
     if as_json:
         click.echo(json.dumps({"groups": [[item._asdict() for item in group] for group in groups], "removed": removed}))

@@ -163,6 +163,8 @@ def export_index(
             if updated is not None:
                 codes = work.path / TOGETHER
                 write_together(updated, codes)
+                if (found := len(map_array(codes, "codes"))) != n:
+                    raise ValueError(f"{updated} has {found} items, its manifest says {n}: export or copy it again")
             content = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
             described = _write_metadata(work.path, donor, metadata)
             content |= {} if described is None else {"metadata": described}

@@ -11,7 +11,7 @@ import numpy as np
 
 from mecoq_faiss.bundle.embedding import model_fingerprint
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import Pinned, pinned, read_manifest
+from mecoq_faiss.bundle.folder import Pinned, pinned, read_manifest, verify_files
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.recast import NAMES, items_of_all, next_id, settings, write_recast
@@ -19,7 +19,7 @@ from mecoq_faiss.bundle.rewrite import all_columns
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index import describe_index, read_codebooks
 from mecoq_faiss.storage.files import check_writable_parent
-from mecoq_faiss.storage.work_folder import WorkFolder
+from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
 
 COMPARED = {
     "kind": "kind",
@@ -66,8 +66,14 @@ def merge(
     names, out = [Path(bundle) for bundle in bundles], Path(out)
     if len(names) < 2:
         raise ValueError("give two bundles or more to be merged")
+    key = {"format": 1, "merge": [str(name) for name in names]}
+    work = WorkFolder(out.with_name(out.name + ".partial"), key, NAMES)
     if out.exists():
-        raise FileExistsError(f"{out} exists: choose another --out")
+        if (out / MARKER).exists():  # a kill came when it was done
+            verify_files(out)
+        if not work.finish(out):
+            raise FileExistsError(f"{out} exists: choose another --out")
+        return read_manifest(out)
     check_writable_parent(out)
     given = {name: value for name, value in (("nlist", nlist), ("nprobe", nprobe)) if value is not None}
     with ExitStack() as stack:
@@ -99,8 +105,6 @@ def merge(
                 metadata.append((found, np.flatnonzero(owner == number)))
         if new_ids:
             arrays["ids"], free = np.arange(len(ids), dtype=np.int64), len(ids)
-        key = {"format": 1, "merge": [str(name) for name in names]}
-        work = WorkFolder(out.with_name(out.name + ".partial"), key, NAMES)
         with work.opened():
             work.clear(keep=())
             try:

@@ -50,7 +50,9 @@ def split(
     out_dir = Path(out_dir)
     if (parts is None) == (not by_class):
         raise ValueError("give either a number of parts (--parts) or --by-class, one of the two")
+    work = WorkFolder(out_dir.with_name(out_dir.name + ".partial"), {"format": 1, "split": str(bundle)}, r"bundles")
     if out_dir.exists():
+        work.discard()  # what a kill left after the last step
         raise FileExistsError(f"{out_dir} exists: choose another --out-dir")
     check_writable_parent(out_dir)
     with pinned(bundle) as files, items_in(files) as items:
@@ -60,7 +62,6 @@ def split(
         del index
         arrays, attributes = all_columns(items)
         free, metadata = next_id(files, items.ids), metadata_in(files)
-        work = WorkFolder(out_dir.with_name(out_dir.name + ".partial"), {"format": 1, "split": str(bundle)}, r"bundles")
         with work.opened():
             work.clear(keep=())
             try:

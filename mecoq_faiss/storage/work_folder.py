@@ -58,6 +58,12 @@ class WorkFolder:
         with suppress(OSError):
             self.path.rmdir()
 
+    def discard(self) -> None:
+        """Remove the folder, if it is there under the key and nobody works in it."""
+        if self._read_marker() == self.key or (self.path.is_dir() and set(os.listdir(self.path)) <= {LOCK}):
+            with suppress(OSError), self.opened():
+                self.remove()
+
     def clear(self, keep: tuple[str, ...]) -> None:
         """Remove what the work made but for the names in `keep`. Only within `opened`."""
         self._remove_content((MARKER, LOCK, *keep))

@@ -70,3 +70,7 @@ def test_remove_keeps_the_lowest_ids(own: Path, monkeypatch: pytest.MonkeyPatch)
     assert left == set(range(14)) - {item.id for group in groups for item in group[1:]}
     assert dedup(bundle, photos, cosine=0.99999) == [] and len(list(photos.iterdir())) == 14
     assert ok(*arguments(own), "--remove", "--yes").splitlines() == ["0 groups of 0 items", "0 removed"]
+    (own / "bundle.update").mkdir()  # a kill came when it was done
+    (own / "bundle.update" / ".lock").touch()
+    assert ok(*arguments(own), "--remove", "--yes").splitlines() == ["0 groups of 0 items", "0 removed"]
+    assert not (own / "bundle.update").exists()

@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, help="cases, evenly from all")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--commands", nargs="+", help="only cases of these, as the table names them")
     parser.add_argument("--untimed", action="store_true", help="only what no clock or other load decides")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--page", type=Path, help="write the documentation's page")
@@ -33,6 +34,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             harness = Harness(Path(folder).resolve() / "faults")
             cases = [case for name in given.faults for case in FAULTS[name](harness)]
+            cases = [case for case in cases if not given.commands or case.command in given.commands]
             cases = sample([c for c in cases if not (c.timed and given.untimed)], given.most, given.seed)
             print(f"{len(cases)} cases", flush=True)
             rows = try_all(harness, cases, given.seconds, given.workers)

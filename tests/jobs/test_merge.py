@@ -1,5 +1,6 @@
 """A merged bundle's index is, byte for byte, that of a direct build; what does not belong together is refused."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,16 @@ def test_labels_of_several_classes_are_joined(tmp_path: Path) -> None:
         export_index(tmp_path / "run", tmp_path / f"{name}.h5", tmp_path / name)
     merge([tmp_path / "one", tmp_path / "two"], tmp_path / "whole", new_ids=True)
     np.testing.assert_array_equal(read_items(tmp_path / "whole" / "items.h5")["labels"], labels)
+
+
+def test_what_a_kill_left_of_a_finished_merge_goes(start: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        export_index(start / "run-8", start / name, tmp_path / name)
+    bundles = [tmp_path / "one", tmp_path / "two"]
+    manifest = merge(bundles, tmp_path / "whole", new_ids=True)
+    marker = tmp_path / "whole" / "key.json"
+    marker.write_text(json.dumps({"mecoq-faiss": {"format": 1, "merge": [str(bundle) for bundle in bundles]}}))
+    assert merge(bundles, tmp_path / "whole", new_ids=True) == manifest
+    assert not marker.exists()
+    with pytest.raises(FileExistsError, match="choose another --out"):
+        merge(bundles, tmp_path / "whole", new_ids=True)

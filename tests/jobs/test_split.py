@@ -1,5 +1,6 @@
 """The parts of a bundle: which items they have, and that they merge to the same bundle again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,17 @@ def test_a_class_whose_name_no_folder_can_have(name: str) -> None:
 
     with pytest.raises(ValueError, match="no name that a folder can have"):
         _classes(Named())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("left", [(), (".lock",), (".lock", "key.json")])
+def test_what_a_kill_left_of_a_finished_split_goes(left: tuple[str, ...], start: Path, tmp_path: Path) -> None:
+    bundle, partial = tmp_path / "bundle", tmp_path / "parts.partial"
+    export_index(start / "run", start / "photos", bundle)
+    split(bundle, tmp_path / "parts", 2)
+    partial.mkdir()
+    for name in left:
+        key = {"mecoq-faiss": {"format": 1, "split": str(bundle)}}
+        (partial / name).write_text(json.dumps(key) if name == "key.json" else "")
+    with pytest.raises(FileExistsError, match="choose another --out-dir"):
+        split(bundle, tmp_path / "parts", 2)
+    assert not partial.exists()

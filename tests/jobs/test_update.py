@@ -297,6 +297,14 @@ def test_what_removed_names_is_checked(updated: Path) -> None:
             open_bundle(bundle)
 
 
+def test_a_manifest_that_forgot_what_was_removed_is_refused(updated: Path, start: Path) -> None:
+    manifest = updated / "bundle" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"removed.npy"', '"removet.npy"'))
+    with pytest.raises(ValueError, match=r"bundle has 6\d items, its manifest says 61: export or copy it again"):
+        export_index(start / "run-8", None, updated / "again", codes=updated / "bundle")
+    assert not list(updated.glob("again*"))
+
+
 def test_a_fifo_in_a_file_s_place_is_one_line(start: Path, living: Path) -> None:
     export_index(start / "run-8", living / "photos", living / "bundle")
     for name in ("items.h5", "index.faiss", "encoder/model.safetensors", "manifest.json"):
