@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from mecoq_faiss.bundle.items import BLOCK, Items
 from mecoq_faiss.data.sources import Source
+
+logger = logging.getLogger("mecoq_faiss")
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,9 @@ def _by_content(items: Items, rows: np.ndarray) -> dict[bytes, list[int]]:
 
 
 def _digest(source: Source, row: int) -> bytes:
-    """The SHA-256 of an image, which is nobody's where it cannot be read: encoding will say so."""
+    """The SHA-256 of an image, which is nobody's where it cannot be read."""
     try:
         return source.digest(row)
-    except OSError:
+    except OSError as error:
+        logger.warning("%s: not compared by content (%s), taken as new", source.paths[row], error.strerror or error)
         return b""

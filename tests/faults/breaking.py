@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,34 +62,38 @@ class Break(NamedTuple):
 
 
 class Hook:
-    """Counts file events under a folder, and breaks one."""
+    """Counts file events under a folder, and breaks one.
+
+    Attributes:
+        counts: how many there were, of all but reading; of those that can fail; of these and files opened to be read.
+    """
 
     def __init__(self, folder: Path, what: Break) -> None:
-        self.folder, self.what, self.count = str(folder), what, 0
+        self.folder, self.what, self.counts = str(folder), what, [0, 0, 0]
+        self._broken = 0 if what.by is not None else 2 if what.reading else 1  # which count tells when
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Called by Python for everything that a program does."""
         if event == "open":
             path, _, flags = arguments
-            writes = isinstance(flags, int) and bool(flags & WRITING)
-            if isinstance(path, str | bytes | os.PathLike) and (writes or self.what.reading):
-                self.happens(path, failing=True)
+            if isinstance(path, str | bytes | os.PathLike) and isinstance(flags, int):
+                self.happens(path, (0, 1, 2) if flags & WRITING else (2,))
         elif event in CHANGES:
-            self.happens(arguments[0], failing=False)
+            self.happens(arguments[0], (0,))
         elif event == "ctypes.dlsym" and arguments[1] == "renameat2":
-            self.happens(self.folder, failing=False)
+            self.happens(self.folder, (0,))
 
-    def happens(self, path: Any, *, failing: bool) -> None:
-        """Take note of an event; `failing` ones are counted alone where they are to fail."""
+    def happens(self, path: Any, counted: tuple[int, ...]) -> None:
+        """Take note of an event, which belongs to these counts, and break it where it is the one."""
         if not os.path.abspath(os.fsdecode(path)).startswith(self.folder):
             return
-        if self.what.at and self.what.by is None and not failing:
+        for i in counted:
+            self.counts[i] += 1
+        if self._broken not in counted or self.counts[self._broken] != self.what.at:
             return
-        self.count += 1
-        if self.count == self.what.at:
-            if self.what.by is None:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), os.fsdecode(path))
-            os.kill(os.getpid(), self.what.by)
+        if self.what.by is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fsdecode(path))
+        os.kill(os.getpid(), self.what.by)
 
     def install(self) -> None:
         """Audit, and wrap what has no audit event; for the rest of this process."""
@@ -102,7 +105,7 @@ class Hook:
         def call(handle: int, *rest: Any) -> Any:
             name = os.readlink(f"/proc/self/fd/{handle}")
             if name.startswith("/"):  # no pipe
-                self.happens(name, failing=True)
+                self.happens(name, (0, 1, 2))
             return function(handle, *rest)
 
         return call

@@ -22,7 +22,7 @@ from tests.faults.breaking import Break, Hook, kill_worker
 LIMIT = 20.0  # seconds of a command; longer is a hang
 IMPORTS = 40.0  # more, for a process of its own
 TO_BE_ASKED = (signal.SIGINT, signal.SIGTERM)
-SAID = 3  # the handle that the count of events is written to
+SAID = 3  # the handle that the counts of events are written to
 
 
 class Ended(NamedTuple):
@@ -32,14 +32,14 @@ class Ended(NamedTuple):
         code: its exit code, the negative number of the signal that ended it, or None where it hung.
         out: its standard output.
         err: its standard error.
-        events: how many file events there were; 0 where it was killed.
+        events: the counts of file events, see `Hook`; none where it was killed.
         left: whether a process of its group lived on.
     """
 
     code: int | None
     out: str
     err: str
-    events: int
+    events: list[int]
     left: bool
 
 
@@ -100,7 +100,7 @@ def _be_child(folder: Path, work: Callable[[], None] | list[str], what: Break, p
         hook.what = Break()
         sys.stdout.flush()
         sys.stderr.flush()
-        os.write(SAID, str(hook.count).encode())
+        os.write(SAID, json.dumps(hook.counts).encode())
         os._exit(code)
 
 
@@ -149,7 +149,7 @@ def wait(child: Child, limit: float = LIMIT) -> Ended:
     for pipe in pipes:
         os.close(pipe)
     out, err, count = (text.decode(errors="replace") for text in texts)
-    return Ended(code, out, err, int(count or 0), left)
+    return Ended(code, out, err, json.loads(count or "[]"), left)
 
 
 def _read(pipe: int) -> bytes:

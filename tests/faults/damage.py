@@ -92,8 +92,8 @@ def _made(ended: Ended, place: Path, arguments: list[str], target: str) -> tuple
     """What a command said, where that is a result, and what it made or changed."""
     told = ended.out if arguments[0] in ("search", "dedup") else ""
     changes = arguments[0] in ("update", "add", "remove", "train") or "--remove" in arguments
-    out = next((place / name for name in ("out", "out.h5") if (place / name).exists()), None)
-    return told, digest(place / target if changes else out) if changes or out else {}
+    made = (target,) if changes else ("out", "out.h5")
+    return told, {f"{name} {part}": value for name in made for part, value in digest(place / name).items()}
 
 
 def _replace(path: Path, make: Callable[[], object]) -> None:

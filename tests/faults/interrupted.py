@@ -148,12 +148,10 @@ def _mount(*words: str) -> None:
 
 
 def own_mounts() -> None:
-    """From now on what this process mounts is seen by it alone, and goes with it; only the system's administrator can."""
+    """From now on what this process mounts is seen by it alone, and goes with it; only root can."""
     if os.geteuid() == 0 and ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0:
         _mount("mount", "--make-rprivate", "/")
 
 
 def _may_mount() -> bool:
     return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
-
-

@@ -105,7 +105,8 @@ def _rivals(h: Harness, name: str, apart: float, place: Path) -> str | None:
         made.append((digest(alone / "out"), listing(alone)))
     here = copy(h.world, place / "at once", RNEEDS)
     before = untouched(here, RNEEDS)
-    ends = _both(here, *([*arguments, "out"] for arguments in pair), apart)
+    one, other = ([*arguments, "out"] for arguments in pair)
+    ends = _both(here, one, other, apart)
     for ended in ends:
         if wrong := refused_badly(ended, {"out"}):
             return wrong

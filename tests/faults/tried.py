@@ -37,16 +37,16 @@ file is wrong. Each has 20 seconds.
 
 | fault | what is done |
 |---|---|
-| SIGKILL, SIGTERM, SIGINT | sent at every open for writing, write, fsync, rename, removal, new folder and link, numbered; also at random times |
-| EIO | the same events fail one by one, and files that are opened to be read |
-| file too large, disk full | files may not grow beyond a size; a file system of its own has so many KiB left (as root) |
+| SIGKILL, SIGTERM, SIGINT | at every open for writing, write, fsync, rename, removal, link; at random times |
+| EIO | opens, writes and fsyncs fail one by one, also opens for reading; an image is named and left out |
+| file too large, disk full | files may not grow beyond a size; a file system has so many KiB left (as root) |
 | no memory | the address space may grow by so much and no more |
-| own process | `python -m` in a new interpreter: its end, names and bytes are compared with those of the forked one |
+| own process | `python -m` in a new interpreter: its end, names and bytes are those of the forked one |
 | killed, then ... | killed, and each file that it left damaged, one after the other, before the repeat |
 | a decoding process | one of two, which read images, ends by a signal |
-| half, empty, zeros, a FIFO, ... | each written file of runs, codes and bundles damaged so, for each command that reads it |
+| half, empty, zeros, a FIFO, ... | each file of runs, codes and bundles damaged, for each command that reads it |
 | two at once | the same command twice, or two that change or make the same; both land or one is refused |
-| readers of replacements | three processes open, search and reload a bundle that is replaced: each answer is one generation's |
+| readers of replacements | three open, search and reload a bundle that is replaced: each answer is of one generation |
 
 Written by `python -m tests.faults --page docs/project/faults.md --json tests/faults/tried.json`; the rows are in that
 file too.
@@ -72,7 +72,7 @@ def try_all(harness: Harness, cases: list[Case], seconds: float, processes: int)
             code = 1
             try:
                 interrupted.own_mounts()
-                _try_some(harness, cases[i::processes], until, harness.folder / f"tried-{i}.json", i)
+                _try_some(harness, cases[i::processes], until, harness.folder / f"tried-{i}.jsonl", i)
                 code = 0
             finally:
                 sys.stderr.flush()
@@ -80,12 +80,11 @@ def try_all(harness: Harness, cases: list[Case], seconds: float, processes: int)
         pids.append(pid)
     if any([os.waitpid(pid, 0)[1] for pid in pids]):
         raise RuntimeError("the harness itself failed")
-    tried = [json.loads((harness.folder / f"tried-{i}.json").read_text()) for i in range(processes)]
-    return rows_of([case for some in tried for case in some])
+    lines = [line for file in harness.folder.glob("tried-*.jsonl") for line in file.read_text().splitlines()]
+    return rows_of([json.loads(line) for line in lines])
 
 
 def _try_some(harness: Harness, cases: list[Case], until: float, out: Path, number: int) -> None:
-    tried = []
     for case in cases:
         if time.monotonic() > until:
             break
@@ -94,11 +93,12 @@ def _try_some(harness: Harness, cases: list[Case], until: float, out: Path, numb
             wrong = case.check(place)
         except Exception as error:  # what is left cannot even be read
             wrong = f"{type(error).__name__}: {error}"
-        tried.append((case.command, case.fault, case.name, wrong and wrong.replace(str(harness.folder), "")))
+        with open(out, "a") as file:
+            told = case.command, case.fault, case.name, wrong and wrong.replace(str(harness.folder), "")
+            file.write(json.dumps(told) + "\n")
         shutil.rmtree(place, ignore_errors=True)
         if wrong:
             print(f"BAD {case.command}, {case.fault}, {case.name}: {wrong}", file=sys.stderr, flush=True)
-    out.write_text(json.dumps(tried))
 
 
 def rows_of(tried: list[tuple[str, str, str, str | None]]) -> list[Row]:
