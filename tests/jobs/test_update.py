@@ -1,7 +1,9 @@
 """A bundle that follows its collection equals a fresh export of what the collection is, up to the order of items."""
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from mecoq_faiss import (
     verify,
 )  # fmt: skip
 from mecoq_faiss.bundle.folder import read_manifest
+from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.jobs.info import describe
 from tests.jobs.living import content, ids_of, picture
 
@@ -259,6 +262,24 @@ def test_unreadable_images_are_told_and_tried_again(start: Path, living: Path) -
     picture(300).save(photos / "a" / "broken.png")
     done = update(bundle, photos)
     assert (done["added"], done["unreadable"], done["items"]) == (1, 0, 61)
+
+
+def test_an_image_that_cannot_be_compared_by_content_is_named(
+    start: Path, living: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle, photos = living / "bundle", living / "photos"
+    export_index(start / "run-8", photos, bundle)
+    (photos / "a" / "000.png").rename(photos / "a" / "moved.png")
+
+    def failing(source: object, row: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSource, "digest", failing)
+        patch.setattr(logging.getLogger("mecoq_faiss"), "propagate", True)
+        assert update(bundle, photos, dry_run=True)["added"] == 1
+    assert "a/moved.png: not compared by content (Input/output error), taken as new" in caplog.text
+    assert update(bundle, photos)["renamed"] == 1
 
 
 @pytest.fixture
