@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import INDEX, pinned
+from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify as prove
+from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.table import connected
-from mecoq_faiss.index.file import load_index
 from mecoq_faiss.index.inspect import read_codebooks, read_ids
 
 
@@ -24,7 +24,7 @@ def verify(bundle: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no bundle there.
-        ValueError: a file that is missing, truncated or altered.
+        ValueError: a file that is missing, truncated or altered, or an index that is not the one the manifest tells of.
         VerificationError: the index does not compute what the model computes.
 
     Example:
@@ -41,7 +41,7 @@ def verify(bundle: str | Path) -> dict[str, Any]:
                 check_metadata(connection, metadata)
         encoder = encoder_in(files, "cpu")
         items = items_in(files)
-        index = load_index(files.file(INDEX))
+        index = index_in(files)
         codebooks, codes = read_codebooks(index), items.codes
         ids = None if read_ids(index) is None else items.ids
         figures = prove(index, codebooks, encoder.model.quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)

@@ -324,6 +324,8 @@ def test_a_manifest_that_forgot_what_was_removed_is_refused(updated: Path, start
     with pytest.raises(ValueError, match=r"bundle has 6\d items, its manifest says 61: export or copy it again"):
         export_index(start / "run-8", None, updated / "again", codes=updated / "bundle")
     assert not list(updated.glob("again*"))
+    with pytest.raises(ValueError, match=r"index\.faiss does not fit its bundle \(there are 6\d items, the manifest"):
+        verify(updated / "bundle")
 
 
 def test_a_fifo_in_a_file_s_place_is_one_line(start: Path, living: Path) -> None:
