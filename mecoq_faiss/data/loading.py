@@ -101,7 +101,10 @@ class ImageLoader:
         self._dataset = _Views(source, size, spec, seed)
 
     def batches(self, batches_of_items: Sequence[Sequence[tuple[int, tuple[int, ...]]]]) -> Iterator[LoadedBatch]:
-        """Yield one `LoadedBatch` for each list of (row, view numbers); all rows of a list have as many views."""
+        """Yield one `LoadedBatch` for each list of (row, view numbers); all rows of a list have as many views.
+
+        Raises RuntimeError where a process that decodes was killed.
+        """
         loader = DataLoader(
             self._dataset,
             batch_sampler=batches_of_items,  # type: ignore[arg-type]
@@ -113,13 +116,25 @@ class ImageLoader:
         )
         with _interrupts_held():
             loaded = iter(loader)
-        for batch in loaded:
+        while (batch := _next(loaded)) is not None:
             for row, error in zip(batch.rows.tolist(), batch.errors, strict=True):
                 if error and row not in self.unreadable:
                     self.unreadable[row] = error
                     logger.warning("skipped: %s", error)
             readable = np.array([not error for error in batch.errors])
             yield LoadedBatch(torch.as_tensor(batch.images), torch.as_tensor(batch.colors), batch.rows, readable)
+
+
+def _next(loaded: Iterator[_Batch]) -> _Batch | None:
+    try:
+        return next(loaded, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            "a process that decodes images was killed, perhaps for want of memory: run the same again, or with fewer "
+            "--workers"
+        ) from error
 
 
 def _collate(items: list[_Item]) -> _Batch:
@@ -151,17 +166,21 @@ def _end_with(owner: int) -> None:
 def _interrupts_held() -> Iterator[None]:
     """SIGINT is kept until the end of the block: while processes start, Python would drop its exception.
 
-    Hooks that run at a fork, and finalizers, print exceptions instead of raising them.
+    Hooks that run at a fork, and finalizers, print exceptions instead of raising them. And SIGCHLD stays as it is: torch
+    would raise a worker's death wherever the main thread is, also inside HDF5; a wait for a batch finds it in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
     received: list[tuple[int, FrameType | None]] = []
+    of_children = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     previous = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
+        if of_children is not None:
+            signal.signal(signal.SIGCHLD, of_children)
     if received:
         signal.raise_signal(signal.SIGINT)
 

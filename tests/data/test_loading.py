@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mecoq_faiss.data.loading import ImageLoader, _Batch
+from mecoq_faiss.data.loading import ImageLoader, _Batch, _Views
 from mecoq_faiss.data.sources import open_source
 from mecoq_faiss.data.views import ViewSpec, crop, draw_view, fixed_view
 from mecoq_faiss.storage.files import locked
@@ -127,6 +127,27 @@ def test_loading_leaves_the_global_random_state_alone(source):
         torch.manual_seed(0)
         list(ImageLoader(source, SIZE, spec=ViewSpec(), workers=workers).batches([[(0, (0,))]]))
         assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_killed_worker_is_told_where_a_batch_is_awaited(source, monkeypatch):
+    before, read = signal.getsignal(signal.SIGCHLD), _Views.__getitem__
+
+    def dying(self, item):
+        if item[0] == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, item)
+
+    monkeypatch.setattr(_Views, "__getitem__", dying)
+    batches = ImageLoader(source, SIZE, workers=2).batches([[(row, ())] for row in range(12)])
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    for _ in range(50):  # a death is no exception elsewhere
+        time.sleep(0.01)
+    with pytest.raises(
+        RuntimeError, match=r"decodes images was killed.*: run the same again, or with fewer --workers$"
+    ):
+        list(batches)
 
 
 def test_workers_are_chosen_by_the_number_of_images(source, monkeypatch):
