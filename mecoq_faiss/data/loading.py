@@ -166,8 +166,8 @@ def _end_with(owner: int) -> None:
 def _interrupts_held() -> Iterator[None]:
     """SIGINT is kept until the end of the block: while processes start, Python would drop its exception.
 
-    Hooks that run at a fork, and finalizers, print exceptions instead of raising them. And SIGCHLD stays as it is: torch
-    would raise a worker's death wherever the main thread is, also inside HDF5; a wait for a batch finds it in seconds.
+    Hooks that run at a fork, and finalizers, print exceptions instead of raising them. SIGCHLD stays as it is: torch
+    would raise a worker's death wherever the main thread is, even inside HDF5; a wait for a batch finds it in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
