@@ -53,13 +53,23 @@ GIVEN = {
 
 def cases(h: Harness) -> Iterator[Case]:
     """Each file of a run, an encoded file and bundles, each damage, each command that reads it."""
+    return _cases(h, {damage: (damage, "") for damage in DAMAGE})
+
+
+def places(h: Harness) -> Iterator[Case]:
+    """The same with a bit flipped, or the end cut off, at many places of a file."""
+    return _cases(h, {damage: (damage.split(" at ")[0], f", {damage.split(' at ')[1]}") for damage in AT_PLACES})
+
+
+def _cases(h: Harness, damages: dict[str, tuple[str, str]]) -> Iterator[Case]:
     undisturbed: dict[str, tuple[str, dict[str, str]]] = {}
     for target, commands in READERS.items():
         path = h.world / target
         files = [p.relative_to(h.world) for p in path.rglob("*") if p.is_file()] or [Path(target)]
-        for file, damage, arguments in itertools.product(sorted(files), DAMAGE, commands):
+        for file, damage, arguments in itertools.product(sorted(files), damages, commands):
             check = partial(_damaged, h, undisturbed, target, file, damage, arguments)
-            yield Case(arguments[0], damage, f"{' '.join(arguments)}: {file}", check)
+            fault, place = damages[damage]
+            yield Case(arguments[0], fault, f"{' '.join(arguments)}: {file}{place}", check)
 
 
 def _damaged(
@@ -78,7 +88,7 @@ def _damaged(
         assert ended.code == 0, ended.err
         undisturbed[told] = _made(ended, whole, arguments, target)
     again = copy(h.world, place / "damaged", (target, *GIVEN[target]))
-    DAMAGE[damage](again / file)
+    (DAMAGE | AT_PLACES)[damage](again / file)
     before = untouched(again, GIVEN[target])
     ended = run(again, arguments)
     if wrong := refused_badly(ended, {file.name, target}):
@@ -111,6 +121,10 @@ def _flip(share: float) -> Callable[[Path], object]:
     return flip
 
 
+def _cut(share: float) -> Callable[[Path], object]:
+    return lambda path: os.truncate(path, int(path.stat().st_size * share))
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "a byte short": lambda path: os.truncate(path, max(0, path.stat().st_size - 1)),
@@ -124,4 +138,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a link to /etc/passwd": lambda path: _replace(path, lambda: path.symlink_to("/etc/passwd")),
     "a link to nothing": lambda path: _replace(path, lambda: path.symlink_to("nothing")),
     "a FIFO": lambda path: _replace(path, lambda: os.mkfifo(path)),
+}
+AT_PLACES: dict[str, Callable[[Path], object]] = {
+    **{f"a bit flipped, 14 places at {share} %": _flip(share / 100) for share in range(3, 100, 7)},
+    **{f"cut off, 6 places at {share} %": _cut(share / 100) for share in (1, 10, 25, 40, 75, 98)},
 }

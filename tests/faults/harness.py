@@ -22,7 +22,10 @@ State = dict[str, tuple[str, int]]  # of the user's files, see `untouched`
 
 
 class Case(NamedTuple):
-    """One thing to try: `check` gives what is wrong, or None. One that depends on time is none for a quick test."""
+    """One thing to try: `check` gives what is wrong, or None.
+
+    It is `timed` where the machine's load, or its libraries' need of memory, decides what happens.
+    """
 
     command: str
     fault: str

@@ -62,7 +62,7 @@ def memory(h: Harness) -> Iterator[Case]:
     """Address space that ends: in a running process, and of a new one."""
     for name, space in itertools.product(COMMANDS, SPACES):
         what = Break(space=space)
-        yield Case(name, "no memory", f"{space >> 10} KiB more", partial(h.broken, name, what))
+        yield Case(name, "no memory", f"{space >> 10} KiB more", partial(h.broken, name, what), timed=True)
     for name, space in itertools.product(("train", "export-index", "update", "merge"), OWN_SPACES):
         what = Break(space=space, own=True)
         yield Case(name, "no memory, own process", f"{space >> 20} MiB", partial(h.broken, name, what), timed=True)

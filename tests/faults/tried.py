@@ -23,6 +23,7 @@ FAULTS: dict[str, Callable[[Harness], Iterator[Case]]] = {
     "own": interrupted.own,
     "after": interrupted.damaged_after,
     "damage": damage.cases,
+    "places": damage.places,
     "workers": workers.cases,
     "together": together.cases,
 }
@@ -44,7 +45,7 @@ file is wrong. Each has 20 seconds.
 | own process | `python -m` in a new interpreter: its end, names and bytes are those of the forked one |
 | killed, then ... | killed, and each file that it left damaged, one after the other, before the repeat |
 | a decoding process | one of two, which read images, ends by a signal |
-| half, empty, zeros, a FIFO, ... | each file of runs, codes and bundles damaged, for each command that reads it |
+| half, cut off, a bit flipped, a FIFO, ... | each file of runs, codes and bundles damaged, for each command that reads it |
 | two at once | the same command twice, or two that change or make the same; both land or one is refused |
 | readers of replacements | three open, search and reload a bundle that is replaced: each answer is of one generation |
 
