@@ -193,7 +193,11 @@ def _count_codes(codes: Path, encoder: Encoder) -> int:
         )
     if codes.name == ITEMS and is_bundle(codes.parent):
         verify_files(codes.parent, (ITEMS,))
-    if name := damaged_dataset(codes):
+    try:
+        name = damaged_dataset(codes)
+    except OSError as error:
+        raise ValueError(f"{codes} is damaged ({one_line(error)}): encode the images anew") from error
+    if name:
         raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
     with open_items(codes) as items:
         return len(items["codes"])

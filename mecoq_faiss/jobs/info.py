@@ -65,7 +65,8 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "finished": len(epochs) >= train.epochs,
     }
     if epochs:
-        description |= {name: epochs[-1][name] for name in ("codeword_usage", "codeword_similarity")}
+        shown = ("codeword_usage", "codeword_similarity")
+        description |= {name: epochs[-1][name] for name in shown if name in epochs[-1]}  # of a damaged line not
     return description
 
 

@@ -45,7 +45,7 @@ file is wrong. Each has 20 seconds.
 | own process | `python -m` in a new interpreter: its end, names and bytes are those of the forked one |
 | killed, then ... | killed, and each file that it left damaged, one after the other, before the repeat |
 | a decoding process | one of two, which read images, ends by a signal |
-| half, cut off, a bit flipped, a FIFO, ... | each file of runs, codes and bundles damaged, for each command that reads it |
+| half, cut off, a bit flipped, a FIFO, ... | each file of runs, codes and bundles, for each command that reads it |
 | two at once | the same command twice, or two that change or make the same; both land or one is refused |
 | readers of replacements | three open, search and reload a bundle that is replaced: each answer is of one generation |
 

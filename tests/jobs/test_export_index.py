@@ -251,6 +251,16 @@ def test_a_damaged_encoding_of_a_killed_export_is_made_again(
         np.testing.assert_array_equal(read_codes(index), file["codes"][:])
 
 
+def test_codes_that_hdf5_cannot_read_are_named(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError("Can't synchronously read data (address of object past end of allocation)")
+
+    shutil.copy(work / "codes8.h5", tmp_path / "codes.h5")
+    monkeypatch.setattr("mecoq_faiss.jobs.export_index.damaged_dataset", failing)
+    with pytest.raises(ValueError, match=r"codes\.h5 is damaged \(Can't .*\): encode the images anew"):
+        export_index(work / "run8", None, tmp_path / "out", codes=tmp_path / "codes.h5")
+
+
 def test_a_flipped_bit_in_codes_is_refused(work: Path, tmp_path: Path) -> None:
     codes = tmp_path / "codes.h5"
     codes.write_bytes((work / "codes8.h5").read_bytes())

@@ -39,6 +39,8 @@ def test_a_run(work: Path, tmp_path: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]))  # 2 steps, epoch 1, a step
     assert [describe(run)[name] for name in ("epochs", "finished")] == ["1 of 2", False]
+    (run / "metrics.jsonl").write_text("".join(lines).replace("codeword_usage", "codeword_usagd"))
+    assert describe(run)["epochs"] == "2 of 2" and "codeword_usage" not in describe(run)
     (run / "metrics.jsonl").unlink()
     assert describe(run)["epochs"] == "0 of 2" and "codeword_usage" not in describe(run)
 
