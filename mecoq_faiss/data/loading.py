@@ -173,14 +173,17 @@ def _interrupts_held() -> Iterator[None]:
         yield  # signals are the main thread's
         return
     received: list[tuple[int, FrameType | None]] = []
-    of_children = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    posix = os.name == "posix"
+    if posix:
+        of_children, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     previous = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, previous or signal.SIG_DFL)
-        if of_children is not None:
-            signal.signal(signal.SIGCHLD, of_children)
+        if posix:
+            signal.signal(signal.SIGCHLD, of_children or signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if received:
         signal.raise_signal(signal.SIGINT)
 

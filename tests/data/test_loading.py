@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mecoq_faiss.data.loading import ImageLoader, _Batch, _Views
 from mecoq_faiss.data.sources import open_source
@@ -148,6 +149,20 @@ def test_a_killed_worker_is_told_where_a_batch_is_awaited(source, monkeypatch):
         RuntimeError, match=r"decodes images was killed.*: run the same again, or with fewer --workers$"
     ):
         list(batches)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_worker_killed_while_others_start_is_told_in_the_same_words(source, monkeypatch):
+    reset = _MultiProcessingDataLoaderIter._reset
+
+    def later(*arguments, **options):
+        time.sleep(0.5)
+        reset(*arguments, **options)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_reset", later)
+    monkeypatch.setattr("mecoq_faiss.data.loading._begin", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError, match="decodes images was killed"):
+        list(ImageLoader(source, SIZE, workers=2).batches([[(row, ())] for row in range(12)]))
 
 
 def test_workers_are_chosen_by_the_number_of_images(source, monkeypatch):
