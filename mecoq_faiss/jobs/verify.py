@@ -41,8 +41,9 @@ def verify(bundle: str | Path) -> dict[str, Any]:
                 check_metadata(connection, metadata)
         encoder = encoder_in(files, "cpu")
         items = items_in(files)
-        index = index_in(files)
-        codebooks, codes = read_codebooks(index), items.codes
-        ids = None if read_ids(index) is None else items.ids
+        index = index_in(files, items)
+        codebooks, codes = read_codebooks(index), items.lazy("codes")
+        assert codes is not None
+        ids = None if read_ids(index) is None else items.lazy("ids")
         figures = prove(index, codebooks, encoder.model.quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)
         return {"files": len(files.names), "items": len(items), **figures}
