@@ -88,7 +88,10 @@ def test_queries_of_every_sort(bundles: tuple[Path, Path], made: Path) -> None:
         array = np.asarray(picture)
         for query in (str(path), path.read_bytes(), file, picture, array, array[None], [path], (str(path),)):
             assert bundle.search(query, 3) == expected, type(query)
-        assert bundle.search([path, picture, array], 3) == 3 * expected
+        together = bundle.search([path, picture, array], 3)
+        assert [[hit.id for hit in hits] for hits in together] == 3 * [[hit.id for hit in expected[0]]]
+        for hits in together:  # other batches, other last bits
+            assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected[0]], abs=1e-5)
 
 
 def test_features_each_row_of_a_file_is_a_query(tmp_path: Path) -> None:
