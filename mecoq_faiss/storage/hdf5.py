@@ -25,41 +25,72 @@ BLOCK_BYTES = 1 << 24
 def create_hdf5(path: Path) -> Iterator[h5py.File]:
     """A new HDF5 file to write into.
 
-    HDF5 ends the process when it cannot write its last bytes. Here a failed write is kept until the file is closed,
-    which needs no more room, and raised then.
+    HDF5 ends the process when it cannot write its last bytes, and takes what memory holds for what it wrote where it
+    reads too little of that back. So the file goes on as if the disk were well, and a failed write is raised when the
+    next dataset is asked for, or when the file is closed.
 
     Raises:
         OSError: the disk is full, a size limit is reached, or it cannot be written.
     """
     with _Target(path) as target:
         try:
-            # of HDF5 1.8 and later, whose attributes may be larger than 64 KB: thousands of class names
-            with h5py.File(target, "w", libver=("v108", "latest")) as file:
+            with _Written(target) as file:
                 yield file
         except Exception as error:
             if target.error is None:
                 raise
             raise target.failure() from error
-        if target.error is not None:
-            raise target.failure()
+        target.check()
+
+
+class _Written(h5py.File):
+    def __init__(self, target: _Target) -> None:
+        self._target = target
+        # of HDF5 1.8 and later, whose attributes may be larger than 64 KB: thousands of class names
+        super().__init__(target, "w", libver=("v108", "latest"))
+
+    def __getitem__(self, name: Any) -> Any:
+        self._target.check()
+        return super().__getitem__(name)
+
+    def create_dataset(self, *args: Any, **options: Any) -> h5py.Dataset:
+        self._target.check()
+        return super().create_dataset(*args, **options)
 
 
 class _Target(io.FileIO):
+    """The file under HDF5. Once a write has failed, what else is written is kept here, to be read back."""
+
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
-        self.path, self.error = path, None
+        self.path, self.error, self._kept = path, None, []
 
     path: Path
     error: OSError | None
+    _kept: list[tuple[int, bytes]]
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        done = 0
+        start, done = self.tell(), 0
         try:
             while self.error is None and done < len(view):
                 done += super().write(view[done:])
         except OSError as error:
             self.error = error
+        if self.error is not None:
+            self._kept.append((start, bytes(view)))
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        count = super().readinto(view) or 0
+        if self.error is None:
+            return count
+        view[count:] = bytes(len(view) - count)
+        for at, piece in self._kept:
+            first, last = max(at, start), min(at + len(piece), start + len(view))
+            if first < last:
+                view[first - start : last - start] = piece[first - at : last - at]
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
@@ -68,6 +99,10 @@ class _Target(io.FileIO):
         except OSError as error:
             self.error = self.error or error
             return size or 0
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.failure()
 
     def failure(self) -> OSError:
         assert self.error is not None

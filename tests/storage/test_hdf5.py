@@ -78,6 +78,30 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, room: int) 
     assert path.stat().st_size <= room
 
 
+READ_BACK = """
+import resource, sys
+from pathlib import Path
+import h5py
+from mecoq_faiss.storage.hdf5 import create_hdf5
+resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+texts = [b"text %d" % i for i in range(2000)]
+try:
+    with create_hdf5(Path(sys.argv[1])) as file:
+        dataset = file.create_dataset("texts", shape=2000, data=texts, dtype=h5py.string_dtype())
+        print("as written" if dataset[:].tolist() == texts else "otherwise", flush=True)
+        file["texts"]
+        print("went on")
+except OSError as error:
+    sys.exit(f"caught {error.errno}")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
+def test_what_a_full_disk_lost_is_read_back_and_the_next_step_refused(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", READ_BACK, str(tmp_path / "a.h5")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "as written\n", "caught 27\n")
+
+
 def test_the_hash_is_of_the_bytes_whatever_the_pieces() -> None:
     assert whole_hash(X) == hashlib.sha256(X.tobytes()).hexdigest()
     assert whole_hash(X[:7], X[7:7], X[7:]) == whole_hash(np.asfortranarray(X)) == whole_hash(X)
