@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .interrupts import deliver_again
 from .memory import keep_freed_memory
 from .options import printable
 from .space import check_address_space
@@ -85,6 +86,7 @@ def run() -> None:
     """The console script: `main` in a process of its own."""
     keep_freed_memory()
     wait_passively()  # before a command imports torch
+    deliver_again()
     main()
 
 

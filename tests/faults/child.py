@@ -173,8 +173,10 @@ def _lives_on(group: int) -> bool:
 
 def command(arguments: list[str]) -> Callable[[], None]:
     """The work of a command, as the console script does it."""
+    from mecoq_faiss_cli.interrupts import deliver_again
     from mecoq_faiss_cli.main import main
 
+    deliver_again()
     return lambda: main(arguments, standalone_mode=True)
 
 
