@@ -42,10 +42,10 @@ from mecoq_faiss.storage.shards import map_array
 BLOCK = 1 << 22
 REPEATS = 3
 PARTS = {  # of an export -> the function of `mecoq_faiss.jobs.export_index` that does it
-    "check": "_count_codes",
+    "check": "count_codes",
     "build": "build_index",
     "write": "save_index",
-    "items": "_write_items",
+    "items": "write_items",
     "read": "load_index",
     "proof": "verify",
     "hashes": "write_manifest",

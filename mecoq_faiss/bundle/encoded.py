@@ -11,11 +11,14 @@ import numpy as np
 
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.folder import ITEMS, is_bundle, open_items, verify_files
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
-from mecoq_faiss.storage.shards import Arrays, finished, has_shards, map_array, write_in_shards
+from mecoq_faiss.storage.hdf5 import damaged_dataset
+from mecoq_faiss.storage.hdf5_checked import one_line
+from mecoq_faiss.storage.shards import Arrays, finished, has_shards, map_array, read_key, write_in_shards
 
 logger = logging.getLogger("mecoq_faiss")
 SHARD_ROWS = 8192
@@ -121,3 +124,26 @@ def stamps(source: Source, rows: np.ndarray) -> Arrays:
         "mtime_ns": sizes[:, 1],
         "sha256": np.frombuffer(digests, np.uint8).reshape(-1, 32),
     }
+
+
+def count_codes(codes: Path, encoder: Encoder) -> int:
+    """Rows of an encoded file, which must be this model's and whole."""
+    if not codes.is_file():
+        raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")
+    key = read_key(codes)
+    if key is None or "model" not in key:
+        raise ValueError(f"{codes} is not a file of codes: make it with mecoq-faiss encode")
+    if key["model"] != model_fingerprint(encoder):
+        raise ValueError(
+            f"{codes} was encoded with another model: give the run that made it, or encode the images anew"
+        )
+    if codes.name == ITEMS and is_bundle(codes.parent):
+        verify_files(codes.parent, (ITEMS,))
+    try:
+        name = damaged_dataset(codes)
+    except OSError as error:
+        raise ValueError(f"{codes} is damaged ({one_line(error)}): encode the images anew") from error
+    if name:
+        raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
+    with open_items(codes) as items:
+        return len(items["codes"])

@@ -16,7 +16,7 @@ from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
-from mecoq_faiss.bundle.rewrite import write_segment
+from mecoq_faiss.bundle.segments import write_segment
 from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, save_index
 from mecoq_faiss.storage.files import replacing
 
@@ -81,7 +81,7 @@ def write_recast(
         files: the other bundle, opened.
         encoder: its encoder.
         codebooks: those of its index.
-        arrays: columns of the items, as `rewrite.all_columns` gives them.
+        arrays: columns of the items, as `segments.all_columns` gives them.
         attributes: of the same.
         options: of `build_index`.
         own_ids: whether a search of the index returns the items' ids, not positions.

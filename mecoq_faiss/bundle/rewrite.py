@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import h5py
 import numpy as np
 
 from mecoq_faiss.bundle.encoder import Encoder
@@ -24,22 +22,20 @@ from mecoq_faiss.bundle.folder import (
     METADATA,
     Pinned,
     is_bundle,
-    pinned,
     read_manifest,
     write_manifest,
 )
-from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
+from mecoq_faiss.bundle.items import REMOVED, Items, segment_names
 from mecoq_faiss.bundle.metadata import carried, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
+from mecoq_faiss.bundle.segments import all_columns, write_added, write_segment
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index.change import append_codes, rebuilt, remove_rows
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.index.inspect import describe_index, read_codebooks
 from mecoq_faiss.storage.files import exchange_folders, replacing, restore_folder
-from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5
-from mecoq_faiss.storage.hdf5_checked import read_attribute
-from mecoq_faiss.storage.shards import read_key, shards_written
+from mecoq_faiss.storage.shards import shards_written
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 logger = logging.getLogger("mecoq_faiss")
@@ -48,7 +44,6 @@ NAMES = r"next|previous|encoded\.h5(\.parts)?"
 MOST_SEGMENTS = 16  # more are joined
 COMPACT_SHARE = 0.25  # of items removed or in later segments, from which all are written into one file
 MOST_HISTORY = 1000  # changes that a manifest tells of, the last ones
-COPIED = ("codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error")
 
 
 @contextmanager
@@ -124,7 +119,7 @@ def write_generation(
     if len(moved) or added is not None:
         names.append(_next_name(names))
         free = numbers["next_id"]
-        ids = _write_segment(new / names[-1], items, moved, moved_arrays or {}, added, class_names, free)
+        ids = write_added(new / names[-1], items, moved, moved_arrays or {}, added, class_names, free)
         numbers["next_id"], written = max(free, int(ids.max()) + 1), len(ids)
     dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
     if len(items) + written == len(dropped):
@@ -249,75 +244,6 @@ def _link(files: Pinned, name: str, target: Path) -> None:
         target.unlink(missing_ok=True)
     with replacing(target) as temporary, open(temporary, "wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
-
-
-def _write_segment(
-    out: Path,
-    items: Items,
-    moved: np.ndarray,
-    moved_arrays: dict[str, np.ndarray],
-    added: Path | None,
-    class_names: Sequence[str],
-    next_id: int,
-) -> np.ndarray:
-    """Write moved items and the encoded file of new ones as one segment; gives their ids."""
-    parts: list[dict[str, np.ndarray]] = []
-    if len(moved):
-        kept = {name: items.lazy(name) for name in COPIED if name not in ("paths", "labels")}
-        parts.append({name: column[moved] for name, column in kept.items() if column is not None} | moved_arrays)
-    if added is not None:
-        with h5py.File(added) as file:
-            found = {name: file[name][:] for name in COPIED if name in file}
-            found["paths"] = file["paths"].asstr()[:]
-        found["ids"] = next_id + np.arange(len(found["ids"]), dtype=np.int64)
-        parts.append(found)
-    names = [name for name in COPIED if all(name in part for part in parts)]
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    write_segment(out, arrays, _attributes(items) | {"class_names": list(class_names)})
-    return arrays["ids"]
-
-
-def _attributes(items: Items) -> dict[str, Any]:
-    """Of the first segment, what each of them holds."""
-    with h5py.File(items.segments[0]) as file:
-        found = {name: read_attribute(file, name) for name in ("D", "nbits")}
-    key = {"format": 1, "model": (read_key(items.segments[0]) or {}).get("model"), "data": None}
-    return {name: int(value) for name, value in found.items() if value is not None} | {"key": json.dumps(key)}
-
-
-def write_segment(out: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
-    """Write arrays that share their first axis as a segment, with their checksums."""
-    sums = {}
-    with replacing(out) as temporary, create_hdf5(temporary) as file:
-        file.attrs.update(attributes)
-        for name, array in arrays.items():
-            digest = DatasetHash()
-            if array.dtype == object:
-                texts = np.array([text.encode("utf-8", "backslashreplace") for text in array], dtype=object)
-                file.create_dataset(name, shape=texts.shape, data=texts, dtype=h5py.string_dtype())
-                digest.update(texts)
-            else:
-                file.create_dataset(name, data=array)
-                digest.update(array)
-            sums[name] = digest.hexdigest()
-        file.attrs[SHA256] = json.dumps(sums)
-
-
-def all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What a segment of all items holds: its arrays and its attributes, as `write_segment` takes them."""
-    labels, class_names = items.labels()
-    arrays: dict[str, np.ndarray] = {}
-    for name in COPIED:
-        column = labels if name == "labels" else items.all_paths() if name == "paths" else items.column(name)
-        if column is not None:
-            arrays[name] = np.asarray(column)
-    return arrays, _attributes(items) | {"class_names": class_names}
-
-
-def write_together(bundle: Path, out: Path) -> None:
-    """Write all items of a bundle, whatever the number of its segments, into one file."""
-    with pinned(bundle) as files, items_in(files) as items:
-        write_segment(out, *all_columns(items))
 
 
 def _compacted(new: Path, names: list[str], items: Items) -> tuple[list[str], np.ndarray]:

@@ -9,7 +9,7 @@ from io import BufferedReader
 from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned
 from mecoq_faiss.config import ModelConfig, from_json
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.training.run_folder import load_model
+from mecoq_faiss.training.model_file import load_model
 
 MOST_BYTES = 1 << 20  # of a configuration, which takes 400
 DTYPES = {  # safetensors' names of what networks are made of

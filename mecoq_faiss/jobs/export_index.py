@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import logging
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
-from mecoq_faiss.bundle.encoded import encode_source
+from mecoq_faiss.bundle.encoded import count_codes, encode_source
 from mecoq_faiss.bundle.encoder import Encoder, load_encoder
 from mecoq_faiss.bundle.folder import (
     FILES,
@@ -25,7 +24,6 @@ from mecoq_faiss.bundle.folder import (
     ITEMS,
     METADATA,
     is_bundle,
-    open_items,
     pinned,
     read_manifest,
     verify_files,
@@ -36,19 +34,19 @@ from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
-from mecoq_faiss.bundle.rewrite import write_together
+from mecoq_faiss.bundle.segments import write_items, write_together
 from mecoq_faiss.config import to_json
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.files import check_regular, check_writable_parent, open_regular, replacing, write_text
-from mecoq_faiss.storage.hdf5 import SHA256, create_hdf5, damaged_dataset, read_checksums
-from mecoq_faiss.storage.hdf5_checked import one_line, read_attribute
+from mecoq_faiss.storage.files import check_regular, check_writable_parent, open_regular, write_text
+from mecoq_faiss.storage.hdf5 import damaged_dataset
+from mecoq_faiss.storage.hdf5_checked import one_line
 from mecoq_faiss.storage.npy import check_int64
-from mecoq_faiss.storage.shards import map_array, read_key, shards_written
+from mecoq_faiss.storage.shards import map_array, shards_written
 from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
-from mecoq_faiss.training.run_folder import save_model
+from mecoq_faiss.training.model_file import save_model
 
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
@@ -57,7 +55,6 @@ TOGETHER = "together.h5"  # there too: the items of an updated bundle
 PARTIAL_NAMES = (
     r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
 )
-ATTRIBUTES = ("key", "class_names", "D", "nbits")  # of an encoded file
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -135,7 +132,7 @@ def export_index(
     source = open_source(data, "database") if isinstance(data, str | Path) else data
     if source is not None:
         check_fits(encoder, source)
-    n = len(source) if source is not None else _count_codes(Path(codes or ""), encoder)
+    n = len(source) if source is not None else count_codes(Path(codes or ""), encoder)
     n = n if updated is None else read_manifest(updated)["counts"]["items"]
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
     check_options(kind, n, **options)
@@ -178,29 +175,6 @@ def export_index(
             raise
         work.become(out, without=spare)
     return manifest
-
-
-def _count_codes(codes: Path, encoder: Encoder) -> int:
-    """Rows of an encoded file, which must be this model's and whole."""
-    if not codes.is_file():
-        raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")
-    key = read_key(codes)
-    if key is None or "model" not in key:
-        raise ValueError(f"{codes} is not a file of codes: make it with mecoq-faiss encode")
-    if key["model"] != model_fingerprint(encoder):
-        raise ValueError(
-            f"{codes} was encoded with another model: give the run that made it, or encode the images anew"
-        )
-    if codes.name == ITEMS and is_bundle(codes.parent):
-        verify_files(codes.parent, (ITEMS,))
-    try:
-        name = damaged_dataset(codes)
-    except OSError as error:
-        raise ValueError(f"{codes} is damaged ({one_line(error)}): encode the images anew") from error
-    if name:
-        raise ValueError(f"{codes} is damaged, its {name} do not match their checksum: encode the images anew")
-    with open_items(codes) as items:
-        return len(items["codes"])
 
 
 def _read_ids(path: Path) -> np.ndarray:
@@ -250,7 +224,7 @@ def _finish(
     quantizer = copy.deepcopy(encoder.model.quantizer).cpu()
     codebooks = quantizer.unit_codebooks().detach().numpy()
     save_index(build_index(codebooks, codes, kind, ids=ids, **options), partial / INDEX)
-    _write_items(encoded, partial / ITEMS, ids)
+    write_items(encoded, partial / ITEMS, ids)
     model_config = dataclasses.replace(encoder.model.config, weights="none")
     (partial / "encoder").mkdir()
     write_text(partial / "encoder" / "config.json", to_json(model_config))
@@ -302,23 +276,6 @@ def _write_metadata(partial: Path, donor: Path | None, given: str | Path | None)
             if found is not None:
                 parts.append(Part(found, stack.enter_context(items_in(files)).ids, items.ids))
         return write_metadata(partial, parts, given, items)
-
-
-def _write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
-    """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
-    with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
-        source = datasets["codes"].file
-        for name in ATTRIBUTES:
-            value = read_attribute(source, name)
-            if value is not None:
-                file.attrs[name] = value
-        for name, dataset in datasets.items():
-            source.copy(dataset, file, name, without_attrs=True)
-        sums = read_checksums(source)
-        if ids is not None:
-            file["ids"][...] = ids
-            sums.pop("ids", None)
-        file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name in datasets})
 
 
 def _version(name: str) -> str:

@@ -15,7 +15,7 @@ from mecoq_faiss.bundle.folder import Pinned, pinned, read_manifest, verify_file
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.recast import NAMES, items_of_all, next_id, settings, write_recast
-from mecoq_faiss.bundle.rewrite import all_columns
+from mecoq_faiss.bundle.segments import all_columns
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index import describe_index, read_codebooks
 from mecoq_faiss.storage.files import check_writable_parent

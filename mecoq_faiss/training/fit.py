@@ -19,11 +19,12 @@ from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.storage.files import check_writable_parent, write_text
 from mecoq_faiss.training.checkpoint import StoredTensor
 from mecoq_faiss.training.log import recorder
+from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
 from mecoq_faiss.training.place import check_place
-from mecoq_faiss.training.run_folder import RunFolder, load_model, save_model
+from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
     check_same_data,

@@ -28,7 +28,7 @@ from mecoq_faiss.bundle.drift import (
     verdict,
 )
 from mecoq_faiss.bundle.folder import read_manifest
-from mecoq_faiss.bundle.rewrite import write_together
+from mecoq_faiss.bundle.segments import write_together
 
 rng = np.random.default_rng(0)
 M, K, d = 3, 8, 4
