@@ -105,13 +105,13 @@ def _described(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, di
     elif "path" in types and suffix == ".jsonl":
         columns = ", ".join(f"{quoted(n)}: {quoted('VARCHAR' if n == 'path' else t)}" for n, t in types.items())
         source = f"read_json({at}, format = 'newline_delimited', records = 'true', columns = {{{columns}}})"
-    return source, types, [row[0] for row in connection.execute(raw).fetchall()]
+    return source, types, [row[0] for row in connection.execute(raw).fetchall() if row[0] is not None]
 
 
 def _key(name: str, types: dict[str, str]) -> str:
     keys = [key for key in KEYS if key in types]
     if len(keys) != 1:
-        seen = ", ".join(list(types)[:8])
+        seen = ", ".join(repr(column[:40]) for column in list(types)[:8])
         what = "has both path and id: leave one of them out" if keys else f"has no column path or id, but {seen}"
         raise ValueError(f"{name} {what}; rows are joined with items by one of the two")
     return keys[0]
@@ -119,8 +119,9 @@ def _key(name: str, types: dict[str, str]) -> str:
 
 def _kept(name: str, column: str, kind: str) -> str:
     if kind not in TYPES:
+        said = " ".join(kind[:40].split())
         raise ValueError(
-            f"{name}: its column {column!r} is {kind[:40]}: metadata are whole numbers, floats, true or false, "
+            f"{name}: its column {column!r} is {said}: metadata are whole numbers, floats, true or false, "
             "strings, dates and timestamps"
         )
     return TYPES[kind]

@@ -69,10 +69,16 @@ def test_types_of_parquet_are_widened(tmp_path: Path) -> None:
     assert [str(value) for value in rows[0]] == ["3", "7", "1.0", "2020-01-01 00:00:00", "1970-01-01 00:00:01"]
 
 
+def test_a_column_without_a_name_gets_one(tmp_path: Path) -> None:
+    assert loaded(written(tmp_path / "t.csv", "path,,year\na,1,2\n"))[2] == [("a", 1, 2)]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("file,year\na,1\n", "has no column path or id, but file, year"),
+        ("file,year\na,1\n", "has no column path or id, but 'file', 'year'"),
+        ('"a\x0cb\x1cc",year\na,1\n', r"has no column path or id, but 'a\x0cb\x1cc', 'year'"),
+        ("path,,Path\na,1,2\n", "'path' and 'Path', the same but for case"),
         ("path,id,year\na,1,1\n", "has both path and id"),
         ("path\na\n", "has no column besides path"),
         ("path,label\na,1\n", "'label' is a name that items have by themselves: rename the column"),
@@ -100,6 +106,7 @@ def test_lines_that_are_no_rows(tmp_path: Path) -> None:
         ('{"path": "a", "tags": [1, 2]}\n', "its column 'tags' is JSON[]"),
         ('{"path": "a", "year": 1}\n{"path": "b", "Year": 2}\n', "the same but for case"),
         ('{"path": "a", "year"\n', "cannot be read"),
+        ('{"path": "a", "b": {"c\\nd": 1}}\n', "its column 'b' is"),
         ("[1, 2]\n", "cannot be read|has no column"),
     ):
         path = written(tmp_path / "t.jsonl", content)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz import mutators, seeds
+from tests.fuzz import mutators, seeds, tables
 from tests.fuzz.command_line import command_line, command_lines
 from tests.fuzz.harness import Reader, Target
 from tests.fuzz.seeds import KINDS, OLD, python2_pickle
@@ -180,8 +180,9 @@ def settings(folder: Path) -> Reader:
 def checkpoint(folder: Path) -> Reader:
     """last.pt of a run, compared with the run's model and optimizer and put into place."""
     from mecoq_faiss.training.fit import _load_state
+    from mecoq_faiss.training.model_file import load_model
     from mecoq_faiss.training.objective import Objective
-    from mecoq_faiss.training.run_folder import RunFolder, load_model
+    from mecoq_faiss.training.run_folder import RunFolder
 
     run = RunFolder(shutil.copytree(OLD / "run-stopped", folder / "run"))
     model_config, train_config = run.read_config()
@@ -198,7 +199,8 @@ def checkpoint(folder: Path) -> Reader:
 
 def model(folder: Path) -> Reader:
     """model.safetensors of a run or of a bundle."""
-    from mecoq_faiss.training.run_folder import RunFolder, load_model
+    from mecoq_faiss.training.model_file import load_model
+    from mecoq_faiss.training.run_folder import RunFolder
 
     config, _ = RunFolder(OLD / "run").read_config()
     path = folder / "model.safetensors"
@@ -292,6 +294,8 @@ TARGETS = {
         Target("image", image, seeds.images, 60_000, mutators.as_image),
         Target("tar", tar, seeds.tars, 20_000, mutators.as_tar),
         Target("cifar", cifar, seeds.cifar_batches, 200_000),
+        Target("where", tables.where, tables.conditions, 20_000, tables.as_condition, 1 << 12),
+        Target("metadata", tables.metadata, tables.tables, 20_000),
         Target("command-line", command_line, command_lines, 15_000, mutators.as_arguments),
     )
 }
