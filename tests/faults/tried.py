@@ -47,7 +47,7 @@ file is wrong. Each has 20 seconds.
 | a decoding process | one of two, which read images, ends by a signal |
 | half, cut off, a bit flipped, a FIFO, ... | each file of runs, codes and bundles, for each command that reads it |
 | two at once | the same command twice, or two that change or make the same; both land or one is refused |
-| readers of replacements | three open, search and reload a bundle that is replaced: each answer is of one generation |
+| readers of replacements | three search and reload a bundle replaced 1,000 times: each answer is of one generation |
 
 Written by `python -m tests.faults --page docs/project/faults.md --json tests/faults/tried.json`; the rows are in that
 file too.
