@@ -257,7 +257,7 @@ def test_codes_that_hdf5_cannot_read_are_named(work: Path, tmp_path: Path, monke
         raise OSError("Can't synchronously read data (address of object past end of allocation)")
 
     shutil.copy(work / "codes8.h5", tmp_path / "codes.h5")
-    monkeypatch.setattr("mecoq_faiss.jobs.export_index.damaged_dataset", failing)
+    monkeypatch.setattr("mecoq_faiss.bundle.encoded.damaged_dataset", failing)
     with pytest.raises(ValueError, match=r"codes\.h5 is damaged \(Can't .*\): encode the images anew"):
         export_index(work / "run8", None, tmp_path / "out", codes=tmp_path / "codes.h5")
 
