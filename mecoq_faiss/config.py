@@ -109,7 +109,11 @@ class TrainConfig:
         weight_decay: torch's, on the network only, never on the codebooks: twice beta of Eq. 14, for the gradient of
             `beta * |theta|^2` is 2 * beta * theta and torch adds weight_decay * theta.
         warmup_epochs, final_lr_scale: linear warm-up, then a cosine down to this share of each group's rate.
-        temperature, positive_prior: tau and rho+ of the loss (Eq. 12).
+        temperature, positive_prior: tau and rho+ of the loss (Eq. 12), the chance that two images are of one kind.
+        asymmetric_share: how much of the contrastive loss compares embeddings with reconstructions, as a search does; 0
+            is the paper's, which compares reconstructions only.
+        polish_rounds: rounds of spherical k-means that bring the learned codewords to the training views' segments
+            once the last epoch is over; 0 is the paper's.
         diversity_weight: gamma of Eq. 14.
         entropy_weight: weight of the soft codes' entropy (not in the paper; 0 is off).
         memory_size, memory_kind, memory_start_epoch: N_M slots (0 is off), soft | feature | hard, the first epoch
@@ -147,6 +151,8 @@ class TrainConfig:
     final_lr_scale: float = 1e-3
     temperature: float = 0.5
     positive_prior: float = 0.15
+    asymmetric_share: float = 0.0
+    polish_rounds: int = 0
     diversity_weight: float = 0.5
     entropy_weight: float = 0.0
     memory_size: int = 384
@@ -180,6 +186,7 @@ class TrainConfig:
             "warmup_epochs",
             "micro_batch",
             "memory_size",
+            "polish_rounds",
             "seed",
             "weight_decay",
             "diversity_weight",
@@ -200,9 +207,9 @@ class TrainConfig:
         for name in ("momentum", "positive_prior", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        for name in ("flip", "jitter_p", "gray", "blur"):
+        for name in ("asymmetric_share", "flip", "jitter_p", "gray", "blur"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is a probability: choose 0 to 1")
+                raise ValueError(f"{name}={getattr(self, name)} is a share or a probability: choose 0 to 1")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale={self.crop_scale}: give two shares of the area, 0 < from <= to <= 1")
         if not all(0 <= s <= 1 for s in self.jitter) or self.jitter[3] > 0.5:

@@ -14,6 +14,7 @@ def debiased_contrastive_loss(
     view2: Tensor,
     memory: Tensor | None = None,
     *,
+    anchors: tuple[Tensor, Tensor] | None = None,
     temperature: float,
     positive_prior: float,
 ) -> Tensor:
@@ -28,6 +29,8 @@ def debiased_contrastive_loss(
         view1: reconstructions (N, D) of the first views, row i from image i.
         view2: reconstructions (N, D) of the second views, in the same order.
         memory: additional negatives (N_M, D), or None.
+        anchors: what is compared with the views instead of themselves, for both views (N, D) in the same order: their
+            embeddings, as an index compares queries with reconstructions. Not in the paper.
         temperature: tau > 0.
         positive_prior: rho+ in [0, 1); 0 is the plain contrastive loss.
 
@@ -43,13 +46,16 @@ def debiased_contrastive_loss(
         raise ValueError(f"temperature={temperature} must be a positive number")
     if not 0 <= positive_prior < 1:
         raise ValueError(f"positive_prior={positive_prior} must lie in [0, 1)")
+    if anchors is not None and not anchors[0].shape == anchors[1].shape == view1.shape:
+        raise ValueError(f"anchors need the shape of the views, {tuple(view1.shape)}; got {tuple(anchors[0].shape)}")
     dtype = torch.float64 if view1.dtype == torch.float64 else torch.float32
     with torch.autocast(device_type=view1.device.type, enabled=False):
         N, D = view1.shape
         keys = F.normalize(torch.cat([view1, view2]).to(dtype), dim=1)  # (2N, D)
-        logits = keys @ keys.T / temperature  # (2N, 2N), s / tau of Eq. 6, cosines
-        positive = logits.diagonal(N)  # (N,): s(i, i + N) / tau, the same for both anchors
-        positive = torch.cat([positive, positive])  # (2N,)
+        x = keys if anchors is None else F.normalize(torch.cat(anchors).to(dtype), dim=1)  # (2N, D)
+        logits = x @ keys.T / temperature  # (2N, 2N), s / tau of Eq. 6, cosines
+        # (2N,): s(i, i + N) / tau, without anchors the same for both
+        positive = torch.cat([logits.diagonal(N), logits.diagonal(N if anchors is None else -N)])
         anchor = torch.arange(2 * N, device=keys.device)
         is_negative = torch.ones_like(logits, dtype=torch.bool)
         is_negative[anchor, anchor] = False
@@ -60,7 +66,7 @@ def debiased_contrastive_loss(
             if memory.ndim != 2 or memory.shape[1] != D:
                 raise ValueError(f"expected memory of shape (N_M, {D}), got {tuple(memory.shape)}")
             # Eq. 13: memory slots as further negatives
-            logits = torch.cat([logits, keys @ F.normalize(memory.to(dtype), dim=1).T / temperature], dim=1)
+            logits = torch.cat([logits, x @ F.normalize(memory.to(dtype), dim=1).T / temperature], dim=1)
             count += len(memory)
         if count == 0:
             return positive.sum() * 0.0  # one image, no memory: nothing to tell apart

@@ -22,16 +22,19 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return a @ b / math.sqrt((a @ a) * (b @ b))
 
 
-def by_loops(view1: np.ndarray, view2: np.ndarray, memory: np.ndarray, tau: float, rho: float) -> float:
+def by_loops(
+    view1: np.ndarray, view2: np.ndarray, memory: np.ndarray, tau: float, rho: float, anchors: np.ndarray | None = None
+) -> float:
     """Eq. 12 with Eq. 7 and 13, the mean over anchors, clamped once at count * exp(-1 / tau)."""
     N = len(view1)
     z = [*view1, *view2]
+    x = z if anchors is None else anchors
     total = 0.0
     for q in range(2 * N):
         k_plus = q + N if q < N else q - N
-        e_plus = math.exp(cosine(z[q], z[k_plus]) / tau)
+        e_plus = math.exp(cosine(x[q], z[k_plus]) / tau)
         keys = [z[k] for k in range(2 * N) if k not in (q, k_plus)] + list(memory)
-        negatives = sum(math.exp(cosine(z[q], key) / tau) / (1 - rho) - rho * e_plus / (1 - rho) for key in keys)
+        negatives = sum(math.exp(cosine(x[q], key) / tau) / (1 - rho) - rho * e_plus / (1 - rho) for key in keys)
         negatives = max(negatives, len(keys) * math.exp(-1 / tau))
         total -= math.log(e_plus / (e_plus + negatives))
     return total / (2 * N)
@@ -46,6 +49,18 @@ def test_equations(N: int, slots: int, tau: float, rho: float) -> None:
     assert loss.item() == pytest.approx(by_loops(view1.numpy(), view2.numpy(), memory.numpy(), tau, rho), rel=1e-10)
     if slots == 0:
         assert debiased_contrastive_loss(view1, view2, temperature=tau, positive_prior=rho) == loss
+
+
+@pytest.mark.parametrize("slots", [0, 7])
+@pytest.mark.parametrize(("tau", "rho"), [(0.5, 0.15), (0.4, 0.9)])
+def test_anchors_are_compared_with_the_views(slots: int, tau: float, rho: float) -> None:
+    view1, view2, memory, z1, z2 = rows(5), rows(5, seed=1), rows(slots, seed=2), rows(5, seed=3), rows(5, seed=4)
+    loss = debiased_contrastive_loss(view1, view2, memory, anchors=(z1, z2), temperature=tau, positive_prior=rho)
+    anchors = torch.cat([z1, z2]).numpy()
+    expected = by_loops(view1.numpy(), view2.numpy(), memory.numpy(), tau, rho, anchors)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    with pytest.raises(ValueError, match=r"anchors need the shape of the views, \(5, 6\); got \(4, 6\)"):
+        debiased_contrastive_loss(view1, view2, anchors=(z1[:4], z2[:4]), temperature=tau, positive_prior=rho)
 
 
 def test_the_clamp_is_reached() -> None:

@@ -24,6 +24,7 @@ from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
 from mecoq_faiss.training.place import check_place
+from mecoq_faiss.training.polish import polish
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
@@ -225,6 +226,8 @@ def _fit(
 
     def end_epoch() -> dict[str, float]:
         number = next(numbers)
+        if number == c.epochs and c.polish_rounds and not objective.model.config.freeze_codebooks:
+            polish(objective.model, pairs, c.polish_rounds)
         return objective.end_epoch() | (held_out.after_epoch(number) if held_out else {})
 
     def after_step() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,13 +39,7 @@ class Objective(nn.Module):
         memory = None
         if self.memory is not None and epoch >= c.memory_start_epoch:
             memory = self.memory.reconstructions(self.model.quantizer)
-        contrastive = debiased_contrastive_loss(
-            both.z_hat[:N],
-            both.z_hat[N:],
-            memory,
-            temperature=c.temperature,
-            positive_prior=c.positive_prior,
-        )
+        contrastive = self._contrastive(both, memory)
         diversity = codeword_diversity(self.model.quantizer.codebooks)
         loss = contrastive + c.diversity_weight * diversity  # Eq. 14; its decay of the weights is the optimizer's
         terms = {"contrastive": contrastive.detach(), "diversity": diversity.detach()}
@@ -55,6 +51,19 @@ class Objective(nn.Module):
         with torch.no_grad():
             terms["quantization_error"] = self._observe(both)
         return loss, {"loss": loss.detach(), **terms}
+
+    def _contrastive(self, both: Quantized, memory: Tensor | None) -> Tensor:
+        """Eq. 13 between reconstructions, and in `asymmetric_share` of it between embeddings and reconstructions."""
+        c = self.config
+        view1, view2 = both.z_hat.chunk(2)
+        score = partial(
+            debiased_contrastive_loss, view1, view2, memory,
+            temperature=c.temperature, positive_prior=c.positive_prior,
+        )  # fmt: skip
+        if not c.asymmetric_share:
+            return score()
+        z1, z2 = self.model.quantizer.segments(both.z).flatten(1).chunk(2)
+        return torch.lerp(score(), score(anchors=(z1, z2)), c.asymmetric_share)
 
     def _observe(self, both: Quantized) -> Tensor:
         """Count the codewords in use; the mean squared error of hard quantization, of segments of norm 1."""

@@ -128,3 +128,22 @@ def test_every_kind_of_state_is_continued_to_the_same_bytes(
     fit_run(source, tmp_path / "stopped", None, None, resume=True)
     for name in ("model.safetensors", "last.pt"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_polishing_changes_the_codebooks_alone_and_is_continued_to_the_same_bytes(
+    source: FeatureSource, tmp_path: Path
+) -> None:
+    polished = replace(TRAIN, polish_rounds=5)
+    plain = fit_run(source, tmp_path / "plain", MODEL, TRAIN).state_dict()
+    model = fit_run(source, tmp_path / "whole", MODEL, polished).state_dict()
+    assert [name for name in plain if not torch.equal(plain[name], model[name])] == ["quantizer.codebooks"]
+
+    def stop(record: dict) -> None:
+        if record.get("step") == 3:  # the last one
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_run(source, tmp_path / "stopped", MODEL, polished, callback=stop)
+    fit_run(source, tmp_path / "stopped", resume=True)
+    for name in ("model.safetensors", "last.pt"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -16,7 +16,8 @@ FEATURES = ModelConfig(backbone="features", weights="none", feature_dim=10, hidd
 
 def objective_of(model: ModelConfig = FEATURES, **settings: object) -> Objective:
     torch.manual_seed(0)
-    return Objective(MeCoQ(model), TrainConfig(**settings)).train()  # type: ignore[arg-type]
+    given = {"positive_prior": 0.15, "asymmetric_share": 0.0} | settings
+    return Objective(MeCoQ(model), TrainConfig(**given)).train()  # type: ignore[arg-type]
 
 
 def feature_pair(n: int = 6, seed: int = 1) -> Pair:
@@ -61,6 +62,17 @@ def test_the_loss_is_eq_14_without_the_decay() -> None:
         torch.testing.assert_close(terms["entropy"], entropy)
         torch.testing.assert_close(terms["loss"], loss)
         assert not any(term.requires_grad for term in terms.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_loss_compares_embeddings_with_reconstructions(share: float) -> None:
+    objective, pair = objective_of(asymmetric_share=share, diversity_weight=0.0), feature_pair()
+    z, _, z_hat = objective.model(torch.cat(pair))
+    view1, view2 = z_hat.chunk(2)
+    z1, z2 = objective.model.quantizer.segments(z).flatten(1).chunk(2)
+    among = debiased_contrastive_loss(view1, view2, temperature=0.5, positive_prior=0.15)
+    across = debiased_contrastive_loss(view1, view2, anchors=(z1, z2), temperature=0.5, positive_prior=0.15)
+    torch.testing.assert_close(objective(pair, 1)[0], (1 - share) * among + share * across)
 
 
 def test_quantization_error_and_codeword_usage() -> None:
