@@ -1,7 +1,9 @@
-"""Codes without deep learning: PQ, OPQ, ITQ, LSH and uncompressed vectors, fitted to features.
+"""One setting of a code without deep learning (PQ, OPQ, additive quantizers, RaBitQ, ITQ, LSH, Flat), and its fit.
 
 Each is a plain FAISS chain of vector transforms and a code, so what is measured is what can be deployed.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -10,19 +12,25 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from mecoq_faiss.data.features import STD_FLOOR
+from mecoq_faiss.baselines.chain import Chains, finite_features
+from mecoq_faiss.baselines.codes import ADDITIVE, SPLITS, codes_of, faiss_metric, train_code
 from mecoq_faiss.evaluation.ranking import search
 
 Array = NDArray[Any]
-Method = Literal["PQ", "OPQ", "ITQ", "LSH", "Flat"]
+Method = Literal["PQ", "OPQ", "RQ", "LSQ", "PRQ", "PLSQ", "RaBitQ", "ITQ", "LSH", "Flat"]
 Preprocess = Literal["raw", "centred", "normalised", "centred+normalised", "standardised", "standardised+normalised"]
 Metric = Literal["L2", "IP"]
+Reduce = Literal["none", "PCA", "PCAR", "PCAW"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 PREPROCESSES: tuple[Preprocess, ...] = get_args(Preprocess)
 METRICS: tuple[Metric, ...] = get_args(Metric)
+REDUCES: tuple[Reduce, ...] = get_args(Reduce)
 HASHING: tuple[Method, ...] = ("ITQ", "LSH")
+REDUCIBLE: tuple[Method, ...] = ("PQ", "RQ", "LSQ", "RaBitQ")
+METRIC_FREE: tuple[Method, ...] = ("PQ", "OPQ", "Flat")  # their training takes no notice of the metric
 NBITS = (8, 4)
+RABITQ_BYTES = 8  # of factors beside the bits of each vector
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,20 @@ class Baseline:
     """One setting of one method.
 
     Attributes:
-        method: PQ and OPQ (asymmetric distances), ITQ and LSH (one bit a dimension, Hamming distances), or Flat.
+        method: PQ and OPQ; the additive quantizers RQ, LSQ, PRQ and PLSQ (the last two on two halves of the vector);
+            RaBitQ; ITQ and LSH (one bit a dimension, Hamming distances); or Flat.
         num_bytes: bytes a vector; 0 for Flat, which keeps float32.
-        nbits: bits a sub-quantizer of PQ and OPQ, 8 or 4; M = 8 * num_bytes / nbits.
+        nbits: bits a code of PQ, OPQ and the additive quantizers, 8 or 4.
         preprocess: what is done to features first; mean and deviation are the training features', normalised means to
             norm 1.
-        metric: L2 or IP (inner product) of PQ, OPQ and Flat. Hashing has only the Hamming distance.
-        opq_width: OPQ's output dimension, a multiple of M; None: the features' width. Where M does not divide the
-            features' width, PQ pads it with zeros to the next multiple, which changes no distance, and so does None.
+        metric: L2 or IP (inner product). Hashing has only the Hamming distance. Of additive codes, L2 takes one byte
+            for the norm; by IP there is none, and all are codes.
+        reduce: principal components (PCA), rotated at random (PCAR) or whitened (PCAW), before PQ, RQ, LSQ or RaBitQ;
+            normalised features are normalised again after it.
+        width: the output dimension of `reduce`, or of OPQ's rotation (a multiple of M; None: the features' width).
+            RaBitQ keeps a bit a dimension and 8 bytes, so that its width is 8 * (num_bytes - 8). Where M does not
+            divide the features' width, PQ pads it with zeros to the next multiple, which changes no distance, and so
+            does None.
 
     Raises:
         ValueError: for a setting that its method does not have.
@@ -48,10 +62,13 @@ class Baseline:
     nbits: int = 8
     preprocess: Preprocess = "raw"
     metric: Metric = "L2"
-    opq_width: int | None = None
+    reduce: Reduce = "none"
+    width: int | None = None
 
     def __post_init__(self) -> None:
-        choices = {"method": METHODS, "nbits": NBITS, "preprocess": PREPROCESSES, "metric": METRICS}
+        choices = {
+            "method": METHODS, "nbits": NBITS, "preprocess": PREPROCESSES, "metric": METRICS, "reduce": REDUCES
+        }  # fmt: skip
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r}: choose one of {allowed}")
@@ -59,77 +76,86 @@ class Baseline:
             raise ValueError(f"num_bytes={self.num_bytes} for {self.method}: give 0 for Flat, at least 1 for a code")
         if self.method in HASHING and self.metric != "L2":
             raise ValueError(f"metric={self.metric!r} for {self.method}: leave it out, hashing has Hamming distances")
-        if self.opq_width is not None and (self.method != "OPQ" or self.opq_width < 1 or self.opq_width % self.M):
-            raise ValueError(f"opq_width={self.opq_width} for {self.method}: only OPQ has it, a multiple of M={self.M}")
+        self._check_codebooks()
+        self._check_width()
+
+    def _check_codebooks(self) -> None:
+        if self.method in ADDITIVE and self.M < 1:
+            raise ValueError(f"num_bytes={self.num_bytes} for {self.name}: L2 takes a byte for the norm, give 2 or more")
+        if self.method in ("PRQ", "PLSQ") and self.M % SPLITS:
+            raise ValueError(f"{self.method} of M={self.M} codebooks: they must divide into {SPLITS} halves")
+
+    def _check_width(self) -> None:
+        reduces = self.reduce != "none"
+        if reduces and (self.method not in REDUCIBLE or not self.width):
+            raise ValueError(f"reduce={self.reduce!r} for {self.method}: only {REDUCIBLE} have it, with a width")
+        if self.width is not None and (self.width < 1 or not (reduces or self.method == "OPQ")):
+            raise ValueError(f"width={self.width} for {self.method}: only OPQ and reduced features have it, at least 1")
+        if self.method in ("PQ", "OPQ") and self.width is not None and self.width % self.M:
+            raise ValueError(f"width={self.width} for {self.method}: want a multiple of M={self.M}")
+        fits = 8 * (self.num_bytes - RABITQ_BYTES)
+        if self.method == "RaBitQ" and (not reduces or self.width != fits or fits < 1):
+            raise ValueError(
+                f"RaBitQ of {self.num_bytes} bytes and width={self.width}: want more than {RABITQ_BYTES} bytes, "
+                f"and features reduced to 8 * (num_bytes - {RABITQ_BYTES}) = {fits}"
+            )
 
     @property
     def M(self) -> int:
-        """Sub-quantizers of PQ and OPQ."""
-        return 8 * self.num_bytes // self.nbits
+        """Sub-quantizers of PQ and OPQ, codebooks of an additive quantizer; without the byte of a norm."""
+        norm = self.method in ADDITIVE and self.metric == "L2"
+        return 8 * (self.num_bytes - norm) // self.nbits
 
     @property
     def min_rows(self) -> int:
         """Training rows that `fit` needs."""
-        return {"PQ": 2**self.nbits, "OPQ": 2**self.nbits, "ITQ": 8 * self.num_bytes}.get(self.method, 1)
+        if self.method in HASHING:
+            rows = 8 * self.num_bytes if self.method == "ITQ" else 1
+        else:
+            rows = 1 if self.method in ("RaBitQ", "Flat") else 2**self.nbits
+        return max(rows, self.width or 1) if self.reduce != "none" else rows
 
     @property
     def name(self) -> str:
-        """Such as `OPQ 4x8 to 64, centred, IP`, `ITQ 32 bits, raw` or `Flat, centred, L2`."""
+        """Such as `OPQ 4x8 to 64, centred, IP`, `RQ 4x8 of PCA64, normalised, IP` or `ITQ 32 bits, raw`."""
         if self.method in HASHING:
             return f"{self.method} {8 * self.num_bytes} bits, {self.preprocess}"
-        code = f" {self.M}x{self.nbits}" if self.num_bytes else ""
-        width = f" to {self.opq_width}" if self.opq_width else ""
-        return f"{self.method}{code}{width}, {self.preprocess}, {self.metric}"
+        code = "" if self.method in ("Flat", "RaBitQ") else f" {self.M}x{self.nbits}"
+        if self.method in ("PRQ", "PLSQ"):
+            code = f" {SPLITS}x{self.M // SPLITS}x{self.nbits}"
+        norm = " and norm" if self.method in ADDITIVE and self.metric == "L2" else ""
+        width = f" of {self.reduce}{self.width}" if self.reduce != "none" else f" to {self.width}" if self.width else ""
+        return f"{self.method}{code}{norm}{width}, {self.preprocess}, {self.metric}"
 
-    def fit(self, xt: Array, seed: int = 0) -> "FittedBaseline":
+    def fit(self, xt: Array | Chains, seed: int = 0, *, effort: float = 1.0) -> FittedBaseline:
         """Train on features.
 
         Args:
-            xt: (nt, F) features; nt at least 2**nbits for PQ and OPQ, and the number of bits for ITQ.
-            seed: of k-means and of the first rotation. The same seed gives the same codes; for OPQ and ITQ on one
-                thread only, since LAPACK's decompositions are not reproducible on several.
+            xt: (nt, F) features, at least `min_rows`; or `Chains` of them, which several settings share.
+            seed: of k-means, local search and the first rotation. The same seed gives the same codes; for OPQ, ITQ and
+                reduced features on one thread only, since LAPACK's decompositions are not reproducible on several.
+            effort: share of FAISS's iterations, in (0, 1]: less for a first look.
 
         Raises:
-            ValueError: for features that are not finite or too few, or more ITQ bits than features are wide.
+            ValueError: for features that are not finite or too few, or more bits or components than they are wide.
         """
-        xt = finite_features(xt)
-        nt, F = xt.shape
-        bits = 8 * self.num_bytes
+        chains = xt if isinstance(xt, Chains) else Chains(xt)
+        nt, F = chains.xt.shape
+        if not 0 < effort <= 1:
+            raise ValueError(f"effort={effort}: give a share of FAISS's iterations, above 0 and at most 1")
         if nt < self.min_rows:
             raise ValueError(f"{self.name} needs {self.min_rows} training rows, got {nt}: give more, or fewer bits")
-        if self.method == "ITQ" and bits > F:
+        if self.method == "ITQ" and 8 * self.num_bytes > F:
             raise ValueError(f"{self.name} of {F}-dimensional features: at most one bit a dimension, use fewer bytes")
-
-        chain: list[Any] = []
-        if "centred" in self.preprocess:
-            chain.append(faiss.CenteringTransform(F))
-        if "standardised" in self.preprocess:
-            chain.append(_standardize(xt))
-        if "normalised" in self.preprocess:
-            chain.append(faiss.NormalizationTransform(F, 2.0))
-        code: Any
-        if self.method == "Flat":
-            code = faiss.IndexFlat(F, self._faiss_metric)
-        elif self.method in HASHING:
-            code = faiss.IndexLSH(bits, bits, False, False)
-            chain.append(_hash_transform(self.method, F, bits, seed))
-        else:
-            width = self.opq_width or -(-F // self.M) * self.M
-            code = faiss.IndexPQ(width, self.M, self.nbits, self._faiss_metric)
-            _seed_kmeans(code.pq, seed)
-            if self.method == "OPQ":
-                chain.append(_opq_transform(F, code.pq, seed))
-            elif width != F:
-                chain.append(_zero_pad(F, width))
+        if self.reduce != "none" and self.width and self.width > F:
+            raise ValueError(f"{self.name} of {F}-dimensional features: there are no more components than that")
+        transforms, x = chains.get(self.preprocess, self.reduce, self.width)
+        more, code = train_code(self, x, seed, effort)
         index: Any = faiss.IndexPreTransform(code)
-        for transform in reversed(chain):
+        for transform in reversed(transforms + more):
             index.prepend_transform(transform)
-        index.train(xt)
+        index.is_trained = True
         return FittedBaseline(self, index)
-
-    @property
-    def _faiss_metric(self) -> int:
-        return int(faiss.METRIC_INNER_PRODUCT if self.metric == "IP" else faiss.METRIC_L2)
 
 
 @dataclass(frozen=True)
@@ -151,6 +177,10 @@ class FittedBaseline:
             index.add(xb)
         return index
 
+    def codes(self, xb: Array) -> NDArray[np.uint8] | None:
+        """Codes (n, M) of features xb (n, F), one byte each; None for RaBitQ, hashing and Flat: no codewords."""
+        return codes_of(self.baseline, self.trained, finite_features(xb))
+
     def transform_queries(self, xq: Array) -> Array:
         """Queries as `index.search` takes them: the features themselves, or for hashing uint8 (nq, num_bytes)."""
         xq = finite_features(xq)
@@ -160,66 +190,15 @@ class FittedBaseline:
         """(D, I), each (nq, k), of features xq (nq, F); D is non-increasing: distances are negated."""
         return search(index, self.transform_queries(xq), k)
 
-    def with_metric(self, metric: Metric) -> "FittedBaseline":
-        """The same codes under the other metric: training takes no notice of it."""
+    def with_metric(self, metric: Metric) -> FittedBaseline:
+        """The same codes under the other metric, of PQ, OPQ and Flat: their training takes no notice of it."""
+        if self.baseline.method not in METRIC_FREE:
+            raise ValueError(f"{self.baseline.name}: only {METRIC_FREE} keep their codes under another metric")
         baseline = replace(self.baseline, metric=metric)
         trained = _copy(self.trained)
-        trained.metric_type = faiss.downcast_index(trained.index).metric_type = baseline._faiss_metric
+        trained.metric_type = faiss.downcast_index(trained.index).metric_type = faiss_metric(baseline)
         return FittedBaseline(baseline, trained)
-
-
-def finite_features(x: Array) -> Array:
-    """Features as FAISS takes them, float32 (n, F); raises ValueError for another shape, NaN or infinite values."""
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
-        raise ValueError(f"features {x.shape}: want (n, F), finite: look for NaN, infinite or missing rows")
-    return x
-
-
-def _standardize(xt: Array) -> Any:
-    """Zero mean and unit variance of each feature, as the learned model standardises them."""
-    std = xt.std(axis=0)
-    scale = 1 / np.maximum(std, max(STD_FLOOR * std.mean(), 1e-6))
-    transform: Any = faiss.LinearTransform(xt.shape[1], xt.shape[1], True)
-    faiss.copy_array_to_vector(np.diag(scale).astype(np.float32).ravel(), transform.A)
-    faiss.copy_array_to_vector((-xt.mean(axis=0) * scale).astype(np.float32), transform.b)
-    transform.is_trained = True
-    return transform
-
-
-def _seed_kmeans(pq: Any, seed: int) -> None:
-    pq.cp.seed = seed
-    pq.cp.min_points_per_centroid = 1  # FAISS warns below 39; the caller chose the training set
-
-
-def _opq_transform(F: int, pq: Any, seed: int) -> Any:
-    """An OPQ rotation that optimises the very code it feeds (FAISS would assume 8 bits), from a seeded first guess."""
-    opq: Any = faiss.OPQMatrix(F, pq.M, pq.d)
-    first = faiss.RandomRotationMatrix(max(F, pq.d), pq.d)
-    first.init(seed)
-    opq.A = first.A
-    rehearsal = faiss.ProductQuantizer(pq.d, pq.M, pq.nbits)
-    _seed_kmeans(rehearsal, seed)
-    opq.pq = rehearsal
-    opq.referenced_objects = [rehearsal]  # FAISS keeps a bare pointer
-    return opq
-
-
-def _zero_pad(F: int, width: int) -> Any:
-    source = np.full(width, -1, dtype=np.int32)  # -1: a zero
-    source[:F] = np.arange(F)
-    return faiss.RemapDimensionsTransform(F, width, faiss.swig_ptr(source))
 
 
 def _copy(index: Any) -> Any:
     return faiss.deserialize_index(faiss.serialize_index(index))  # clone_index does not know CenteringTransform
-
-
-def _hash_transform(method: str, F: int, bits: int, seed: int) -> Any:
-    if method == "LSH":
-        rotation = faiss.RandomRotationMatrix(F, bits)
-        rotation.init(seed)
-        return rotation
-    itq = faiss.ITQTransform(F, bits, True)
-    itq.itq.seed = seed
-    return itq
