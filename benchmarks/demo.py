@@ -27,8 +27,8 @@ TRAIN = TrainConfig(epochs=60, batch_size=256, cached_views=30, flip=0.0, gray=0
 BASELINES = [
     Baseline("PQ", BYTES, preprocess="raw", metric="L2"),
     Baseline("PQ", BYTES, preprocess="centred+normalised", metric="L2"),
-    Baseline("OPQ", BYTES, preprocess="raw", metric="L2", opq_width=32),
-    Baseline("OPQ", BYTES, preprocess="centred+normalised", metric="L2", opq_width=32),
+    Baseline("OPQ", BYTES, preprocess="raw", metric="L2", width=32),
+    Baseline("OPQ", BYTES, preprocess="centred+normalised", metric="L2", width=32),
 ]
 
 

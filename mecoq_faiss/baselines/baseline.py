@@ -81,7 +81,9 @@ class Baseline:
 
     def _check_codebooks(self) -> None:
         if self.method in ADDITIVE and self.M < 1:
-            raise ValueError(f"num_bytes={self.num_bytes} for {self.name}: L2 takes a byte for the norm, give 2 or more")
+            raise ValueError(
+                f"num_bytes={self.num_bytes} for {self.name}: L2 takes a byte for the norm, give 2 or more"
+            )
         if self.method in ("PRQ", "PLSQ") and self.M % SPLITS:
             raise ValueError(f"{self.method} of M={self.M} codebooks: they must divide into {SPLITS} halves")
 

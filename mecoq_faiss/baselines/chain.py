@@ -1,4 +1,4 @@
-"""What is done to features before they are coded: centred, normalised, standardised, reduced; plain FAISS transforms."""
+"""What is done to features before they are coded: centred, normalised, standardised, reduced; by FAISS transforms."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Chains:
 
     def _principal_axes(self, preprocess: str, x: Array) -> Any:
         if self._axes is None or self._axes[0] != preprocess:
-            axes: Any = faiss.PCAMatrix(x.shape[1], x.shape[1])
+            axes: Any = faiss.PCAMatrix(x.shape[1], min(x.shape))  # all there are
             axes.train(x)
             self._axes = preprocess, axes
         return self._axes[1]
@@ -100,7 +100,7 @@ def _standardize(xt: Array) -> Any:
 
 
 def _reduction(axes: Any, reduce: str, width: int) -> Any:
-    """The first `width` of trained principal axes; rotated at random by `PCAR`, of unit variance by `PCAW`."""
+    """The first `width` of trained principal axes; rotated at random by `PCAR`, of equal variance by `PCAW`."""
     pca: Any = faiss.PCAMatrix(axes.d_in, width, -0.5 if reduce == "PCAW" else 0.0, reduce == "PCAR")
     pca.mean, pca.eigenvalues, pca.PCAMat = axes.mean, axes.eigenvalues, axes.PCAMat
     if reduce == "PCAW":

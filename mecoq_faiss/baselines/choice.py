@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -26,7 +26,8 @@ class Round:
         rows: the most training rows; a setting that needs more gets what it needs.
         queries, database: the most held-out items that play each.
         effort: share of FAISS's iterations.
-        keep: how many settings of each method go on.
+        keep: how many settings of each method go on; of 8-bit and 4-bit codes so many each, since few rows, which 256
+            codewords fit too closely, favour the latter.
     """
 
     rows: int
@@ -36,8 +37,8 @@ class Round:
     keep: int
 
 
-ROUNDS = (Round(2_000, 250, 2_000, 0.2, 8), Round(6_000, 500, 5_000, 0.5, 3))  # and then all of it
-QUICK_ROUNDS = (Round(2_000, 250, 2_000, 0.2, 2),)
+ROUNDS = (Round(4_000, 250, 2_000, 0.2, 5), Round(8_000, 500, 5_000, 0.5, 2))  # and then all of it
+QUICK_ROUNDS = (Round(4_000, 250, 2_000, 0.2, 1),)
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,13 @@ def choose(
     everything = Round(len(xt), num_queries, n - num_queries, 1.0, len(settings))
     order, left, table = np.random.default_rng(seed).permutation(n), list(settings), []
     for number, this in enumerate([*rounds, everything], start=1):
-        if this is not everything and all(len(mine) <= this.keep for mine in _by_method(left).values()):
+        if this is not everything and all(len(mine) <= this.keep for mine in _rivals(left)):
             continue
         q, b = order[:num_queries][: this.queries], order[num_queries:][: this.database]
         judge = _judge(xt, xb_held, labels, q, b, min(k, max(10, round(k * len(b) / (n - num_queries)))))
         scores = _scores(left, xt, judge, this, seed, f"baselines, round {number} of {len(rounds) + 1}")
         ranked = sorted(left, key=lambda s: -scores[s])
-        left = [s for mine in _by_method(ranked).values() for s in mine[: this.keep]]
+        left = [s for mine in _rivals(ranked) for s in mine[: this.keep]]
         gone = ranked if this is everything else [s for s in ranked if s not in left]
         table = [(scores[s], number, s) for s in gone] + table
     measure = f"recall@{NEIGHBORS}" if labels is None else f"MAP@{k}"
@@ -120,11 +121,12 @@ def choose(
     return best, rows
 
 
-def _by_method(settings: Sequence[Baseline]) -> dict[Method, list[Baseline]]:
-    found: dict[Method, list[Baseline]] = {}
+def _rivals(settings: Sequence[Baseline]) -> Collection[list[Baseline]]:
+    """The settings of each method and number of bits, in their order."""
+    found: dict[tuple[Method, int], list[Baseline]] = {}
     for setting in settings:
-        found.setdefault(setting.method, []).append(setting)
-    return found
+        found.setdefault((setting.method, setting.nbits), []).append(setting)
+    return found.values()
 
 
 def _judge(
@@ -146,7 +148,7 @@ def _scores(
     rng = np.random.default_rng(seed)
     place = {p: rng.random() for p in sorted({s.preprocess for s in settings})}
     ordered = sorted(settings, key=lambda s: (place[s.preprocess], s.reduce, s.reduce != "none" and s.width, s.name))
-    fits = groupby(ordered, key=lambda s: (replace(s, metric="L2") if s.method in METRIC_FREE else s))
+    fits = groupby(ordered, key=lambda s: replace(s, metric="L2") if s.method in METRIC_FREE else s)
     scores: dict[Baseline, float] = {}
 
     def each() -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 ADDITIVE = {"RQ": "rq", "LSQ": "lsq", "PRQ": "prq", "PLSQ": "plsq"}  # where their FAISS index keeps the quantizer
 SPLITS = 2  # of PRQ and PLSQ: halves of the vector, each with additive codes of its own
-LSQ_ROWS = 10_000  # LSQ's training is slow; seeded draw of so many
+LSQ_ROWS, LSQ_ROUNDS = 10_000, 10  # its training is slow; FAISS's 25 rounds gain nothing beyond 10
 
 
 def train_code(b: Baseline, x: Array, seed: int, effort: float = 1.0) -> tuple[list[Any], Any]:
@@ -46,7 +46,7 @@ def train_code(b: Baseline, x: Array, seed: int, effort: float = 1.0) -> tuple[l
     transforms: list[Any] = []
     parts = SPLITS if b.method in ("PRQ", "PLSQ") else 1 if b.method in ADDITIVE else b.M
     width = (b.width if b.method == "OPQ" else None) or -(-F // parts) * parts
-    index = _additive(b, width, seed, effort) if b.method in ADDITIVE else faiss.IndexPQ(
+    index = _additive(b, width, len(x), seed, effort) if b.method in ADDITIVE else faiss.IndexPQ(
         width, b.M, b.nbits, faiss_metric(b)
     )  # fmt: skip
     if b.method in ("PQ", "OPQ"):
@@ -83,7 +83,7 @@ def _chain(trained: Any) -> list[Any]:
     return [faiss.downcast_VectorTransform(trained.chain.at(i)) for i in range(trained.chain.size())]
 
 
-def _additive(b: Baseline, width: int, seed: int, effort: float) -> Any:
+def _additive(b: Baseline, width: int, rows: int, seed: int, effort: float) -> Any:
     """FAISS's index of an additive quantizer, untrained: 8-bit codes plain, 4-bit ones in FastScan.
 
     By inner product all bytes are codes. By L2 one byte is the norm's: with 4-bit codes two more codebooks of norms.
@@ -104,13 +104,15 @@ def _additive(b: Baseline, width: int, seed: int, effort: float) -> Any:
         part = faiss.downcast_AdditiveQuantizer(part) if split else part
         if local:
             part.random_seed = seed
-            part.train_iters = max(3, round(effort * part.train_iters))
+            part.train_iters = max(3, round(effort * LSQ_ROUNDS))
             part.train_ils_iters = max(2, round(effort * part.train_ils_iters))
             part.encode_ils_iters = max(3, round(effort * part.encode_ils_iters))
         else:
             _seed_kmeans(part.cp, seed, effort)
             part.cp.progressive_dim_steps = max(2, round(effort * part.cp.progressive_dim_steps))
             part.max_beam_size = max(1, round(effort * part.max_beam_size))
+            if rows < part.d:  # k-means in more and more components begins with all of them
+                part.train_type = faiss.ResidualQuantizer.Train_default
     return index
 
 

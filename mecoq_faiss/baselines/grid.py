@@ -27,7 +27,8 @@ def grid(num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick
     """Every setting tried at `num_bytes` bytes a vector for features of `dim` dimensions, Flat included.
 
     `widths` of OPQ and of principal components (32, 64 and 128) are rounded up to what the sub-quantizers divide, and
-    those above `dim` are left out. What differs in name only, or hardly can win, is left out too:
+    those above `dim` are left out; where that is all of them, `dim` takes their place. Left out too, since it differs
+    in name only or hardly can win:
 
     - OPQ and principal components of raw features: both centre them themselves.
     - Random rotation before RQ and LSQ, which do not notice it.
@@ -39,15 +40,16 @@ def grid(num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick
     """
     preprocesses = QUICK_PREPROCESSES if quick else PREPROCESSES
     widths = (QUICK_WIDTHS if quick else WIDTHS) if widths is None else widths
+    widths = [width for width in widths if width <= dim] or [dim]
     settings = []
     for preprocess in preprocesses:
         for metric in METRICS:
             settings.append(Baseline("Flat", preprocess=preprocess, metric=metric))
             for nbits in NBITS:
                 pq = Baseline("PQ", num_bytes, nbits, preprocess, metric)
-                settings += [pq, *_of_pq(pq, [w for w in widths if w <= dim], dim)]
+                settings += [pq, *_of_pq(pq, widths, dim)]
         for method in ADDITIVE:
-            settings += _additive(method, num_bytes, preprocess, [w for w in widths if w <= dim])
+            settings += _additive(method, num_bytes, preprocess, widths)
         settings += [Baseline("LSH", num_bytes, preprocess=preprocess)]
         settings += [Baseline("ITQ", num_bytes, preprocess=preprocess)] if 8 * num_bytes <= dim else []
         bits = 8 * (num_bytes - RABITQ_BYTES)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mecoq_faiss.baselines.baseline import HASHING, Array, FittedBaseline
+from mecoq_faiss.baselines.baseline import Array, FittedBaseline
 from mecoq_faiss.index import build_index
-from mecoq_faiss.index.codes import unpack_codes
 from mecoq_faiss.index.exhaustive import use_fastscan
 from mecoq_faiss.model import MeCoQ
 
@@ -83,11 +82,8 @@ def _vectors(model: MeCoQ, x: Array) -> list[torch.Tensor]:
 def baseline_contender(fitted: FittedBaseline, xb: Array) -> Contender:
     """A fitted baseline's codes of features xb (n, F)."""
     b = fitted.baseline
-    index, codes, K = fitted.index(xb), None, 0
-    if b.M and b.method not in HASHING:
-        K = 2**b.nbits
-        codes = unpack_codes(fitted.trained.sa_encode(np.ascontiguousarray(xb, dtype=np.float32)), b.M, b.nbits)
-        if b.nbits == 4:
-            use_fastscan(index)
-    num_bytes = b.num_bytes or 4 * xb.shape[1]
+    index, codes = fitted.index(xb), fitted.codes(xb)
+    if b.nbits == 4 and b.method in ("PQ", "OPQ"):  # additive 4-bit codes are in FastScan's layout from the start
+        use_fastscan(index)
+    num_bytes, K = b.num_bytes or 4 * xb.shape[1], 0 if codes is None else 2**b.nbits
     return Contender(b.method, b.name, num_bytes, index, fitted.transform_queries, codes, K)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.fixed_features import fixed_features
-from mecoq_faiss.baselines.baseline import Baseline
+from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.comparison.copies import FEWEST_COPIES, choose_rows, copy_features
@@ -29,7 +29,8 @@ Array = NDArray[Any]
 
 SEED = 0
 HELD_OUT = 11_000  # images: a thousand of them play the queries
-TRAIN_ROWS = 20_000  # k-means and rotations gain nothing from more
+TRAIN_ROWS = 65_536  # FAISS's k-means takes no more: 256 rows a centroid
+CHOICE_ROWS = 20_000  # of them, for the choice among settings
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CompareData:
     database: Source
     xb: Array  # (n, F)
     xt: Array  # (nt, F) for the final fits
-    xt_choice: Array  # (<= nt, F) without held-out items
+    xt_choice: Array  # (<= CHOICE_ROWS, F) of them, without held-out items
     held: NDArray[np.int64]
     task: Task
     train_source: Source | None
@@ -99,13 +100,14 @@ def load_data(
     held = held_out(seen, rng)
     if train_source is not None and in_database is None:
         rows = np.sort(rng.choice(len(x), min(TRAIN_ROWS, len(x)), replace=False))
-        xt = xt_choice = np.asarray(x[rows])
+        xt, in_choice = np.asarray(x[rows]), np.arange(len(rows))
         training = train_source.subset(readable[rows])
     else:
         rows = np.setdiff1d(np.arange(n), held) if in_database is None else in_database
         rows = np.sort(rng.choice(rows, min(TRAIN_ROWS, len(rows)), replace=False))
-        xt, xt_choice = np.asarray(xb[rows]), np.asarray(xb[np.setdiff1d(rows, held)])
+        xt, in_choice = np.asarray(xb[rows]), np.flatnonzero(~np.isin(rows, held))
         training = db.subset(rows)
+    xt_choice = xt[np.sort(rng.choice(in_choice, min(CHOICE_ROWS, len(in_choice)), replace=False))]
 
     view_note = None
     if q.labels is not None and db.labels is not None:

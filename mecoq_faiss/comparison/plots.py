@@ -19,10 +19,17 @@ STYLES: dict[str, tuple[str, Any]] = {  # colours that both backgrounds carry, a
     "MeCoQ": ("#e0592a", "-"),
     "PQ": ("#3a8bd6", "--"),
     "OPQ": ("#1fa37c", "-."),
+    "RQ": ("#8a63d2", (0, (6, 2))),
+    "LSQ": ("#d6479c", (0, (6, 2, 1, 2))),
+    "PRQ": ("#4fa3a5", (0, (3, 1))),
+    "PLSQ": ("#c9822b", (0, (3, 1, 1, 1))),
+    "RaBitQ": ("#6f8f2e", (0, (8, 2, 1, 2, 1, 2))),
     "ITQ": ("#b66fd0", (0, (4, 1, 1, 1, 1, 1))),
     "LSH": ("#a08a3c", ":"),
     "Flat": (INK, (0, (1, 3))),
 }
+LEGEND_COLUMNS = 4
+WIDTH, WIDE = 1.4, 2.6  # of a line; the learned codes' stands out among ten others
 RC: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
@@ -36,16 +43,17 @@ Points = tuple[Sequence[float], Sequence[float]]
 def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithmic: bool = False) -> str:
     """An SVG of one line a method: label -> (xs, ys)."""
     with rc_context(RC | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(4.4, 3.5), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.0 + 0.2 * -(-len(series) // LEGEND_COLUMNS)), layout="constrained")
         axes = figure.subplots()
         for label, (xs, ys) in series.items():
             color, dash = STYLES.get(label, (None, "-"))
-            axes.plot(xs, ys, color=color, linestyle=dash, linewidth=1.8, label=label)
+            first = label == next(iter(STYLES))
+            axes.plot(xs, ys, color=color, linestyle=dash, linewidth=WIDE if first else WIDTH, label=label)
         if logarithmic:
             axes.set_xscale("log")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=LEGEND_COLUMNS, handlelength=3.2)
         return _svg(figure, title)
 
 
@@ -63,7 +71,7 @@ def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -
             axes.bar(places, [s["effective"] for s in shares], 0.86 * width, color=color)
             middles.append(start + 0.5)
             start += 1.3
-        axes.set_xticks(middles, list(groups))
+        axes.set_xticks(middles, list(groups), rotation=45 if len(groups) > 5 else 0)
         axes.set_ylim(0, 1)
         axes.set_ylabel(y)
         axes.grid(False, axis="x")

@@ -41,7 +41,7 @@ def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> s
         plots=list(_plots(report)),
         pictures=pictures,
         measure=report["choice"][0]["measure"],
-        choice=[(row["name"], f"{row['score']:.4f}") for row in report["choice"][:CHOICES_SHOWN]],
+        choice=[(row["name"], row["round"], f"{row['score']:.4f}") for row in report["choice"][:CHOICES_SHOWN]],
         settings={
             "Data": d,
             "Model": report["model"],
@@ -99,8 +99,9 @@ def _note(report: dict[str, Any]) -> str:
         "decides nothing."
     )
     return (
-        f"{parts[report['key']]} Every baseline's setting was chosen among {len(report['choice'])} on "
-        f"{d['held_out']:,} held-out images of the database, never on the queries; training data of the baselines: "
+        f"{parts[report['key']]} Every baseline's setting was chosen among {len(report['choice'])} in all, on "
+        f"{d['held_out']:,} held-out images of the database, never on the queries; early rounds look at less of the "
+        "data, and their best go on. Training data of the baselines: "
         f"{d['training_data']}.{seeds}{intervals} Time: from a query's features to ten results, on one thread, in "
         "batches; the backbone, which is the same for all, is left out. Flat is uncompressed: larger, for orientation."
     )

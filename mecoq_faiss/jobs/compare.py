@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mecoq_faiss.baselines import Baseline, choose, grid
+from mecoq_faiss.baselines import QUICK_ROUNDS, ROUNDS, Baseline, choose, grid
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.bundle.folder import is_bundle
 from mecoq_faiss.comparison.contenders import LEARNED, Contender, baseline_contender, learned_contender
@@ -47,14 +47,16 @@ def compare(
     seeds: int = 1,
     items: int = 200_000,
     settings: Sequence[Baseline] | None = None,
+    quick: bool = False,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
-    """Compare a trained model with PQ, OPQ, ITQ, LSH (equal bytes) and uncompressed vectors.
+    """Compare a trained model with every code that FAISS has at equal bytes, and with uncompressed vectors.
 
     All work on the features of the model's own backbone. Writes `report.json` and `report.html` into the folder `out`.
 
-    Each baseline's setting is chosen on a held-out part of the database, never on the queries. Labels, where both
+    PQ, OPQ, the additive quantizers RQ, LSQ, PRQ and PLSQ, RaBitQ (above 8 bytes), ITQ and LSH: each one's setting is
+    chosen on a held-out part of the database, never on the queries. Labels, where both
     sources have them, only judge; without them the figures are the recall of images whose altered copies are the
     queries (what the learned codes are trained to find), and of exact neighbours; where the two contradict each other
     there is no winner. See `comparison.verdict`.
@@ -70,6 +72,7 @@ def compare(
             the baselines on those of the run's.
         items: a larger database is cut to a seeded sample of so many.
         settings: baselines to choose from; by default `baselines.grid`.
+        quick: a first answer: fewer of those, chosen in fewer rounds.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -109,12 +112,14 @@ def compare(
     temporary.mkdir(parents=True)
     try:
         num_bytes = model.config.bits // 8
-        settings = grid(num_bytes, data.xb.shape[1]) if settings is None else settings
+        settings = grid(num_bytes, data.xb.shape[1], quick=quick) if settings is None else settings
         held = data.held
         labels = None if data.task.labels_db is None else data.task.labels_db[held]
         usable = [s for s in settings if s.min_rows <= min(len(data.xt_choice), len(data.xt))]
         k_held = max(10, round(k * len(held) / len(data.xb)))
-        best, table = choose(usable, data.xt_choice, data.xb[held], labels, k_held)
+        rounds = QUICK_ROUNDS if quick else ROUNDS
+        logger.info("choosing among %d settings of the baselines on %d held-out items", len(usable), len(held))
+        best, table = choose(usable, data.xt_choice, data.xb[held], labels, k_held, rounds=rounds)
 
         methods, shown = [], []
         logger.info("measuring %s", LEARNED)
@@ -136,7 +141,8 @@ def compare(
             "format": FORMAT,
             **judged,
             "methods": methods,
-            "data": data.description | {"k": k, "seeds": seeds, "held_out": len(held), "k_held_out": k_held},
+            "data": data.description
+            | {"k": k, "seeds": seeds, "quick": quick, "held_out": len(held), "k_held_out": k_held},
             "choice": table,
             "model": asdict(model_config),
             "train": None if train_config is None else asdict(train_config),

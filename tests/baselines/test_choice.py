@@ -1,20 +1,9 @@
-"""The grid of settings, and the choice among them on held-out digits."""
+"""The choice among settings on held-out digits, in full and by successive halving."""
 
 import numpy as np
 import pytest
 
-from mecoq_faiss.baselines import Baseline, choose, grid
-
-
-def test_grid_holds_each_setting_once():
-    settings = grid(4, dim=64)
-    assert len(set(settings)) == len(settings) == len({setting.name for setting in settings})
-    assert {setting.method for setting in settings} == {"PQ", "OPQ", "ITQ", "LSH", "Flat"}
-    assert {setting.num_bytes for setting in settings} == {0, 4}
-    assert {setting.opq_width for setting in settings} == {None, 32, 64}
-    assert {setting.opq_width for setting in grid(4, 64, opq_widths=[30])} == {None, 32}
-    assert "ITQ" not in {setting.method for setting in grid(9, dim=64)}  # 72 bits
-    assert all(setting.opq_width % setting.M == 0 for setting in grid(3, 512) if setting.opq_width)
+from mecoq_faiss.baselines import Baseline, Round, choose, grid
 
 
 def test_choose_takes_the_best_of_each_method(digits):
@@ -42,6 +31,41 @@ def test_choose_takes_the_best_of_each_method(digits):
     best, table = choose(settings, xt, xb, None, 20)
     assert best["PQ"] == settings[1] and {row["measure"] for row in table} == {"recall@10"}
     assert table[0]["score"] == 1 and table[0]["name"] == "Flat, centred+normalised, IP"
+
+
+CHEAP = ("PQ", "RQ", "ITQ", "LSH", "Flat")  # k-means with 16 centroids
+
+
+def test_successive_halving_finds_the_winners_of_the_whole_grid(digits):
+    """Or one within the scatter of the seeds: the standard deviation of the full winner's score over three."""
+    xt, xb, _, labels, _ = digits
+    settings = [
+        s for s in grid(4, 64, widths=[32]) if s.method in CHEAP and s.nbits == (4 if s.method in ("PQ", "RQ") else 8)
+    ]
+    rounds = [Round(300, 100, 400, 0.3, 6), Round(400, 150, 600, 0.6, 3)]
+    best, table = choose(settings, xt, xb, labels, 100, rounds=rounds)
+    full, all_in_full = choose(settings, xt, xb, labels, 100, rounds=[])
+    score = {row["name"]: row["score"] for row in all_in_full}
+    assert {row["round"] for row in table} == {1, 2, 3} and {row["round"] for row in all_in_full} == {1}
+    assert sorted(row["name"] for row in table) == sorted(score), "the record holds every setting"
+    assert choose(settings, xt, xb, labels, 100, rounds=rounds)[1] == table
+    for method in CHEAP:
+        over_seeds = [choose([full[method]], xt, xb, labels, 100, seed=seed)[1][0]["score"] for seed in range(3)]
+        assert score[best[method].name] >= score[full[method].name] - np.std(over_seeds), method
+    last = [row for row in table if row["round"] == 3]
+    assert len(last) == sum(min(3, sum(s.method == m for s in settings)) for m in CHEAP)
+    for row in last:  # the last round is the whole of it
+        assert row["score"] == score[row["name"]]
+
+
+def test_a_round_that_leaves_nothing_out_is_skipped(digits):
+    xt, xb, _, labels, _ = digits
+    settings = [Baseline("Flat"), Baseline("LSH", 4)]
+    whole = choose(settings, xt, xb, labels, 20, rounds=[])[1]
+    rounds = [Round(10, 5, 20, 0.1, 1)]
+    assert [row["score"] for row in choose(settings, xt, xb, labels, 20, rounds=rounds)[1]] == [
+        row["score"] for row in whole
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,15 @@ SETTINGS = [
 
 
 def test_help_says_what_divides_the_map() -> None:
-    assert "relevant items found" in " ".join(ok("compare", "--help").split())
+    shown = " ".join(ok("compare", "--help").split())
+    assert "relevant items found" in shown and "RQ, LSQ, PRQ and PLSQ" in shown and "--quick" in shown
 
 
 def test_it_prints_a_table_and_writes_a_report(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learned row's precisions are those that `evaluate` prints."""
-    monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim: SETTINGS)
+    monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim, quick: SETTINGS)
     arguments = (digits_run, "--queries", "digits", "--database", "digits", "-k", 100)
     shown = ok("compare", *arguments, "--out", tmp_path / "a")
     report = json.loads((tmp_path / "a" / "report.json").read_text())

@@ -82,10 +82,22 @@ def test_a_baselines_codes_are_the_nearest_centroids() -> None:
     np.testing.assert_array_equal(contender.queries(x[:3]), x[:3])
 
 
+@pytest.mark.parametrize("metric", ["L2", "IP"])
+def test_additive_codes_use_codewords_and_fastscan(metric: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    setting = Baseline("RQ", 4, nbits=4, preprocess="centred", metric=metric)
+    contender = baseline_contender(setting.fit(x), x)
+    assert isinstance(faiss.downcast_index(contender.index.index), faiss.IndexResidualQuantizerFastScan)
+    assert contender.num_bytes == 4 and contender.codes is not None
+    assert len(contender.codewords_used) == setting.M == {"L2": 6, "IP": 8}[metric]
+    assert min(share["used"] for share in contender.codewords_used) > 0.9
+
+
 def test_methods_without_codewords() -> None:
     x = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
-    flat, hashing = (baseline_contender(setting.fit(x), x) for setting in (Baseline("Flat"), Baseline("LSH", 3)))
-    assert flat.num_bytes == 4 * 16 and hashing.num_bytes == 3
-    for contender in (flat, hashing):
+    settings = (Baseline("Flat"), Baseline("LSH", 3), Baseline("RaBitQ", 9, reduce="PCAR", width=8))
+    flat, hashing, rabitq = (baseline_contender(setting.fit(x), x) for setting in settings)
+    assert (flat.num_bytes, hashing.num_bytes, rabitq.num_bytes) == (4 * 16, 3, 9)
+    for contender in (flat, hashing, rabitq):
         assert contender.codes is None and contender.codewords_used == []
     assert isinstance(hashing.index, faiss.IndexBinaryFlat) and hashing.queries(x[:2]).shape == (2, 3)

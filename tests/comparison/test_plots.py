@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from mecoq_faiss.comparison.plots import bars, lines
+from mecoq_faiss.baselines.baseline import METHODS
+from mecoq_faiss.comparison.contenders import LEARNED
+from mecoq_faiss.comparison.plots import STYLES, bars, lines
 
 
 def test_plots_are_reproducible_and_escape_their_title() -> None:
@@ -36,6 +38,19 @@ def test_a_line_goes_through_its_points(logarithmic: bool, xs: list[float]) -> N
         assert steps[0, 0] / steps[1, 0] == pytest.approx(1 / 2, rel=1e-3)
         assert steps[0, 1] / steps[1, 1] == pytest.approx(np.diff(values)[0] / np.diff(values)[1], rel=1e-3)
     assert ">precision<" in svg and ">MeCoQ<" in svg
+
+
+def test_every_method_has_a_color_and_a_dash_of_its_own() -> None:
+    assert list(STYLES) == [LEARNED, *METHODS]
+    assert (
+        len({color for color, _ in STYLES.values()}) == len({str(dash) for _, dash in STYLES.values()}) == len(STYLES)
+    )
+    svg = lines("t", {label: ([1, 10], [0.5, 0.4]) for label in STYLES}, "n", "precision")
+    assert all(f">{label}<" in svg for label in STYLES)
+    learned, *others = (
+        re.search(rf"stroke: {STYLES[label][0]}; stroke-width: ([\d.]+)", svg) for label in list(STYLES)[:5]
+    )
+    assert learned and all(other and float(other[1]) < float(learned[1]) for other in others)
 
 
 def test_bars_are_as_high_as_their_shares() -> None:
