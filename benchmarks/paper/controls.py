@@ -23,7 +23,7 @@ from benchmarks.paper.experiment import Settings
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.loss import debiased_contrastive_loss
-from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.start import batch_size
 
@@ -60,7 +60,7 @@ def fit_unquantized(views: Array, settings: Settings) -> MeCoQ:
     model_config, c = make_configs(**settings | {"feature_dim": views.shape[-1]})
     torch.manual_seed(c.seed)
     model = MeCoQ(model_config).train()
-    if model_config.standardize:
+    if isinstance(model.standardize, Standardize):
         model.standardize.fit(torch.from_numpy(np.asarray(views[:, 0], dtype=np.float32)))
     optimizer = torch.optim.Adam(model.projection.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     pairs = CachedPairs(views, batch_size(len(views), c), c.seed, "cpu")
@@ -179,8 +179,10 @@ def _loss(model: DistilledPQ, q: Tensor, keys: Tensor, same: Tensor, s: dict[str
 
 def _from_opq(trained: Any) -> DistilledPQ:
     """The transforms, the rotation and the centroids of FAISS's trained chain."""
-    *prepare, opq = [faiss.downcast_VectorTransform(trained.chain.at(i)) for i in range(trained.chain.size())]
-    pq = faiss.downcast_index(trained.index).pq
+    transforms: list[Any] = [faiss.downcast_VectorTransform(trained.chain.at(i)) for i in range(trained.chain.size())]
+    *prepare, opq = transforms
+    code: Any = faiss.downcast_index(trained.index)
+    pq = code.pq
     A = faiss.vector_to_array(opq.A).reshape(opq.d_out, opq.d_in)
     model = DistilledPQ(prepare, A, faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub))
     model.trained = trained  # owns the transforms

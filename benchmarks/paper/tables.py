@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.paper import hashing
+from benchmarks.paper import controls, hashing
 from benchmarks.paper.cells import Cells, Result
 from benchmarks.paper.data import Data
 from benchmarks.paper.experiment import Settings, default_settings, figures, fit, paper_settings, run
@@ -22,7 +22,8 @@ from mecoq_faiss.comparison.contenders import baseline_contender, learned_conten
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 
-OWN = ("MeCoQ", "MeCoQ, 4-bit codes")  # these and FAISS's methods run with all seeds; the rest, far behind, with one
+OWN = ("MeCoQ", "MeCoQ, 4-bit codes")  # these, controls and FAISS's methods run with all seeds; the rest with one
+CONTROLS = ("contrast without a quantizer, then k-means", "PQ, distilled")
 HASHING_LR, RATE_BITS = (1e-3, 1e-4), 32  # the rates to choose from, and the bits at which
 VARIANTS: dict[str, dict[str, Any]] = {  # Table 2
     "full": {},
@@ -50,7 +51,7 @@ def recipes(data: Data, bits: int) -> dict[str, Settings]:
 
 
 def table1(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
-    """This method, its release's settings, hashing nets and FAISS's baselines at equal bytes on the same features."""
+    """This method, its release's settings, controls, hashing nets and FAISS's codes: equal bytes, the same features."""
     rows: list[Result] = []
     for seed in range(seeds):
         rows += [_without_curves(row) for row in table1_rows(data, cells, bits, seed)]
@@ -67,6 +68,7 @@ def table1_rows(data: Data, cells: Cells, bits: Sequence[int], seed: int) -> lis
             s = settings | {"seed": seed}
             result = cells.get(f"{name} {size} bits seed {seed}", s, partial(run, data, s))
             rows.append({"system": name, "bits": size, "seed": seed, "setting": settings, **result})
+        rows += [_control(data, cells, name, size, seed) for name in CONTROLS]
         rows += _baselines(data, cells, size, seed)
         if not seed:
             rows += [_hashing(data, cells, method, size, seed) for method in hashing.METHODS]
@@ -97,6 +99,28 @@ def _fit(data: Data, setting: Baseline, seed: int) -> Result:
     contender = baseline_contender(setting.fit(data.xt, seed), data.xb)
     found = figures(contender.index, contender.queries(data.xq), data)
     return found | {"codewords": contender.codewords_used}
+
+
+def _control(data: Data, cells: Cells, name: str, bits: int, seed: int) -> Result:
+    """A learned control: what the embedding, or the codebooks, are worth alone."""
+    if name == CONTROLS[0]:
+        settings = default_settings(bits) | {"seed": seed}
+    else:
+        settings = controls.distilled_defaults() | {"seed": seed}
+
+    def compute() -> Result:
+        started = time.monotonic()
+        if name == CONTROLS[0]:
+            model = controls.fit_unquantized(data.views[:, : settings["cached_views"] or None], settings)
+            contender = learned_contender(model, data.xb)
+            index, xq = contender.index, contender.queries(data.xq)
+        else:
+            pq = controls.fit_distilled(data.xt, bits // 8, seed, settings)
+            index, xq = pq.index(data.xb), pq.queries(data.xq)
+        return figures(index, xq, data) | {"train_seconds": time.monotonic() - started}
+
+    result = cells.get(f"{name} {bits} bits seed {seed}", settings, compute)
+    return {"system": name, "bits": bits, "seed": seed, "setting": settings, **result}
 
 
 def _hashing(data: Data, cells: Cells, method: str, bits: int, seed: int) -> Result:

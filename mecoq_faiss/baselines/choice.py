@@ -102,7 +102,8 @@ def choose(
         raise ValueError(f"labels for {len(labels)} of {n} held-out rows: give one label each, or None")
     num_queries = min(num_queries, n // 5)
     everything = Round(len(xt), num_queries, n - num_queries, 1.0, len(settings))
-    order, left, table = np.random.default_rng(seed).permutation(n), list(settings), []
+    order, left = np.random.default_rng(seed).permutation(n), list(settings)
+    table: list[tuple[float, int, Baseline]] = []
     for number, this in enumerate([*rounds, everything], start=1):
         if this is not everything and all(len(mine) <= this.keep for mine in _rivals(left)):
             continue

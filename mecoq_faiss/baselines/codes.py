@@ -101,7 +101,7 @@ def _additive(b: Baseline, width: int, rows: int, seed: int, effort: float) -> A
     index = make(width, *sizes, b.nbits, faiss_metric(b), norm)
     quantizer = getattr(index, ADDITIVE[b.method])
     for part in [quantizer.subquantizer(i) for i in range(SPLITS)] if split else [quantizer]:
-        part = faiss.downcast_AdditiveQuantizer(part) if split else part
+        part = faiss.downcast_AdditiveQuantizer(part) if split else part  # type: ignore[attr-defined]
         if local:
             part.random_seed = seed
             part.train_iters = max(3, round(effort * LSQ_ROUNDS))

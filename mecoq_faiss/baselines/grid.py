@@ -48,7 +48,7 @@ def grid(num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick
             for nbits in NBITS:
                 pq = Baseline("PQ", num_bytes, nbits, preprocess, metric)
                 settings += [pq, *_of_pq(pq, widths, dim)]
-        for method in ADDITIVE:
+        for method in (m for m in METHODS if m in ADDITIVE):
             settings += _additive(method, num_bytes, preprocess, widths)
         settings += [Baseline("LSH", num_bytes, preprocess=preprocess)]
         settings += [Baseline("ITQ", num_bytes, preprocess=preprocess)] if 8 * num_bytes <= dim else []

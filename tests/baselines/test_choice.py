@@ -49,9 +49,10 @@ def test_successive_halving_finds_the_winners_of_the_whole_grid(digits):
     assert {row["round"] for row in table} == {1, 2, 3} and {row["round"] for row in all_in_full} == {1}
     assert sorted(row["name"] for row in table) == sorted(score), "the record holds every setting"
     assert choose(settings, xt, xb, labels, 100, rounds=rounds)[1] == table
-    for method in CHEAP:
+    for method in (m for m in CHEAP if best[m] != full[m]):
         over_seeds = [choose([full[method]], xt, xb, labels, 100, seed=seed)[1][0]["score"] for seed in range(3)]
         assert score[best[method].name] >= score[full[method].name] - np.std(over_seeds), method
+    assert sum(best[method] == full[method] for method in CHEAP) >= 4
     last = [row for row in table if row["round"] == 3]
     assert len(last) == sum(min(3, sum(s.method == m for s in settings)) for m in CHEAP)
     for row in last:  # the last round is the whole of it

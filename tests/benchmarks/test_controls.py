@@ -1,4 +1,4 @@
-"""Learned controls on clusters: k-means against a loop's conditions, the distillation's loss and gradients, both fits."""
+"""Learned controls on clusters: k-means at its fixed point, the distillation's loss and gradients, both fits."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def distilled() -> tuple[np.ndarray, Any, Any]:
 
 def test_it_starts_at_opq_and_learns_to_keep_neighbors(distilled: tuple[np.ndarray, Any, Any]) -> None:
     x, start, after = distilled
-    D, I = start.index(x).search(start.queries(x[:50]), 10)
+    D, _ = start.index(x).search(start.queries(x[:50]), 10)
     opq = faiss.deserialize_index(faiss.serialize_index(start.trained))
     opq.add(x)
     want_D, _ = opq.search(x[:50], 10)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.paper import __main__ as paper
-from benchmarks.paper import figures, hashing, pages, recipe, tables
+from benchmarks.paper import controls, figures, hashing, pages, recipe, tables
 from benchmarks.paper.cells import Cells
 from benchmarks.paper.experiment import default_settings, fit, paper_settings
 from benchmarks.paper.published import TABLE1, published
@@ -204,6 +204,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (tables, figures):
         monkeypatch.setattr(module, "paper_settings", lambda data, bits, **c: of_paper(data, bits, **c) | quick)
     monkeypatch.setattr(hashing, "default_settings", lambda method: of_hashing(method) | {"epochs": 1})
+    of_distilled = controls.distilled_defaults()
+    monkeypatch.setattr(controls, "distilled_defaults", lambda: of_distilled | {"epochs": 1})
     monkeypatch.setattr(figures, "MAP_EVERY", 1)
     monkeypatch.setattr(figures, "HELD_IMAGES", 100)
     monkeypatch.setattr(figures, "TSNE_IMAGES", 60)
@@ -241,7 +243,7 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
     assert table["data"] == "digits" and "torch" in table["environment"]
     systems = {row["system"]: row["map"] for row in table["rows"]}
     precision = {row["system"]: row["precision_at"] for row in table["rows"]}
-    assert {"MeCoQ", "MeCoQ, 4-bit codes", "PQ", "ITQ", "Flat", *hashing.METHODS} <= systems.keys()
+    assert {"MeCoQ", "MeCoQ, 4-bit codes", "PQ", "ITQ", "Flat", *hashing.METHODS, *tables.CONTROLS} <= systems.keys()
     page = (tmp_path / "paper.md").read_text()
     for system, value in systems.items():
         first = ", ".join(f"{100 * precision[system][n]:.1f}" for n in ("1", "10", "100"))
