@@ -28,7 +28,7 @@ STYLES: dict[str, tuple[str, Any]] = {  # colours that both backgrounds carry, a
     "LSH": ("#a08a3c", ":"),
     "Flat": (INK, (0, (1, 3))),
 }
-LEGEND_COLUMNS = 4
+LEGEND_COLUMNS = 3
 WIDTH, WIDE = 1.4, 2.6  # of a line; the learned codes' stands out among ten others
 RC: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
@@ -53,7 +53,7 @@ def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithm
             axes.set_xscale("log")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        figure.legend(loc="outside upper center", ncols=LEGEND_COLUMNS, handlelength=3.2)
+        figure.legend(loc="outside upper center", ncols=LEGEND_COLUMNS, handlelength=3.0)
         return _svg(figure, title)
 
 

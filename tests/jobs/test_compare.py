@@ -15,7 +15,7 @@ from PIL import Image
 
 import mecoq_faiss.jobs.compare as compare_module
 from mecoq_faiss import ModelConfig, TrainConfig, evaluate, export_index, train
-from mecoq_faiss.baselines import Baseline
+from mecoq_faiss.baselines import QUICK_ROUNDS, ROUNDS, Baseline
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.data.sources import open_source
 from mecoq_faiss.evaluation import is_relevant, precision_at
@@ -69,6 +69,28 @@ def test_the_report_holds_every_method_and_what_was_chosen(digits_run: Path, rep
     assert report["environment"]["faiss"] == faiss.__version__
     assert report["data"]["num_items"] == 1500 and report["data"]["held_out"] == 500
     assert report["verdict"].endswith(".") and f"{report['methods'][0]['score']:.3f}" in report["verdict"]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_quick_is_a_smaller_grid_in_fewer_rounds(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    asked: dict[str, Any] = {}
+    choose = compare_module.choose
+
+    def grid(num_bytes: int, dim: int, *, quick: bool) -> list[Baseline]:
+        asked.update(num_bytes=num_bytes, dim=dim, quick=quick)
+        return SETTINGS[:1]
+
+    def spied(*arguments: Any, **named: Any) -> Any:
+        asked.update(named)
+        return choose(*arguments, **named)
+
+    monkeypatch.setattr(compare_module, "grid", grid)
+    monkeypatch.setattr(compare_module, "choose", spied)
+    report = compare(digits_run, "digits", "digits", tmp_path / "r", 100, quick=quick)
+    assert asked == {"num_bytes": 2, "dim": 192, "quick": quick, "rounds": QUICK_ROUNDS if quick else ROUNDS}
+    assert report["data"]["quick"] is quick and report["choice"][0]["round"] == len(asked["rounds"]) + 1
 
 
 def test_several_seeds_train_and_fit_again(digits_run: Path, tmp_path: Path) -> None:
@@ -166,7 +188,7 @@ def test_refusals(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         compare(digits_run, "digits", "digits", tmp_path / "r", 1501)
     with pytest.raises(ValueError, match="seeds=0"):
         compare(digits_run, "digits", "digits", tmp_path / "r", seeds=0)
-    monkeypatch.setattr(compare_module, "choose", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(compare_module, "choose", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         compare(digits_run, "digits", "digits", tmp_path / "r", settings=SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["there"], "a stopped comparison leaves nothing"
