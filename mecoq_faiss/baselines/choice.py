@@ -104,7 +104,7 @@ def choose(
     num_queries = min(num_queries, n // 5)
     everything = Round(len(xt), num_queries, n - num_queries, 1.0, len(settings))
     order, left = np.random.default_rng(seed).permutation(n), list(settings)
-    table: list[tuple[float, int, Baseline]] = []
+    rows: list[dict[str, Any]] = []
     for number, this in enumerate([*rounds, everything], start=1):
         cheaper = number == 1 or this.rows < len(xt)
         if this is not everything and not (cheaper and any(len(mine) > this.keep for mine in _rivals(left))):
@@ -115,12 +115,12 @@ def choose(
         ranked = sorted(left, key=lambda s: -scores[s])
         left = [s for mine in _rivals(ranked) for s in mine[: this.keep]]
         gone = ranked if this is everything else [s for s in ranked if s not in left]
-        table = [(scores[s], number, s) for s in gone] + table
-    measure = f"recall@{NEIGHBORS}" if labels is None else f"MAP@{k}"
+        measure = f"recall@{NEIGHBORS}" if labels is None else f"MAP@{judge.k}"
+        what = {"measure": measure, "round": number}
+        rows = [{"name": s.name, "score": scores[s], **what, **asdict(s)} for s in gone] + rows
     best: dict[Method, Baseline] = {}
-    for _, _, setting in table:
+    for setting in ranked:
         best.setdefault(setting.method, setting)
-    rows = [{"name": s.name, "score": x, "measure": measure, "round": number, **asdict(s)} for x, number, s in table]
     return best, rows
 
 

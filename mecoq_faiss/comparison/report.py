@@ -40,8 +40,10 @@ def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> s
         note=_note(report),
         plots=list(_plots(report)),
         pictures=pictures,
-        measure=report["choice"][0]["measure"],
-        choice=[(row["name"], row["round"], f"{row['score']:.4f}") for row in report["choice"][:CHOICES_SHOWN]],
+        choice=[
+            (row["name"], row["round"], row["measure"], f"{row['score']:.4f}")
+            for row in report["choice"][:CHOICES_SHOWN]
+        ],
         settings={
             "Data": d,
             "Model": report["model"],
