@@ -27,7 +27,7 @@ def test_growth_is_the_slope_past_the_start() -> None:
 def test_a_leak_shows() -> None:
     gauge, leak, files = Gauge(), [], []
     for i in range(20):
-        leak.append(mmap.mmap(-1, 1 << 21))  # never a page that was freed before
+        leak.append(mmap.mmap(-1, 1 << 21, flags=mmap.MAP_PRIVATE))  # never a page that was freed before
         leak[-1].write(bytes([1]) * (1 << 21))
         files.append(open("/dev/null"))  # noqa: SIM115
         gauge.sample(i + 1)
