@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import PRESETS, Duration, data_option, device_option, json_option, show
+from .options import CODES, PRESETS, Duration, data_option, device_option, json_option, show
 
 
 @click.command("train")
@@ -25,6 +25,7 @@ from .options import PRESETS, Duration, data_option, device_option, json_option,
 @click.option("--config", type=click.Path(), help="TOML file of settings; they go over the preset's.")
 @click.option("--bits", type=int, help="Bits a code, a multiple of 8.  [default: 32]")
 @click.option("--nbits", type=int, help="Bits a sub-quantizer: 8, or 4 for FastScan.  [default: 8]")
+@click.option("--codes", type=click.Choice(CODES), help="One codeword a segment, or a sum of M.  [default: product]")
 @click.option("--dim", "D", type=int, help="Embedding dimension D, a multiple of M = bits / nbits.")
 @click.option("--backbone", help="torchvision classifier, timm:NAME, pixels, or one that an installed package offers.")
 @click.option("--weights", help="default (pretrained, downloaded), none, or a .safetensors/.pth file.")
@@ -98,6 +99,7 @@ def command(
             "M": c.M,
             "nbits": c.nbits,
             "D": c.D,
+            "codes": c.codes,
             "seconds": time.monotonic() - started,
         },
         as_json,

@@ -15,6 +15,7 @@ from mecoq_faiss.runtime.suggest import did_you_mean
 from mecoq_faiss.storage.files import read_small
 
 DEFAULT_BATCH = 512
+CODES = ("product", "additive")
 RENAMED = {"grey": "gray"}  # settings of version 0.1 -> theirs; saved configurations may hold the old names
 MOST_TOML = 1 << 20  # bytes
 MOST_WEIGHTS = 1 << 31  # in one layer of the projection
@@ -36,6 +37,7 @@ class ModelConfig:
         D: embedding dimension, a multiple of M.
         M: sub-quantizers; a code takes M * nbits bits.
         nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
+        codes: `product` (the paper's: a codeword a segment), or `additive` (a vector is the sum of M codewords of width D).
         alpha: sharpness of the soft assignment (Eq. 3); the paper's is 10.
         freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
 
@@ -57,6 +59,7 @@ class ModelConfig:
     D: int = 64
     M: int = 4
     nbits: int = 8
+    codes: str = "product"
     alpha: float = 5.0
     freeze_codebooks: bool = False
 
@@ -86,6 +89,7 @@ class ModelConfig:
         if self.D % self.M:
             nearest = max(1, round(self.D / self.M)) * self.M
             raise ValueError(f"D={self.D} is not divisible by M={self.M}: choose a multiple, for example {nearest}")
+        _one_of(self, "codes", CODES)
         _one_of(self, "projection", ("linear", "mlp"))
         if not self.alpha > 0:
             raise ValueError(f"alpha={self.alpha} must be positive")
@@ -310,6 +314,8 @@ def current_names(settings: dict[str, Any]) -> dict[str, Any]:
 def to_json(model: ModelConfig, train: TrainConfig | None = None, **more: Any) -> str:
     """The configurations as a JSON text; `from_json` reads it back."""
     content: dict[str, Any] = {"model": dataclasses.asdict(model)}
+    if model.codes == CODES[0]:
+        del content["model"]["codes"]  # versions before additive codes read it too
     if train is not None:
         content["train"] = dataclasses.asdict(train)
     return json.dumps(content | more, indent=2) + "\n"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mecoq_faiss.additive import AdditiveQuantizer
 from mecoq_faiss.backbone.network import create_backbone
 from mecoq_faiss.config import ModelConfig
 from mecoq_faiss.data.features import STD_FLOOR
@@ -74,6 +75,12 @@ class MeCoQ(nn.Module):
         self.projection = _projection(config.projection, self.backbone.feature_dim, config.hidden, config.D)
         self.quantizer = SoftProductQuantizer(config.D, config.M, config.K, config.alpha)
         self.quantizer.codebooks.requires_grad_(not config.freeze_codebooks)
+        self.additive = AdditiveQuantizer(config.D, config.M, config.K) if config.codes == "additive" else None
+
+    @property
+    def coder(self) -> SoftProductQuantizer | AdditiveQuantizer:
+        """What makes the codes: the product quantizer, or the additive one as soon as it is fitted."""
+        return self.quantizer if self.additive is None or not self.additive.is_fitted else self.additive
 
     def features(self, x: Tensor) -> Tensor:
         """Images (b, 3, h, w) through the backbone; its features (b, F), cached ones for example, as they are."""
@@ -86,8 +93,14 @@ class MeCoQ(nn.Module):
         return self.projection(self.standardize(self.features(x)))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """Images or features -> what `index.search` takes (Eq. 16): z with every segment of norm 1, (b, D) float32."""
-        return self.quantizer.segments(self.embed(x).float()).flatten(1)
+        """Images or features -> what `index.search` takes, float32.
+
+        Of product codes (Eq. 16) z with every segment of norm 1, (b, D); of additive ones the same divided by sqrt(M),
+        and M times in a row, (b, M * D).
+        """
+        z = self.quantizer.queries(self.embed(x).float())
+        coder = self.coder
+        return z if coder is self.quantizer else coder.queries(z)
 
     def forward(self, x: Tensor) -> Quantized:
         """Images or features -> embeddings, soft codes, reconstructions."""

@@ -50,6 +50,14 @@ class SoftProductQuantizer(nn.Module):
         """The codebooks with the normalisation of Eq. 1 inside the graph, (M, K, d)."""
         return F.normalize(self.codebooks, dim=-1)
 
+    def index_codebooks(self) -> Tensor:
+        """The codebooks that the index holds, (M, K, d)."""
+        return self.unit_codebooks()
+
+    def queries(self, z: Tensor) -> Tensor:
+        """Z (b, D) -> what `index.search` takes (Eq. 16): every segment of norm 1, (b, D) float32."""
+        return self.segments(z).flatten(1)
+
     def similarities(self, z: Tensor) -> Tensor:
         """Inner products of normalised segments and codewords, (b, M, K), each in [-1, 1]."""
         with torch.autocast(z.device.type, enabled=False):

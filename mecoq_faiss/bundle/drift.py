@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from mecoq_faiss.bundle.items import BLOCK, Items
-from mecoq_faiss.index.codes import code_blocks, decode_codes
+from mecoq_faiss.index.codes import code_blocks, decode_codes, sum_codes
 
 FEWEST = 20  # items, new or old, of which anything is said
 MOST_OLD = 1 << 18  # old items that new ones are compared with
@@ -32,6 +32,7 @@ def measure_drift(
     new_codes: np.ndarray,
     new_error: np.ndarray,
     seed: int = 0,
+    additive: bool = False,
 ) -> dict[str, Any]:
     """How new items lie to the codes beside old ones.
 
@@ -42,6 +43,7 @@ def measure_drift(
         new_codes: (m, M) uint8.
         new_error: (m,) float32.
         seed: of the draws.
+        additive: codes stand for the sums of their codewords.
 
     Returns:
         `new` and `old`, how many they are; `error_new` and `error_old`, the mean errors; `auc`, the chance that a new
@@ -54,9 +56,9 @@ def measure_drift(
     rng = np.random.default_rng(seed)
     auc, low, high = above(new_error, old_error)
     bits, noise = divergence(old_codes, new_codes, codebooks.shape[1], rng)
-    score_new, score_old = best_scores(codebooks, old_codes, new_codes, rng)
+    score_new, score_old = best_scores(codebooks, old_codes, new_codes, rng, additive)
     farther, farther_low, _ = above(-score_new, -score_old)
-    outlying, outlying_low, _ = above(*outliers(codebooks, old_codes, new_codes, rng))
+    outlying, outlying_low, _ = above(*outliers(codebooks, old_codes, new_codes, rng, additive))
     return {
         "new": len(new_codes),
         "old": len(old_codes),
@@ -90,7 +92,13 @@ def verdict(drift: dict[str, Any]) -> tuple[bool, str]:
 
 
 def drift_of(
-    codebooks: np.ndarray, items: Items, first_new_id: int | None, encoded: Path, seed: int = 0
+    codebooks: np.ndarray,
+    items: Items,
+    first_new_id: int | None,
+    encoded: Path,
+    seed: int = 0,
+    *,
+    additive: bool = False,
 ) -> dict[str, Any] | None:
     """The drift of newly `encoded` items from those of the export, with `retrain` and its `evidence`.
 
@@ -100,6 +108,7 @@ def drift_of(
         first_new_id: items from this id on came after the export; None where there are none yet.
         encoded: the file of what is new.
         seed: of the draws.
+        additive: codes stand for the sums of their codewords.
 
     Returns:
         What `measure_drift` gives; of fewer than 20 items only `new` or `old`, how many. None in a bundle that does
@@ -121,7 +130,7 @@ def drift_of(
         return {"new": len(new_codes), "old": len(rows), "retrain": False, "evidence": few}
     codes = items.lazy("codes")
     assert codes is not None
-    drift = measure_drift(codebooks, codes[rows], error[rows], new_codes, new_error, seed)
+    drift = measure_drift(codebooks, codes[rows], error[rows], new_codes, new_error, seed, additive)
     retrain, evidence = verdict(drift)
     return drift | {"retrain": retrain, "evidence": evidence}
 
@@ -184,7 +193,7 @@ def divergence(old: np.ndarray, new: np.ndarray, K: int, rng: np.random.Generato
 
 
 def best_scores(
-    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator
+    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator, additive: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best AQS score among the codes `old` (n, M): of codes `new` (m, M), and of as many old ones without itself.
 
@@ -193,11 +202,12 @@ def best_scores(
     if len(new) > PROBES:
         new = new[rng.choice(len(new), PROBES, replace=False)]
     rows = rng.permutation(len(old))[: len(new)]
-    x = decode_codes(codebooks, np.concatenate([new, old[rows]]))
+    decode = sum_codes if additive else decode_codes
+    x = decode(codebooks, np.concatenate([new, old[rows]]))
     own = np.concatenate([np.full(len(new), -1), rows])
     best = np.full(len(x), -np.inf)
     for start, block in code_blocks(old, 1 << 12):
-        scores = x @ decode_codes(codebooks, block).T
+        scores = x @ decode(codebooks, block).T
         here = np.flatnonzero((own >= start) & (own < start + len(block)))
         scores[here, own[here] - start] = -np.inf
         best = np.maximum(best, scores.max(axis=1))
@@ -205,7 +215,7 @@ def best_scores(
 
 
 def outliers(
-    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator
+    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator, additive: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much lower the scores of an item with its nearest old ones are than theirs with their own nearest ones.
 
@@ -217,9 +227,10 @@ def outliers(
         codes if len(codes) <= most else codes[rng.choice(len(codes), most, replace=False)]
         for codes, most in ((old, LOCAL), (new, PROBES))
     )
-    x = decode_codes(codebooks, old)
+    decode = sum_codes if additive else decode_codes
+    x = decode(codebooks, old)
     near, score = _nearest(x, x, without_own=True)
-    near_new, score_new = _nearest(decode_codes(codebooks, new), x, without_own=False)
+    near_new, score_new = _nearest(decode(codebooks, new), x, without_own=False)
     return score[near_new].mean(axis=1) - score_new, score[near].mean(axis=1) - score
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_finger
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.bundle.folder import ITEMS, is_bundle, open_items, verify_files
 from mecoq_faiss.data.sources import Source
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.storage.hdf5 import damaged_dataset
@@ -35,7 +36,8 @@ def encode_source(
 ) -> int:
     """Encode every readable image of a source into the file `out`.
 
-    The file holds `codes` (n, M) uint8, `embeddings` (n, D) segment-normalised, `ids` (n,) int64 (the source's rows),
+    The file holds `codes` (n, M) uint8, `embeddings` (n, D) segment-normalised (of additive
+    codes of norm 1 as a whole), `ids` (n,) int64 (the source's rows),
     `paths` (n,) and, where there are any, `labels` (n,) int64 or (n, L) uint8. By `size` (bytes), `mtime_ns` and
     `sha256` (n, 32) uint8 an update knows an image again; `error` is `quantization_error`. It is written in shards
     that a killed run continues; memory does not grow with n.
@@ -72,11 +74,11 @@ def encode_source(
         shown = embed_batches(encoder, source, start, workers)
         for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
             codes = encoder.codes(z)
-            yield _arrays(source, rows, codes, z, embeddings) | {"error": quantization_error(codebooks, codes, z)}
+            yield _arrays(source, rows, codes, z[:, :D], embeddings) | {"error": error(codes, z)}
 
-    codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
+    D, error = encoder.model.config.D, partial(quantization_error, encoder.codebooks, additive=encoder.is_additive)
     num_batches = -(-len(source) // ENCODE_BATCH)
-    attributes = {"class_names": list(source.class_names), "D": encoder.d, "nbits": encoder.model.config.nbits}
+    attributes = {"class_names": list(source.class_names), "D": D, "nbits": encoder.model.config.nbits}
     write_in_shards(out, batches, num_batches, SHARD_ROWS // ENCODE_BATCH, key, attributes, require="codes")
     n = len(map_array(out, "ids"))
     if n < len(source):
@@ -93,11 +95,14 @@ def check_target(out: Path, embeddings: str | None) -> None:
     check_writable_parent(out)
 
 
-def quantization_error(codebooks: np.ndarray, codes: np.ndarray, z: np.ndarray) -> np.ndarray:
+def quantization_error(codebooks: np.ndarray, codes: np.ndarray, z: np.ndarray, additive: bool = False) -> np.ndarray:
     """Mean squared distance of segments of norm 1 from their codewords, (n,) float32 in [0, 4].
 
-    Codebooks (M, K, d), codes (n, M) uint8, embeddings (n, D), segment-normalised.
+    Codebooks (M, K, d), codes (n, M) uint8, embeddings (n, M * d) as `Encoder.encode` gives them. Of `additive` codes
+    the squared distance of the embedding, of norm 1, from the sum.
     """
+    if additive:
+        return ((z[:, : codebooks.shape[2]] - sum_codes(codebooks, codes)) ** 2).sum(axis=1)
     return ((z - decode_codes(codebooks, codes)) ** 2).sum(axis=1) / len(codebooks)
 
 

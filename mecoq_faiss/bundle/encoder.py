@@ -17,6 +17,7 @@ from mecoq_faiss.bundle.stored_model import read_model
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
 from mecoq_faiss.data.images import UnreadableImage, decode_image, upright_rgb
 from mecoq_faiss.data.views import fixed_view, to_float
+from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.training.run_folder import RunFolder
@@ -25,13 +26,17 @@ ENCODE_BATCH = 64  # fixed: features differ in the last bits between batch sizes
 
 
 class Encoder:
-    """Images -> segment-normalised embeddings, ready for `index.search` (Eq. 16) and `index.add` (Eq. 15).
+    """Images -> vectors for `index.search`, and for `index.add`.
+
+    Of product codes both are the segment-normalised embedding (Eq. 16, 15). Of additive codes a query is the embedding
+    of norm 1, M times in a row, and what `index.add` takes are the chosen codewords, one after the other.
 
     Attributes:
         model: the trained model, in eval mode on `device`.
         device: its name, such as `cpu` or `cuda:1`.
         backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
-        d: the dimension D of the vectors.
+        quantizer: what makes the codes, of the model.
+        d: the dimension of the index: D, of additive codes M * D.
 
     Example:
         >>> from mecoq_faiss import load_encoder
@@ -44,14 +49,27 @@ class Encoder:
         self.device = resolve_device(device)
         self.model = model.eval().to(self.device)
         self.backbone = self.model.backbone.for_inference(self.model.config.image_size)
-        self.d = model.config.D
+        self.quantizer = self.model.coder
+        if self.is_additive and self.quantizer is not self.model.additive:
+            raise ValueError("the model's additive codebooks are fitted when training ends: this one has none yet")
+        self.d = self.quantizer.M * self.quantizer.d
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether codes stand for the sum of their codewords."""
+        return self.model.config.codes == "additive"
+
+    @property
+    def codebooks(self) -> np.ndarray:
+        """The codebooks that an index of its codes holds, (M, K, d / M) float32."""
+        return self.quantizer.index_codebooks().detach().cpu().numpy()
 
     @property
     def takes_features(self) -> bool:
         """Whether the model takes ready features and no images."""
         return self.model.config.backbone == "features"
 
-    def encode(self, images: Any) -> np.ndarray:
+    def encode(self, images: Any, *, for_database: bool = False) -> np.ndarray:
         """Encode one image or many.
 
         Args:
@@ -60,14 +78,19 @@ class Encoder:
                 (n, 3, h, w), uint8 in 0-255 or float in [0, 1]. For a model of features: (F,) or (n, F) floats, or
                 the path, or a list of paths, of .npy or .h5 files as `train` takes them: every row is a query, of
                 several views the first.
+            for_database: give vectors for `index.add`, not for `index.search`; of product codes they are the same.
 
         Returns:
-            (n, D) float32; every one of the M segments has norm 1. One image gives n = 1.
+            (n, d) float32. One image gives n = 1.
 
         Raises:
             ValueError: input of another kind; `UnreadableImage` (a ValueError) for a file that is no image.
             FileNotFoundError: a path that is not there.
         """
+        xq = self._queries(images)
+        return decode_codes(self.codebooks, self.codes(xq)) if for_database and self.is_additive else xq
+
+    def _queries(self, images: Any) -> np.ndarray:
         if self.takes_features:
             return self.encode_batch(_to_features(images, self.model.backbone.feature_dim))
         size = self.model.config.image_size
@@ -78,14 +101,14 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_batch(self, batch: Tensor) -> np.ndarray:
-        """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> (b, D) float32, segment-normalised."""
+        """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> queries (b, d) float32."""
         x = batch.to(self.device, non_blocking=True)
         return self.model.vectors(x if self.takes_features else self.backbone(to_float(x))).cpu().numpy()
 
     @torch.inference_mode()
-    def codes(self, z: np.ndarray) -> np.ndarray:
-        """Codes (b, M) uint8 of embeddings (b, D), Eq. 15."""
-        return self.model.quantizer.encode(torch.from_numpy(z).to(self.device)).cpu().numpy()
+    def codes(self, xq: np.ndarray) -> np.ndarray:
+        """Codes (b, M) uint8 of what `encode` gives, (b, d); of product codes Eq. 15."""
+        return self.quantizer.encode(torch.from_numpy(xq).to(self.device)).cpu().numpy()
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encoder:

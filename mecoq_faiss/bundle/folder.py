@@ -20,7 +20,9 @@ from mecoq_faiss.bundle.schema import METADATA, check_manifest
 from mecoq_faiss.storage.files import check_mode, sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
-FORMAT = 3  # 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata
+FORMAT = (
+    4  # 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata; 4: additive codes
+)
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
@@ -63,7 +65,8 @@ def write_manifest(
         known: entries of files that need not be read again.
     """
     files = {name: (known or {}).get(name) or _entry(bundle / name) for name in names}
-    number = FORMAT if METADATA in files else 2 if files.keys() - FILES else 1
+    number = 3 if METADATA in files else 2 if files.keys() - FILES else 1
+    number = FORMAT if content.get("codes") == "additive" else number
     write_text(bundle / MANIFEST, json.dumps({"format": number, **content, "files": files}, indent=2) + "\n")
 
 

@@ -60,8 +60,8 @@ def follow(
             added = added if added.exists() else None
         drift = None
         if added is not None:
-            codebooks = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
-            drift = drift_of(codebooks, items, files.manifest.get("first_new_id"), added)
+            first_new = files.manifest.get("first_new_id")
+            drift = drift_of(encoder.codebooks, items, first_new, added, additive=encoder.is_additive)
         if drift is not None:
             said["drift"] = drift
         told = ("added", "altered", "removed", "renamed", "drift")

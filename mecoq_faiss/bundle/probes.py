@@ -10,21 +10,26 @@ import torch
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
 from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
 from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.storage.shards import map_array
 
 QUERIES = 64
 NOISE = 0.5  # norm of what is added to each codeword
 
 
-def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Queries (nq, D) float32, segment-normalised, near some of the vectors that codes (n, M) stand for."""
+def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray, additive: bool = False) -> np.ndarray:
+    """Queries (nq, M * d) float32 near some of the vectors that codes (n, M) stand for.
+
+    Segment-normalised; of `additive` codes near sums, of norm 1 and M times in a row.
+    """
     M, _, d = codebooks.shape
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(codes), QUERIES)
-    x = decode_codes(codebooks, codes[rows]).reshape(-1, M, d)
+    x = sum_codes(codebooks, codes[rows])[:, None] if additive else decode_codes(codebooks, codes[rows])
+    x = x.reshape(QUERIES, -1, d)  # (nq, M, d), or (nq, 1, d)
     x = x + rng.normal(0, NOISE / np.sqrt(d), x.shape)
-    return (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32).reshape(-1, M * d)
+    x = (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32).reshape(QUERIES, -1)
+    return np.tile(x, (1, M)) if additive else x
 
 
 def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
@@ -45,8 +50,8 @@ def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
         images.append(crop(image, view.box, size))
         colors.append(torch.from_numpy(view.color))
     if not images:  # all of the sample is unreadable: any vectors serve
-        z = torch.randn(QUERIES, encoder.d, generator=torch.Generator().manual_seed(0))
-        return encoder.model.quantizer.segments(z).flatten(1).numpy()
+        z = torch.randn(QUERIES, encoder.quantizer.dim, generator=torch.Generator().manual_seed(0))
+        return encoder.quantizer.queries(z).numpy()
     views = apply_color(torch.stack(images), torch.stack(colors))
     return encoder.encode_batch((views * 255).round().to(torch.uint8))
 

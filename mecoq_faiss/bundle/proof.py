@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mecoq_faiss.additive import AdditiveQuantizer
 from mecoq_faiss.index import describe_index, set_search_effort, without_ids
 from mecoq_faiss.index.codes import code_blocks
 from mecoq_faiss.index.inspect import equal_ids
 from mecoq_faiss.quantizer import SoftProductQuantizer
 
-MAX_DIFFERENCE = 1e-4  # of scores in [-M, M], float32
+Quantizer = SoftProductQuantizer | AdditiveQuantizer
+MAX_DIFFERENCE = 1e-4  # of scores in [-M, M], of additive codes about [-1, 1], float32
 K_CHECKED = 100
 K_MEASURED = 10
 SCORES = 300_000_000  # about as many are computed for the proof
@@ -35,10 +37,10 @@ class VerificationError(RuntimeError):
 
 
 @torch.inference_mode()
-def best_scores(quantizer: SoftProductQuantizer, xq: np.ndarray, codes: np.ndarray, k: int) -> np.ndarray:
+def best_scores(quantizer: Quantizer, xq: np.ndarray, codes: np.ndarray, k: int) -> np.ndarray:
     """The k largest asymmetric quantized similarities (Eq. 16, 17) of each query, (nq, k) float32 in falling order.
 
-    Queries (nq, D), codes (n, M) uint8, k at most n; memory does not grow with n.
+    Queries (nq, M * d), codes (n, M) uint8, k at most n; memory does not grow with n.
     """
     table, first = _table(quantizer, xq)
     best: Tensor | None = None  # (nq, k)
@@ -54,22 +56,22 @@ def best_scores(quantizer: SoftProductQuantizer, xq: np.ndarray, codes: np.ndarr
 
 
 @torch.inference_mode()
-def scores_of(quantizer: SoftProductQuantizer, xq: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """AQS of each query (nq, D) with its own codes (nq, k, M), (nq, k) float32."""
+def scores_of(quantizer: Quantizer, xq: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """AQS of each query (nq, M * d) with its own codes (nq, k, M), (nq, k) float32."""
     table, first = _table(quantizer, xq)
     rows = torch.from_numpy(codes.astype(np.int64)) + first  # (nq, k, M)
     picked = table.T.gather(1, rows.flatten(1)).view(rows.shape)
     return picked.sum(dim=2).numpy()
 
 
-def _table(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[Tensor, Tensor]:
+def _table(quantizer: Quantizer, xq: np.ndarray) -> tuple[Tensor, Tensor]:
     """Lookup table (M * K, nq) and the number of each subquantizer's first row (M,) int32."""
     similarities = quantizer.similarities(torch.from_numpy(xq))  # (nq, M, K)
     first = torch.arange(quantizer.M, dtype=torch.int32) * quantizer.K
     return similarities.flatten(1).T.contiguous(), first
 
 
-def table_rounding(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def table_rounding(quantizer: Quantizer, xq: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far FastScan's scores may be from AQS, and the lowest AQS that any code has, each (nq,).
 
     It rounds each query's table to 255 steps of the widest subquantizer's range: half a step for each of M. A code
@@ -85,7 +87,7 @@ def table_rounding(quantizer: SoftProductQuantizer, xq: np.ndarray) -> tuple[np.
 def verify(
     index: Any,
     index_codebooks: np.ndarray,
-    quantizer: SoftProductQuantizer,
+    quantizer: Quantizer,
     codes: np.ndarray,
     xq: np.ndarray,
     re_encoded: tuple[np.ndarray, np.ndarray] | None = None,
@@ -103,7 +105,7 @@ def verify(
         index_codebooks: (M, K, d), read from it.
         quantizer: the model's.
         codes: (n, M) uint8 that were put into it; may be a memory map, or read by and by.
-        xq: queries (nq, D) float32, segment-normalised, that are not in the database.
+        xq: queries (nq, M * d) float32, as the index takes them, that are not in the database.
         re_encoded: (rows, codes) of some images that were encoded a second time.
         ids: (n,) int64, the ids it must return; None for positions.
 
@@ -142,15 +144,17 @@ def verify(
         "table_rounding": float(rounding.max()),
         "top_k_agreement": _share(found, truth, best[:, k - 1]),
         f"recall_at_{K_MEASURED}": _share(I10 >= 0, truth10, best[:, k10 - 1]),
-        "max_codeword_norm_error": float(np.abs(np.linalg.norm(index_codebooks, axis=-1) - 1).max()),
         "max_codebook_difference": float(
-            np.abs(index_codebooks - quantizer.unit_codebooks().detach().cpu().numpy()).max()
+            np.abs(index_codebooks - quantizer.index_codebooks().detach().cpu().numpy()).max()
         ),
     }
+    if isinstance(quantizer, SoftProductQuantizer):
+        norms = np.linalg.norm(index_codebooks, axis=-1)
+        figures["max_codeword_norm_error"] = float(np.abs(norms - 1).max())
     problems = [
         f"{name} is {figures[name]:.3g}"
         for name in ("max_codeword_norm_error", "max_codebook_difference")
-        if figures[name] > MAX_DIFFERENCE
+        if figures.get(name, 0) > MAX_DIFFERENCE
     ]
     if re_encoded is not None:
         rows, again = re_encoded

@@ -93,15 +93,16 @@ def write_recast(
         VerificationError: the index does not match the model.
     """
     codes, ids = arrays["codes"], arrays["ids"] if own_ids else None
-    save_index(build_index(codebooks, codes, ids=ids, **options), folder / INDEX)
+    additive = encoder.is_additive
+    save_index(build_index(codebooks, codes, ids=ids, additive=additive, **options), folder / INDEX)
     write_segment(folder / ITEMS, arrays, attributes)
     (folder / "encoder").mkdir()
     for name in ENCODER_FILES:
         with replacing(folder / name) as temporary, open(temporary, "wb") as file:
             shutil.copyfileobj(files.file(name), file, 1 << 20)
     index = load_index(folder / INDEX)
-    quantizer = encoder.model.quantizer.cpu()
-    figures = verify(index, read_codebooks(index), quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)
+    xq = queries_like_codes(codebooks, codes, additive)
+    figures = verify(index, read_codebooks(index), encoder.quantizer.cpu(), codes, xq, ids=ids)
     said = describe_index(index)
     content = {name: value for name, value in files.manifest.items() if name not in OF_ITS_OWN}
     content |= {name: said[name] for name in OF_ITS_INDEX}

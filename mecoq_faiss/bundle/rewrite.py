@@ -125,7 +125,7 @@ def write_generation(
     if len(items) + written == len(dropped):
         raise ValueError(f"nothing would be left in {files.bundle}: remove it instead, or export another collection")
     with _items_after(new, items, names, dropped, compact) as (names, after):
-        save_index(_next_index(files, items, after, dropped, written), new / INDEX)
+        save_index(_next_index(files, encoder, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
         described = _next_metadata(new, files, items, gone, after, metadata)
         told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
@@ -206,7 +206,9 @@ def _next_metadata(
     return write_metadata(new, carried(files, items, gone, after), given, after)
 
 
-def _next_index(files: Pinned, items: Items, after: Items, dropped: np.ndarray, added: int) -> faiss.Index:
+def _next_index(
+    files: Pinned, encoder: Encoder, items: Items, after: Items, dropped: np.ndarray, added: int
+) -> faiss.Index:
     """The index of the items `after`: the old one of inverted lists changed, or one built when the old one is gone."""
     index = index_in(files, items)
     said, codebooks = describe_index(index), read_codebooks(index)
@@ -214,7 +216,7 @@ def _next_index(files: Pinned, items: Items, after: Items, dropped: np.ndarray, 
     assert codes is not None and ids is not None
     if said["nlist"] is None:
         del index
-        return rebuilt(said, codebooks, codes, ids if said["has_ids"] else None)
+        return rebuilt(said, codebooks, codes, ids if said["has_ids"] else None, encoder.is_additive)
     last = slice(len(after) - added, len(after))
     remove_rows(index, dropped)
     append_codes(index, codes[last], ids[last] if said["has_ids"] else None)
@@ -227,8 +229,8 @@ def _proved(path: Path, encoder: Encoder, items: Items) -> dict[str, Any]:
     said, codebooks = describe_index(index), read_codebooks(index)
     codes, ids = items.lazy("codes"), items.lazy("ids") if said["has_ids"] else None
     assert codes is not None
-    xq = queries_like_codes(codebooks, codes)
-    figures = verify(index, codebooks, encoder.model.quantizer.cpu(), codes, xq, ids=ids)
+    xq = queries_like_codes(codebooks, codes, encoder.is_additive)
+    figures = verify(index, codebooks, encoder.quantizer.cpu(), codes, xq, ids=ids)
     return {"verification": figures} | {name: said[name] for name in ("nlist", "nprobe", "refine")}
 
 

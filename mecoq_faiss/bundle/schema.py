@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mecoq_faiss.config import CODES
 from mecoq_faiss.index import KINDS
 
 LARGEST = 2**63 - 1
@@ -23,6 +24,8 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "bytes_per_code": (float, 1),
     "metric": (str, ("inner_product",)),
     "query_normalisation": (str, None),
+    "codes": (str, CODES),
+    "query_repeats": (int, 1),
     "nlist": (int, 1),
     "nprobe": (int, 1),
     "refine": (float, 1),
@@ -89,6 +92,8 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
     M, nbits, d = (manifest[name] for name in ("M", "nbits", "d"))
     if d % M or M * nbits % 8 or manifest.get("bytes_per_code", M * nbits / 8) != M * nbits / 8:
         return f"d={_shown(d)}, M={_shown(M)}, nbits={nbits} and its bytes_per_code do not fit each other"
+    if manifest.get("query_repeats", 1) != (M if manifest.get("codes") == "additive" else 1):
+        return f"query_repeats is {_shown(manifest.get('query_repeats', 1))}"
     return None
 
 

@@ -7,7 +7,7 @@ import os
 from io import BufferedReader
 
 from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned
-from mecoq_faiss.config import ModelConfig, from_json
+from mecoq_faiss.config import CODES, ModelConfig, from_json
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.model_file import load_model
 
@@ -30,7 +30,9 @@ def read_model(bundle: Pinned) -> MeCoQ:
     config, _ = from_json(text.decode(errors="replace"), str(config_file.name))
     for name in ("M", "nbits"):
         _same(bundle, config_file, name, getattr(config, name), bundle.manifest[name])
-    _same(bundle, config_file, "D", config.D, bundle.manifest["d"])
+    _same(bundle, config_file, "codes", config.codes, bundle.manifest.get("codes", CODES[0]))
+    additive = config.codes == "additive"
+    _same(bundle, config_file, "D", config.D, bundle.manifest["d"] // (config.M if additive else 1))
     _check_size(config, weights)
     try:
         model = load_model(config, weights)
@@ -40,7 +42,7 @@ def read_model(bundle: Pinned) -> MeCoQ:
     return model
 
 
-def _same(bundle: Pinned, file: BufferedReader, name: str, found: int, expected: int) -> None:
+def _same(bundle: Pinned, file: BufferedReader, name: str, found: object, expected: object) -> None:
     if found != expected:
         raise ValueError(
             f"{file.name} has {name}={found}, the manifest of {bundle.bundle} says {expected}: export the bundle again"
@@ -49,7 +51,7 @@ def _same(bundle: Pinned, file: BufferedReader, name: str, found: int, expected:
 
 def _check_size(config: ModelConfig, weights: BufferedReader) -> None:
     """Refuse a model, before it is made, whose least parameters take more bytes than the file has."""
-    least = config.K * config.D
+    least = config.K * config.D * (1 + config.M if config.codes == "additive" else 1)
     width = config.feature_dim or 1 if config.backbone == "features" else 1
     if config.backbone == "pixels":
         width = 3 * config.image_size**2

@@ -60,15 +60,16 @@ class Contender:
 def learned_contender(model: MeCoQ, xb: Array) -> Contender:
     """A trained model's codes of backbone features xb (n, F)."""
     c = model.config
-    codes = np.concatenate([model.quantizer.encode(z).cpu().numpy() for z in _vectors(model, xb)])
-    codebooks = model.quantizer.unit_codebooks().detach().cpu().numpy()
-    index = build_index(codebooks, codes, "pqfs" if c.nbits == 4 else "pq")
-    setting = f"{LEARNED} {c.M}x{c.nbits}, D={c.D}"
+    quantizer, additive = model.coder, c.codes == "additive"
+    codes = np.concatenate([quantizer.encode(xq).cpu().numpy() for xq in _vectors(model, xb)])
+    codebooks = quantizer.index_codebooks().detach().cpu().numpy()
+    index = build_index(codebooks, codes, "pqfs" if c.nbits == 4 else "pq", additive=additive)
+    setting = f"{LEARNED} {c.M}x{c.nbits}, D={c.D}" + (", additive" if additive else "")
     return Contender(LEARNED, setting, c.bits // 8, index, lambda x: embed_features(model, x), codes, c.K)
 
 
 def embed_features(model: MeCoQ, x: Array) -> Array:
-    """Backbone features (n, F) -> segment-normalised embeddings (n, D) float32, as `Encoder.encode` gives them."""
+    """Backbone features (n, F) -> queries (n, d) float32, as `Encoder.encode` gives them."""
     return np.concatenate([z.cpu().numpy() for z in _vectors(model, x)])
 
 

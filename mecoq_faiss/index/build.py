@@ -23,7 +23,7 @@ GPU_NLIST = 2048  # all lists are probed, and a GPU probes no more
 GPU_LIST = 1 << 16  # codes a list: a GPU scans the lists of one query in parallel
 
 
-def check_kind(kind: str, M: int, nbits: int, n: int | None = None) -> None:
+def check_kind(kind: str, M: int, nbits: int, n: int | None = None, *, additive: bool = False) -> None:
     """Refuse what FAISS cannot do, before any work.
 
     Args:
@@ -31,6 +31,7 @@ def check_kind(kind: str, M: int, nbits: int, n: int | None = None) -> None:
         M: number of subquantizers.
         nbits: bits a subquantizer, log2 K.
         n: number of codes, where it is known already.
+        additive: whether codes stand for sums.
 
     Raises:
         ValueError: one line that names the nearest combination that works.
@@ -44,6 +45,8 @@ def check_kind(kind: str, M: int, nbits: int, n: int | None = None) -> None:
     if kind in ("pqfs", "ivfpqfs") and nbits != 4:
         other = kind.removesuffix("fs")
         raise ValueError(f"kind {kind!r} needs 4-bit codes, not {nbits}-bit: train with nbits=4, or choose {other!r}")
+    if kind == "gpu" and additive:
+        raise ValueError("kind 'gpu' does not take additive codes: choose 'pq' or 'ivfpq', or train with codes=product")
     if kind == "gpu" and nbits != 8:
         raise ValueError(f"kind 'gpu' needs 8-bit codes, not {nbits}-bit: train with nbits=8, or choose 'pq'")
     if kind == "gpu" and M not in GPU_M:
@@ -62,6 +65,7 @@ def build_index(
     refine: bool = False,
     k_factor: float = 4.0,
     seed: int = 0,
+    additive: bool = False,
 ) -> faiss.Index:
     """A searchable FAISS index of stored codes, METRIC_INNER_PRODUCT.
 
@@ -84,6 +88,8 @@ def build_index(
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
         seed: of the coarse k-means and its sample.
+        additive: codes stand for the sum of their codewords, which may have any norm; a query (d,) is searched as
+            M times itself in a row, and AQS is its inner product with that sum.
 
     Returns:
         An index that owns all its parts and survives `faiss.write_index`. A GPU needs
@@ -92,11 +98,11 @@ def build_index(
     Raises:
         ValueError: arrays or options that FAISS cannot take, or that would break Eq. 15 or AQS.
     """
-    M, K, _ = check_codebooks(codebooks)
+    M, K, _ = check_codebooks(codebooks, additive)
     nbits = K.bit_length() - 1
     if K < 2 or 1 << nbits != K:
         raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
-    check_kind(kind, M, nbits)
+    check_kind(kind, M, nbits, additive=additive)
     n = check_codes(codes, M, K)
     nlist, nprobe = check_options(kind, n, nlist=nlist, nprobe=nprobe, refine=refine, k_factor=k_factor)
     if ids is not None:
@@ -106,9 +112,9 @@ def build_index(
     if kind == "gpu":
         index = zero_ivfpq(codebooks, codes, nlist)
     elif kind == "ivfpqfs":
-        index = ivfpq_fastscan(codebooks, codes, nlist, nprobe, seed)
+        index = ivfpq_fastscan(codebooks, codes, nlist, nprobe, seed, additive)
     elif kind == "ivfpq":
-        index = ivfpq(codebooks, codes, nlist, nprobe, seed)
+        index = ivfpq(codebooks, codes, nlist, nprobe, seed, additive)
     else:
         index = pq_fastscan(codebooks, codes) if kind == "pqfs" else pq(codebooks, codes)
     if refine:

@@ -17,13 +17,16 @@ from mecoq_faiss.index.exhaustive import fastscan, pq
 from mecoq_faiss.index.inspect import block_codes, read_codebooks, read_ids, without_ids
 
 
-def rebuilt(said: dict[str, Any], codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None) -> faiss.Index:
+def rebuilt(
+    said: dict[str, Any], codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None, additive: bool = False
+) -> faiss.Index:
     """An index without lists as `describe_index` says of another, of codes (n, M) uint8 and own ids (n,) int64 or None.
 
     Both may be what gives arrays for slices; beside the index no more than a block of them is in memory.
     """
     k_factor = said["refine"] or 4.0
-    index = build_index(codebooks, codes, said["kind"], refine=said["refine"] is not None, k_factor=k_factor)
+    refine = said["refine"] is not None
+    index = build_index(codebooks, codes, said["kind"], refine=refine, k_factor=k_factor, additive=additive)
     return index if ids is None else with_ids(index, ids, reverse=False)
 
 

@@ -1,6 +1,6 @@
 """Codebooks and codes as plain arrays: their checks, their vectors, their pairs. Numpy only.
 
-Everywhere: codebooks (M, K, d) float32, every codeword of norm 1; codes (n, M) uint8, one byte a code for any K.
+Everywhere: codebooks (M, K, d) float32, every codeword of norm 1 but where codes are additive; codes (n, M) uint8, one byte a code for any K.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ NORM_TOLERANCE = 1e-4
 CODE_BLOCK = 1 << 16  # rows handled at once wherever codes turn into floats
 
 
-def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
-    """(M, K, d) of valid codebooks; ValueError names what is wrong with others."""
+def check_codebooks(codebooks: np.ndarray, additive: bool = False) -> tuple[int, int, int]:
+    """(M, K, d) of valid codebooks; ValueError names what is wrong with others. Additive ones may have any norms."""
     if not isinstance(codebooks, np.ndarray) or codebooks.ndim != 3 or 0 in codebooks.shape:
         raise ValueError(f"codebooks must be an array (M, K, d), got {_seen(codebooks)}")
     if codebooks.dtype != np.float32:
@@ -22,7 +22,7 @@ def check_codebooks(codebooks: np.ndarray) -> tuple[int, int, int]:
     if not np.isfinite(codebooks).all():
         raise ValueError("codebooks hold NaN or infinite values: the training diverged, lower its learning rate")
     off = float(np.abs(np.linalg.norm(codebooks.astype(np.float64), axis=-1) - 1).max())
-    if off > NORM_TOLERANCE:
+    if off > NORM_TOLERANCE and not additive:
         raise ValueError(f"codewords must have norm 1, got one that is off by {off:.3g}: divide each by its norm")
     M, K, d = codebooks.shape
     return M, K, d
@@ -52,6 +52,12 @@ def decode_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The vectors that codes stand for, (n, M * d) float32: codewords side by side (Eq. 5)."""
     M, K, d = codebooks.shape
     return codebooks.reshape(M * K, d).take(codes + K * np.arange(M), axis=0).reshape(len(codes), M * d)
+
+
+def sum_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The vectors that additive codes stand for, (n, d) float32: the sum of their codewords."""
+    M, _, d = codebooks.shape
+    return decode_codes(codebooks, codes).reshape(-1, M, d).sum(axis=1)
 
 
 def pack_codes(codes: np.ndarray, nbits: int) -> np.ndarray:

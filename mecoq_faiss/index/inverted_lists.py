@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mecoq_faiss.index.codes import CODE_BLOCK, code_blocks, decode_codes, pack_codes
+from mecoq_faiss.index.codes import CODE_BLOCK, code_blocks, decode_codes, pack_codes, sum_codes
 from mecoq_faiss.index.exhaustive import disown, fastscan, pq, set_codebooks
 
 SAMPLE_BYTES = 1 << 27  # of decoded codes for k-means, or as much as the index takes where that is more
@@ -33,19 +33,23 @@ def default_nprobe(nlist: int) -> int:
     return min(nlist, round(2 * math.sqrt(nlist)))
 
 
-def ivfpq(codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int) -> faiss.IndexIVFPQ:
+def ivfpq(
+    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int, additive: bool = False
+) -> faiss.IndexIVFPQ:
     """IndexIVFPQ of whole vectors (by_residual=False) from codes (n, M)."""
-    index = _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed), by_residual=False)
+    index = _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed, additive), by_residual=False)
     index.nprobe = nprobe
     _fill_lists(index, _assign(index.quantizer, codebooks, codes), codes)
     return index
 
 
 def ivfpq_fastscan(
-    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int
+    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int, additive: bool = False
 ) -> faiss.IndexIVFPQFastScan:
     """The 4-bit FastScan form, from codes (n, M): some lists at a time, so that there is never a second copy of all."""
-    index: Any = fastscan(_empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed), by_residual=False))
+    index: Any = fastscan(
+        _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed, additive), by_residual=False)
+    )
     index.nprobe = nprobe
     lists = _assign(index.quantizer, codebooks, codes)
     sizes = np.bincount(lists, minlength=nlist)
@@ -66,20 +70,26 @@ def zero_ivfpq(codebooks: np.ndarray, codes: np.ndarray, nlist: int) -> faiss.In
     return index
 
 
-def coarse_centroids(codebooks: np.ndarray, codes: np.ndarray, nlist: int, seed: int) -> np.ndarray:
-    """Spherical k-means of decoded codes, (nlist, D) float32, each of norm 1."""
+def coarse_centroids(
+    codebooks: np.ndarray, codes: np.ndarray, nlist: int, seed: int, additive: bool = False
+) -> np.ndarray:
+    """Spherical k-means of decoded codes, (nlist, M * d) float32, each of norm 1.
+
+    Of additive codes k-means of their sums. A centroid w (d,) is M times w / M in a row, which has the inner product
+    <q, w> with a repeated query, and <sum, w> / M with chosen codewords in a row: lists and searches agree.
+    """
     n, (M, K, d) = len(codes), codebooks.shape
     index_bytes = n * (-(-M * (K.bit_length() - 1) // 8) + 8)  # codes and ids
     size = min(n, 256 * nlist, max(SAMPLE_BYTES, index_bytes) // (4 * M * d))
     edges = np.arange(size + 1) * n // size  # one random row from each of `size` equal stretches
     rows = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
-    x = decode_codes(codebooks, _take_sorted(codes, rows))
+    x = (sum_codes if additive else decode_codes)(codebooks, _take_sorted(codes, rows))
     kmeans: Any = faiss.Kmeans(
         x.shape[1], nlist, niter=ITERATIONS, spherical=True, seed=seed,
         min_points_per_centroid=1, max_points_per_centroid=256,
     )  # fmt: skip
     kmeans.train(x)
-    return kmeans.centroids
+    return np.tile(kmeans.centroids / M, (1, M)) if additive else kmeans.centroids
 
 
 def _take_sorted(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:

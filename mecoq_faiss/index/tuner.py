@@ -39,8 +39,10 @@ class Truth:
     Attributes: ms_per_query, of FAISS's fastest exact scan of these codes.
     """
 
-    def __init__(self, codebooks: np.ndarray, codes: np.ndarray, xq: np.ndarray, k: int) -> None:
-        self.codebooks, self.codes, self.xq, self.k = codebooks, codes, xq, k
+    def __init__(
+        self, codebooks: np.ndarray, codes: np.ndarray, xq: np.ndarray, k: int, additive: bool = False
+    ) -> None:
+        self.codebooks, self.codes, self.xq, self.k, self.additive = codebooks, codes, xq, k, additive
         M, K, _ = codebooks.shape
         pairs = K <= 16 and M % 2 == 0  # 8-bit tables of pairs: far faster than FAISS's 4-bit IndexPQ
         self.index = pq(*pair_codebooks(codebooks, codes)) if pairs else pq(codebooks, codes)
@@ -98,7 +100,7 @@ def sweep(truth: Truth, *, nlists: Sequence[int] | None = None, kinds: Sequence[
     points: list[Point] = []
     for kind in kinds:
         for nlist in nlists if kind.startswith("ivf") else [None]:
-            options = {"refine": kind.endswith("fs"), "nlist": nlist}
+            options = {"refine": kind.endswith("fs"), "nlist": nlist, "additive": truth.additive}
             index = build_index(truth.codebooks, truth.codes, kind, **options)  # type: ignore[arg-type]
             points += _sweep_nprobe(truth, index, kind, nlist)
     return points

@@ -60,6 +60,8 @@ def dedup(
     """
     with pinned(bundle) as files:
         items = items_in(files)
+        if files.manifest.get("codes") == "additive":
+            raise ValueError(f"{bundle} has additive codes, which dedup does not compare: train with codes=product")
         M = int(files.manifest["M"])
         threshold = NEAR * M if threshold is None else threshold
         if not -M <= threshold <= M:

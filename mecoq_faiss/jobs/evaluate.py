@@ -80,7 +80,7 @@ def evaluate(
             encode_source(encoder, given, Path(folder) / ITEMS, embeddings=None, workers=workers)
             items = read_items(Path(folder) / ITEMS)
         k = _check(items, source, k)
-        index = build_index(encoder.model.quantizer.unit_codebooks().detach().cpu().numpy(), items["codes"])
+        index = build_index(encoder.codebooks, items["codes"], additive=encoder.is_additive)
     xq, rows = embed_source(encoder, source, workers=workers)
     labels_q, labels_db = same_classes(source.labels[rows], source.class_names, items["labels"], items["class_names"])
     found = evaluate_search(index, xq, labels_q, labels_db, k)

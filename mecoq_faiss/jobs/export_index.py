@@ -55,6 +55,10 @@ TOGETHER = "together.h5"  # there too: the items of an updated bundle
 PARTIAL_NAMES = (
     r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
 )
+NORMALISATION = {
+    "product": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
+    "additive": "d / M values of L2 norm 1, M times in a row; scores lie in about [-1, 1]",
+}
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -128,7 +132,7 @@ def export_index(
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
     encoder = load_encoder(run, device)
-    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits)
+    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits, additive=encoder.is_additive)
     source = open_source(data, "database") if isinstance(data, str | Path) else data
     if source is not None:
         check_fits(encoder, source)
@@ -221,16 +225,16 @@ def _finish(
     codes = map_array(encoded, "codes")
     if ids is not None and source is not None:
         ids = ids[map_array(encoded, "ids")]  # of the images that could be read
-    quantizer = copy.deepcopy(encoder.model.quantizer).cpu()
-    codebooks = quantizer.unit_codebooks().detach().numpy()
-    save_index(build_index(codebooks, codes, kind, ids=ids, **options), partial / INDEX)
+    quantizer, additive = copy.deepcopy(encoder.quantizer).cpu(), encoder.is_additive
+    codebooks = encoder.codebooks
+    save_index(build_index(codebooks, codes, kind, ids=ids, additive=additive, **options), partial / INDEX)
     write_items(encoded, partial / ITEMS, ids)
     model_config = dataclasses.replace(encoder.model.config, weights="none")
     (partial / "encoder").mkdir()
     write_text(partial / "encoder" / "config.json", to_json(model_config))
     save_model(encoder.model, partial / "encoder" / "model.safetensors")
     if source is None:
-        xq, re_encoded = queries_like_codes(codebooks, codes), None
+        xq, re_encoded = queries_like_codes(codebooks, codes, additive), None
     else:
         xq, re_encoded = queries_like_images(encoder, source), encode_again(encoder, source, str(encoded))
     index = load_index(partial / INDEX)
@@ -244,10 +248,12 @@ def _finish(
         "kind": kind,
         "M": model_config.M,
         "nbits": model_config.nbits,
-        "d": model_config.D,
+        "d": encoder.d,
+        "codes": model_config.codes,
         "bytes_per_code": model_config.bits / 8,
         "metric": "inner_product",
-        "query_normalisation": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
+        "query_normalisation": NORMALISATION[model_config.codes],
+        "query_repeats": model_config.M if additive else 1,
         **{name: said[name] for name in DESCRIBED},
         "preprocessing": {
             "backbone": model_config.backbone,

@@ -61,6 +61,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "M": model.M,
         "nbits": model.nbits,
         "D": model.D,
+        "codes": model.codes,
         "epochs": f"{len(epochs)} of {train.epochs}",
         "finished": len(epochs) >= train.epochs,
     }

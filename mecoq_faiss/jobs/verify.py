@@ -45,5 +45,6 @@ def verify(bundle: str | Path) -> dict[str, Any]:
         codebooks, codes = read_codebooks(index), items.lazy("codes")
         assert codes is not None
         ids = None if read_ids(index) is None else items.lazy("ids")
-        figures = prove(index, codebooks, encoder.model.quantizer, codes, queries_like_codes(codebooks, codes), ids=ids)
+        xq = queries_like_codes(codebooks, codes, encoder.is_additive)
+        figures = prove(index, codebooks, encoder.quantizer, codes, xq, ids=ids)
         return {"files": len(files.names), "items": len(items), **figures}

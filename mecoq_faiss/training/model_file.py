@@ -125,6 +125,8 @@ def _count(shape: Any) -> int:
 def _check_widths(header: dict[str, Any], config: ModelConfig) -> None:
     """ValueError where the shapes that the configuration alone tells are others: before the model is allocated."""
     expected = {"quantizer.codebooks": [config.M, config.K, config.D // config.M]}
+    if config.codes == "additive":
+        expected["additive.codebooks"] = [config.M, config.K, config.D]
     first, width = ("projection", config.D) if config.projection == "linear" else ("projection.0", config.hidden)
     if config.backbone == "features":
         expected[f"{first}.weight"] = [width, config.feature_dim or 0]

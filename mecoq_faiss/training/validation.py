@@ -73,13 +73,15 @@ class Validation:
         try:
             with random_state_kept(self.device):
                 features, rows = self._kept or self._features()
-                quantizer = self.model.quantizer
+                quantizer = self.model.coder
                 z = self.model.vectors(torch.from_numpy(features).to(self.device))
                 xq = z.cpu().numpy()
-                codes, codebooks = quantizer.encode(z).cpu().numpy(), quantizer.unit_codebooks().cpu().numpy()
+                codes, codebooks = quantizer.encode(z).cpu().numpy(), quantizer.index_codebooks().cpu().numpy()
         finally:
             self.model.train(was_training)
-        D, I = without_self(*search(build_index(codebooks, codes), xq, len(xq)))
+        D, I = without_self(
+            *search(build_index(codebooks, codes, additive=quantizer is not self.model.quantizer), xq, len(xq))
+        )
         n = len(I)
         labels = None if self.source.labels is None else self.source.labels[rows]
         parts = np.array_split(np.arange(n), -(-n * n // MOST_CELLS))
