@@ -87,9 +87,10 @@ def beam_search(codebooks: Tensor, z: Tensor, beam: int = BEAM) -> Tensor:
     Codebooks (M, K, D). Where M * log2(K) is large this is not the nearest of all sums, but near it.
     """
     M, K, D = codebooks.shape
+    if not len(z):
+        return torch.empty(0, M, dtype=torch.uint8, device=z.device)
     size = max(1, BLOCK_FLOATS // (beam * max(K, D)))
-    blocks = [_beam_search(codebooks, block, beam) for block in z.split(size)]
-    return torch.cat(blocks) if blocks else torch.empty(0, M, dtype=torch.uint8, device=z.device)
+    return torch.cat([_beam_search(codebooks, block, beam) for block in z.split(size)])
 
 
 def _beam_search(codebooks: Tensor, z: Tensor, beam: int) -> Tensor:

@@ -37,7 +37,7 @@ class ModelConfig:
         D: embedding dimension, a multiple of M.
         M: sub-quantizers; a code takes M * nbits bits.
         nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
-        codes: `product` (the paper's: a codeword a segment), or `additive` (a vector is the sum of M codewords of width D).
+        codes: `product` (the paper's: a codeword a segment), or `additive` (the sum of M codewords of width D).
         alpha: sharpness of the soft assignment (Eq. 3); the paper's is 10.
         freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
 

@@ -137,6 +137,9 @@ def test_json_round_trip():
     assert from_json(to_json(model, train, format=1), "x") == (model, train)
     assert from_json(to_json(model), "x") == (model, None)
     assert json.loads(to_json(model, train, format=1))["format"] == 1
+    assert "codes" not in to_json(model), "as versions wrote it that had product codes only"
+    additive = ModelConfig(codes="additive")
+    assert from_json(to_json(additive), "x") == (additive, None)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mecoq_faiss_cli import options
 def test_names_to_choose_from_are_those_of_the_library() -> None:
     """The command line repeats them: reading them from the library would make --help wait for torch."""
     assert set(options.PRESETS) == set(PRESETS) and options.KINDS == index.KINDS
-    assert (options.K_MAP, options.K_RESULTS) == (config.K_MAP, config.K_RESULTS)
+    assert options.CODES == config.CODES and (options.K_MAP, options.K_RESULTS) == (config.K_MAP, config.K_RESULTS)
     assert set(options.PROTOCOLS) == set(PROTOCOLS) - {"digits"}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mecoq_faiss.index import KINDS, build_index, check_kind, read_codes
 from mecoq_faiss.index.build import GPU_M
-from mecoq_faiss.index.codes import pack_codes
+from mecoq_faiss.index.codes import decode_codes, pack_codes, sum_codes
 from tests.exact import search_exact
 from tests.index.truth import arrays, assert_search, brute_force, every_case, every_kind, probe_all, table_rounding
 
@@ -40,6 +40,26 @@ def test_added_vectors_get_the_codes_of_equation_15(kind, K):
     expected = np.einsum("bmd,mkd->bmk", z.reshape(257, 4, 6), codebooks).argmax(axis=2)
     np.testing.assert_array_equal(read_codes(index)[300:], expected)
     np.testing.assert_array_equal(read_codes(index)[:300], codes)
+
+
+@every_case
+def test_scores_of_additive_codes_are_those_of_sums(kind, M, K, options):
+    codebooks, codes, _ = arrays(1001, M, K)
+    codebooks *= np.random.default_rng(2).uniform(0.1, 1, (M, K, 1)).astype(np.float32)
+    q = np.random.default_rng(3).standard_normal((9, 6)).astype(np.float32)
+    xq = np.tile(q, (1, M))
+    with pytest.raises(ValueError, match="codewords must have norm 1"):
+        build_index(codebooks, codes, kind, **options)
+    if kind == "gpu":
+        with pytest.raises(ValueError, match="'gpu' does not take additive codes: choose 'pq'"):
+            build_index(codebooks, codes, kind, additive=True, **options)
+        return
+    index = build_index(codebooks, codes, kind, additive=True, **options)
+    probe_all(index)
+    tol = table_rounding(codebooks, xq) if kind.endswith("fs") and not options.get("refine") else 1e-5
+    assert_search(index, q.astype(np.float64) @ sum_codes(codebooks, codes).T, xq, 10, tol, np.arange(1001))
+    index.add(decode_codes(codebooks, codes[:257]))
+    np.testing.assert_array_equal(read_codes(index)[1001:], codes[:257])
 
 
 @pytest.mark.parametrize("kind", ["pqfs", "ivfpqfs"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mecoq_faiss.index import build_index, describe_index, read_codes
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.index.exhaustive import fastscan
 from mecoq_faiss.index.inverted_lists import coarse_centroids, default_nlist, default_nprobe
 from tests.index.truth import arrays, assert_search, brute_force, clustered, table_rounding
@@ -52,6 +52,18 @@ def test_codes_lie_in_the_list_of_their_nearest_centroid():
         if size:
             rows = faiss.rev_swig_ptr(index.invlists.get_ids(number), size)
             np.testing.assert_allclose(similarity[rows, number], similarity[rows].max(axis=1), atol=1e-5)
+
+
+def test_additive_codes_lie_in_the_list_of_their_sums_nearest_centroid():
+    codebooks, codes, _ = clustered(3_000, 4, 256)
+    codebooks *= np.array([1, 0.6, 0.4, 0.2], np.float32)[:, None, None]
+    index = build_index(codebooks, codes, "ivfpq", nlist=30, additive=True)
+    repeated = index.quantizer.reconstruct_n(0, 30).reshape(30, 4, 8)
+    np.testing.assert_array_equal(repeated, repeated[:, :1].repeat(4, axis=1))
+    similarity = sum_codes(codebooks, codes) @ repeated.sum(axis=1).T  # <q, w> is what a repeated query q sees too
+    for number in range(30):
+        rows = faiss.rev_swig_ptr(index.invlists.get_ids(number), index.invlists.list_size(number))
+        np.testing.assert_allclose(similarity[rows, number], similarity[rows].max(axis=1), atol=1e-5)
 
 
 def test_more_lists_than_different_codes():
