@@ -67,7 +67,7 @@ def test_a_plain_index_gives_the_scores_of_sums_and_adds_the_codes(quantizer: Ad
 
 def test_sizes_out_of_range_are_refused() -> None:
     for sizes in ((0, 2, 4), (8, 0, 4), (8, 2, 1), (8, 2, 257)):
-        with pytest.raises(ValueError, match="must be at least 1|choose 2 to 256"):
+        with pytest.raises(ValueError, match=r"must be at least 1|choose 2 to 256"):
             AdditiveQuantizer(*sizes)
 
 

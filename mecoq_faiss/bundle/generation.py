@@ -37,7 +37,7 @@ class Hit(NamedTuple):
     """
 
     rank: int  # from 1
-    score: float  # AQS, in [-M, M]
+    score: float  # AQS, in [-M, M]; of additive codes in about [-1, 1]
     row: int  # among the items as they are now; what an index without own ids returns
     path: str
     id: int  # the item's own, for ever: at first its row of the source, or what `--ids` gave it

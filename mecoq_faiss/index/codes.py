@@ -1,7 +1,7 @@
 """Codebooks and codes as plain arrays: their checks, their vectors, their pairs. Numpy only.
 
-Everywhere: codebooks (M, K, d) float32, every codeword of norm 1 (additive ones of any norm, d their whole width); codes
-(n, M) uint8, one byte a code for any K.
+Everywhere: codebooks (M, K, d) float32, every codeword of norm 1 (additive ones have any norm, and d is their whole
+width); codes (n, M) uint8, one byte a code for any K.
 """
 
 from __future__ import annotations
