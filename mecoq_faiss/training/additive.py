@@ -82,8 +82,8 @@ def least_squares(codebooks: Tensor, codes: Tensor, z: Tensor) -> Tensor:
 def distilled(codebooks: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
     """Codebooks whose coded inner products rank rows of z (n, D) as the exact ones do, from others (M, K, D).
 
-    Each step draws queries and keys among the rows: the Kullback-Leibler divergence between the softmaxes of exact and of
-    coded inner products, and the squared error of the keys' sums, go down. Codes are found anew every 100 steps.
+    Each step draws queries and keys among the rows: the Kullback-Leibler divergence between the softmaxes of exact and
+    of coded inner products, and the squared error of the keys' sums, go down. Codes are found anew every 100 steps.
     """
     C = codebooks.clone().requires_grad_()
     optimizer = torch.optim.Adam([C])

@@ -108,6 +108,7 @@ def test_the_network_is_compiled_when_asked(
         (MODEL, {"optimizer": "sgd"}),
         (MODEL, {"optimizer": "sgd", "momentum": 0.0}),
         (replace(MODEL, freeze_codebooks=True), {"memory_kind": "hard"}),
+        (replace(MODEL, nbits=4, codes="additive"), {}),
         (replace(MODEL, projection="linear", standardize=False), {"memory_size": 0}),
     ],
 )
