@@ -60,7 +60,8 @@ class Contender:
 def learned_contender(model: MeCoQ, xb: Array) -> Contender:
     """A trained model's codes of backbone features xb (n, F)."""
     c = model.config
-    quantizer, additive = model.coder, c.codes == "additive"
+    quantizer = model.coder
+    additive = quantizer is model.additive
     codes = np.concatenate([quantizer.encode(xq).cpu().numpy() for xq in _vectors(model, xb)])
     codebooks = quantizer.index_codebooks().detach().cpu().numpy()
     index = build_index(codebooks, codes, "pqfs" if c.nbits == 4 else "pq", additive=additive)

@@ -80,7 +80,7 @@ class Validation:
         finally:
             self.model.train(was_training)
         D, I = without_self(
-            *search(build_index(codebooks, codes, additive=quantizer is not self.model.quantizer), xq, len(xq))
+            *search(build_index(codebooks, codes, additive=quantizer is self.model.additive), xq, len(xq))
         )
         n = len(I)
         labels = None if self.source.labels is None else self.source.labels[rows]

@@ -46,6 +46,20 @@ def test_embeddings_of_features_are_the_encoders(digits_run: Path) -> None:
     np.testing.assert_allclose(embed_features(encoder.model, features[:5]), encoder.encode(images), atol=1e-5)
 
 
+def test_additive_codes_are_searched_as_sums() -> None:
+    torch.manual_seed(0)
+    model = MeCoQ(ModelConfig(backbone="features", feature_dim=12, hidden=16, D=16, M=2, codes="additive")).eval()
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    assert learned_contender(model, x).index.d == 16, "product codes, until the others are fitted"
+    assert model.additive is not None
+    model.additive.set_codebooks(torch.randn(2, 256, 16) / 4)
+    contender = learned_contender(model, x)
+    assert contender.setting == "MeCoQ 2x8, D=16, additive" and contender.codes is not None
+    xq, sums = contender.queries(x[:5]), model.additive.decode(torch.from_numpy(contender.codes)).numpy()
+    expected = -np.sort(-xq[:, :16] @ sums.T, axis=1)[:, :10]
+    np.testing.assert_allclose(contender.index.search(xq, 10)[0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("nbits", "kind"), [(8, faiss.IndexPQ), (4, faiss.IndexPQFastScan)])
 def test_the_learned_codes_are_equation_15s(nbits: int, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "BATCH", 70)  # does not divide

@@ -280,3 +280,17 @@ def test_too_few_readable_images_are_refused_before_the_first_step(config: Model
     with pytest.raises(ValueError, match=r"held-out holds 19 readable items, too few for validation"):
         train(photos(tmp_path / "photos"), tmp_path / "run", config, TRAIN, validation=held_out)
     assert not (tmp_path / "run").exists()
+
+
+def test_additive_codes_count_from_the_epoch_that_fits_them(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "held.npy", x + 0.01)
+    model = train(
+        tmp_path / "x.npy", tmp_path / "run", replace(FEATURES, M=2, codes="additive"), TRAIN,
+        validation=tmp_path / "held.npy",
+    )  # fmt: skip
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    found = [record["validation_recall_10"] for record in lines if "validation_recall_10" in record]
+    held = open_source(tmp_path / "held.npy", "queries")
+    assert len(found) == 2 and found[1] == Validation(held, model, TRAIN).measure()["validation_recall_10"]
