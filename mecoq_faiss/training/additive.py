@@ -1,8 +1,9 @@
-"""Additive codebooks for an embedding that is learned: residual k-means, least squares, then distilled rankings."""
+"""Additive codebooks for an embedding that is learned: residual k-means, then codes and least squares in turns.
+
+Distilling the ranks of exact scores on top gained nothing on three collections: see docs/how-it-works.md.
+"""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,6 @@ from mecoq_faiss.training.polish import segments_of_views
 TRAINING_BEAM = 4  # codes come often, and need not be the best
 KMEANS_ROUNDS, LEAST_SQUARES_ROUNDS = 10, 4
 RIDGE = 1e-2  # items by which a codeword is held where it is
-STEPS, STEPS_A_CODING = 400, 100  # of distillation
-QUERIES, KEYS = 256, 2048  # a step
-RATE, TEMPERATURE = 1e-3, 0.1
 
 
 @torch.no_grad()
@@ -41,7 +39,7 @@ def fitted_codebooks(z: Tensor, M: int, K: int, seed: int) -> Tensor:
     codebooks = residual_codebooks(z, M, K, generator)
     for _ in range(LEAST_SQUARES_ROUNDS):
         codebooks = least_squares(codebooks, beam_search(codebooks, z, TRAINING_BEAM), z)
-    return distilled(codebooks, z, generator)
+    return codebooks
 
 
 @torch.no_grad()
@@ -76,32 +74,3 @@ def least_squares(codebooks: Tensor, codes: Tensor, z: Tensor) -> Tensor:
         wanted.index_add_(0, rows[:, m], left)
     together.diagonal().add_(RIDGE)
     return codebooks + torch.linalg.solve(together, wanted).view(M, K, D).to(codebooks.dtype)
-
-
-@torch.enable_grad()
-def distilled(codebooks: Tensor, z: Tensor, generator: torch.Generator) -> Tensor:
-    """Codebooks whose coded inner products rank rows of z (n, D) as the exact ones do, from others (M, K, D).
-
-    Each step draws queries and keys among the rows: the Kullback-Leibler divergence between the softmaxes of exact and
-    of coded inner products, and the squared error of the keys' sums, go down. Codes are found anew every 100 steps.
-    """
-    C = codebooks.clone().requires_grad_()
-    optimizer = torch.optim.Adam([C])
-    for step in range(STEPS):
-        if step % STEPS_A_CODING == 0:
-            codes = beam_search(C.detach(), z, TRAINING_BEAM)
-        queries, keys = (
-            torch.randint(len(z), (size,), generator=generator).to(z.device) for size in (QUERIES, min(KEYS, len(z)))
-        )
-        own = queries[:, None] == keys
-        decoded = sums(C, codes[keys])
-        exact, coded = (
-            F.log_softmax((z[queries] @ x.T).masked_fill(own, -2) / TEMPERATURE, dim=1) for x in (z[keys], decoded)
-        )
-        divergence = F.kl_div(coded, exact, log_target=True, reduction="batchmean")
-        loss = divergence + (decoded - z[keys]).square().sum(dim=1).mean()
-        optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return C.detach()

@@ -59,8 +59,8 @@ def test_every_kind_is_exported_followed_and_divided(
     assert done["added"] == 30 and verify_bundle(bundle)["items"] == N + 30
     split(bundle, tmp_path / "parts", 2)
     assert merge([tmp_path / "parts" / f"part-{i}" for i in (1, 2)], tmp_path / "whole")["codes"] == "additive"
-    codes = [read_codes(load_index(tmp_path / name / "index.faiss")) for name in ("bundle", "whole")]
-    np.testing.assert_array_equal(*codes)
+    of_bundle, of_whole = (read_codes(load_index(tmp_path / name / "index.faiss")) for name in ("bundle", "whole"))
+    np.testing.assert_array_equal(of_bundle, of_whole)
 
 
 def test_the_index_searches_sums(work: Path, tmp_path: Path) -> None:

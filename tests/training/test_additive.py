@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mecoq_faiss import ModelConfig, TrainConfig, train
 from mecoq_faiss.additive import beam_search, sums
 from mecoq_faiss.training import additive
-from mecoq_faiss.training.additive import distilled, fitted_codebooks, least_squares, residual_codebooks
+from mecoq_faiss.training.additive import fitted_codebooks, least_squares, residual_codebooks
 from mecoq_faiss.training.run_folder import RunFolder
 
 M, K, D = 3, 8, 6
@@ -54,22 +54,6 @@ def test_least_squares_is_numpys(z: torch.Tensor, monkeypatch: pytest.MonkeyPatc
     found = least_squares(start(z), codes, z)
     np.testing.assert_allclose(sums(found, codes), best, atol=1e-5)
     assert error(found, codes, z) < error(start(z), codes, z)
-
-
-def test_distillation_brings_coded_scores_nearer_to_exact_ones(
-    z: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(additive, "KEYS", 200)
-    monkeypatch.setattr(additive, "STEPS", 60)
-    monkeypatch.setattr(additive, "STEPS_A_CODING", 20)
-
-    def divergence(C: torch.Tensor) -> float:
-        scores = (x.fill_diagonal_(-2) / additive.TEMPERATURE for x in (z @ z.T, z @ sums(C, beam_search(C, z)).T))
-        exact, coded = (F.log_softmax(x, dim=1) for x in scores)
-        return float(F.kl_div(coded, exact, log_target=True, reduction="batchmean"))
-
-    after = distilled(start(z), z, torch.Generator().manual_seed(0))
-    assert divergence(after) < 0.9 * divergence(start(z)) and not after.requires_grad
 
 
 def test_a_training_ends_with_codebooks_the_same_each_time(tmp_path: Path) -> None:
