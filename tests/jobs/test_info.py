@@ -32,8 +32,9 @@ def test_a_run(work: Path, tmp_path: Path) -> None:
     found = describe(work / "run")
     last = json.loads((work / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert found == {
-        "type": "run", "backbone": "features", "bits": 8, "M": 2, "nbits": 4, "D": 8, "codes": "product", "epochs": "2 of 2",
-        "finished": True, "codeword_usage": last["codeword_usage"], "codeword_similarity": last["codeword_similarity"],
+        "type": "run", "backbone": "features", "bits": 8, "M": 2, "nbits": 4, "D": 8, "codes": "product",
+        "epochs": "2 of 2", "finished": True, "codeword_usage": last["codeword_usage"],
+        "codeword_similarity": last["codeword_similarity"],
     }  # fmt: skip
     run = shutil.copytree(work / "run", tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
