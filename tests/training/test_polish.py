@@ -43,7 +43,7 @@ def test_codewords_come_to_the_views_and_nothing_else_changes() -> None:
     def error() -> float:
         q = model.quantizer
         z_hat = q.decode(q.encode(segments.flatten(1))).detach()
-        return float((z_hat - segments.flatten(1)).square().sum(dim=1).mean())
+        return (z_hat - segments.flatten(1)).square().sum(dim=1).mean().item()
 
     unpolished = error()
     polish(model.train(), pairs, 10)
