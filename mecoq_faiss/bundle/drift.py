@@ -206,7 +206,7 @@ def best_scores(
     x = decode(codebooks, np.concatenate([new, old[rows]]))
     own = np.concatenate([np.full(len(new), -1), rows])
     best = np.full(len(x), -np.inf)
-    for start, block in code_blocks(old, 1 << 12):
+    for start, block in code_blocks(old, 1 << 10):
         scores = x @ decode(codebooks, block).T
         here = np.flatnonzero((own >= start) & (own < start + len(block)))
         scores[here, own[here] - start] = -np.inf
@@ -243,7 +243,7 @@ def _nearest(x: np.ndarray, old: np.ndarray, without_own: bool) -> tuple[np.ndar
         if without_own:
             here = np.arange(len(scores))
             scores[here, start + here] = -np.inf
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k].copy()  # a view would hold all of it
         rows.append(best)
         means.append(np.take_along_axis(scores, best, axis=1).mean(axis=1))
     return np.concatenate(rows), np.concatenate(means)
