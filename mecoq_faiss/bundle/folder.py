@@ -20,9 +20,8 @@ from mecoq_faiss.bundle.schema import METADATA, check_manifest
 from mecoq_faiss.storage.files import check_mode, sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
-FORMAT = (
-    4  # 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata; 4: additive codes
-)
+# 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata; 4: additive codes
+FORMAT = 4
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
