@@ -39,12 +39,12 @@ def test_a_leak_shows() -> None:
 
 def test_shards_take_no_more_as_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mecoq_faiss.bundle.encoded.SHARD_ROWS", 2048)
-    found = shards.run(tmp_path, rows=50_000, images=2_000, workers=1)
-    assert (found["features"]["rows"], found["images"]["rows"]) == (50_000, 2_000)
+    found = shards.run(tmp_path, rows=150_000, images=2_000, workers=1)
+    assert (found["features"]["rows"], found["images"]["rows"]) == (150_000, 2_000)
     assert found["images"]["children_mb"]["first"] > 0, "the worker was looked at"
     for of in found.values():
         assert of["samples"] > 20 and abs(of["open_files"]["slope"]) < 1
-        assert of["memory_mb"]["slope"] < 3, "50,000 rows held until the end would be more"
+        assert of["memory_mb"]["slope"] < 8, "150,000 rows held until the end would be 20 and more"
 
 
 def test_updates_in_a_row_pile_nothing_up(tmp_path: Path) -> None:
