@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from PIL import Image
+
+from tests.python2_pickle import python2_pickle
 
 OLD = Path(__file__).parents[1] / "version_0_1"
 KINDS = ("pq", "pqfs", "ivfpq")
@@ -123,23 +124,6 @@ def cifar_batches() -> list[bytes]:
     """One image."""
     batch = {"data": np.zeros((1, 3072), np.uint8), "labels": [1], "filenames": ["x.png"]}
     return [b"\x80\x02" + python2_pickle(batch) + b"."]
-
-
-def python2_pickle(value: Any) -> bytes:
-    """The opcodes by which Python 2 wrote CIFAR-10's batches: byte strings and numpy's old module names."""
-    if isinstance(value, dict):
-        return b"}" + b"".join(python2_pickle(k) + python2_pickle(v) + b"s" for k, v in value.items())
-    if isinstance(value, list):
-        return b"](" + b"".join(map(python2_pickle, value)) + b"e"
-    if isinstance(value, int):
-        return b"J" + struct.pack("<i", value)
-    if isinstance(value, str):
-        return b"T" + struct.pack("<i", len(value)) + value.encode("latin1")
-    shape = b"(" + b"".join(map(python2_pickle, value.shape)) + b"t"
-    dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    data = python2_pickle(value.tobytes().decode("latin1"))
-    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
-    return empty + b"(K\x01" + shape + dtype + b"\x89" + data + b"tb"
 
 
 def manifests() -> list[bytes]:

@@ -16,7 +16,8 @@ import numpy as np
 from tests.fuzz import mutators, seeds, tables
 from tests.fuzz.command_line import command_line, command_lines
 from tests.fuzz.harness import Reader, Target
-from tests.fuzz.seeds import KINDS, OLD, python2_pickle
+from tests.fuzz.seeds import KINDS, OLD
+from tests.python2_pickle import python2_pickle
 
 
 def manifest(folder: Path) -> Reader:

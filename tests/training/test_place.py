@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
-from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.run_folder import RunFolder
+from tests.training.lost import lost_after
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +20,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features, and a run of three epochs of four steps, lost in its second."""
     folder = tmp_path_factory.mktemp("begun")
     np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32))
-    step, done = Objective.after_step, []
-
-    def after_step(self: Objective) -> None:
-        step(self)
-        done.append(1)
-        if len(done) == 6:
-            raise SystemExit
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Objective, "after_step", after_step)
+    with lost_after(6):
         model = ModelConfig(hidden=8, D=8, M=2, nbits=4)
         train(folder / "x.npy", folder / "run", model, TrainConfig(epochs=3, batch_size=16))
     return folder

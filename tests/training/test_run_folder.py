@@ -18,8 +18,8 @@ import torch
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.jobs.export_index import export_index
 from mecoq_faiss.jobs.train import train
-from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.run_folder import RunFolder
+from tests.training.lost import lost_after
 
 MODEL = ModelConfig(hidden=8, D=8, M=2, nbits=4)
 TRAIN = TrainConfig(epochs=2, batch_size=16, memory_size=20, memory_start_epoch=1)
@@ -44,16 +44,7 @@ def whole(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stopped(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, lost in its second epoch."""
     out = tmp_path_factory.mktemp("runs") / "stopped"
-    step, done = Objective.after_step, []
-
-    def after_step(self: Objective) -> None:
-        step(self)
-        done.append(1)
-        if len(done) == 6:
-            raise SystemExit
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Objective, "after_step", after_step)
+    with lost_after(6):
         train(features, out, MODEL, TRAIN)
     return out
 
