@@ -19,9 +19,9 @@ from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import PRESETS, settings_for
+from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, Pairs
-from mecoq_faiss.training.polish import polish
 from mecoq_faiss.training.start import batch_size, make_pairs, prepare
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
@@ -98,8 +98,7 @@ def fit(
         trainer.run_epoch(epoch, 0, StopSignal())
         if on_epoch:
             on_epoch(epoch, objective)
-    if c.polish_rounds:
-        polish(model, pairs, c.polish_rounds)
+    finish_codebooks(model, pairs, c)
     return model.eval(), epochs
 
 

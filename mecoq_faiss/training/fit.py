@@ -17,15 +17,14 @@ from mecoq_faiss.presets import settings_for
 from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
 from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.storage.files import check_writable_parent, write_text
-from mecoq_faiss.training.additive import fit_additive
 from mecoq_faiss.training.checkpoint import StoredTensor
+from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.log import recorder
 from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
 from mecoq_faiss.training.place import check_place
-from mecoq_faiss.training.polish import polish
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
@@ -227,10 +226,8 @@ def _fit(
 
     def end_epoch() -> dict[str, float]:
         number = next(numbers)
-        if number == c.epochs and objective.model.additive is not None:
-            fit_additive(objective.model, pairs, c.seed)
-        elif number == c.epochs and c.polish_rounds and not objective.model.config.freeze_codebooks:
-            polish(objective.model, pairs, c.polish_rounds)
+        if number == c.epochs:
+            finish_codebooks(objective.model, pairs, c)
         return objective.end_epoch() | (held_out.after_epoch(number) if held_out else {})
 
     def after_step() -> None:

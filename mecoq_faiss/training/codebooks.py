@@ -1,0 +1,17 @@
+"""What becomes of the codebooks once the last epoch is over and the embedding is learned."""
+
+from __future__ import annotations
+
+from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.training.additive import fit_additive
+from mecoq_faiss.training.pairs import Pairs
+from mecoq_faiss.training.polish import polish
+
+
+def finish_codebooks(model: MeCoQ, pairs: Pairs, c: TrainConfig) -> None:
+    """Fit the additive codebooks, or polish the product ones, as the settings say, in place."""
+    if model.additive is not None:
+        fit_additive(model, pairs, c.seed)
+    elif c.polish_rounds and not model.config.freeze_codebooks:
+        polish(model, pairs, c.polish_rounds)
