@@ -17,6 +17,8 @@ PRESETS = (
     "default", *(f"{whose}{name}-{bits}" for whose in ("", "release-") for name in PROTOCOLS for bits in (16, 32, 64))
 )  # fmt: skip
 CODES = ("product", "additive")
+OBJECTIVES = ("semantic", "both", "preserve")
+METRICS = ("cosine", "ip", "l2")
 KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")
 K_MAP, K_RESULTS = 1000, 10
 UNITS = {"s": 1, "m": 60, "h": 3600}

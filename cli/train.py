@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import CODES, PRESETS, Duration, data_option, device_option, json_option, show
+from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option, device_option, json_option, show
 
 
 @click.command("train")
@@ -23,6 +23,15 @@ from .options import CODES, PRESETS, Duration, data_option, device_option, json_
     help="Named settings to start from; `mecoq-faiss info --presets` lists them.",
 )
 @click.option("--config", type=click.Path(), help="TOML file of settings; they go over the preset's.")
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    help="What similar means: of one kind (semantic), near by the given or the backbone's features (preserve), or both."
+    "  [default: both, or of feature vectors preserve]",
+)
+@click.option(
+    "--metric", type=click.Choice(METRICS), help="By which features are near, to be preserved.  [default: cosine]"
+)
 @click.option("--bits", type=int, help="Bits a code, a multiple of 8.  [default: 32]")
 @click.option("--nbits", type=int, help="Bits a sub-quantizer: 8, or 4 for FastScan.  [default: 8]")
 @click.option("--codes", type=click.Choice(CODES), help="One codeword a segment, or a sum of M.  [default: product]")
@@ -74,7 +83,7 @@ def command(
     must be the run's. `--data digits` (small, offline) has defaults of its own.
     """
     from mecoq_faiss.config import make_configs
-    from mecoq_faiss.jobs.train import settings_of_run, train
+    from mecoq_faiss.jobs.train import objective_of, settings_of_run, train
     from mecoq_faiss.presets import settings_for
 
     options = {name: value for name, value in flags.items() if value is not None}
@@ -84,7 +93,9 @@ def command(
         options["view_cache"] = True  # also where the preset has none
     protocol = data.partition("#")[0].partition(":")[0]
     started_with = settings_of_run(out) if resume else {}
-    settings = settings_for(preset, config, options, pairs, protocol=protocol, started_with=started_with)
+    settings = settings_for(
+        preset, config, options, pairs, protocol=protocol, objective=objective_of(data), started_with=started_with
+    )
     model_config, train_config = make_configs(**settings)
     started = time.monotonic()
     model = train(

@@ -15,9 +15,11 @@ BLOCK_FLOATS = 1 << 24  # of a beam search's table
 
 
 class AdditiveQuantizer(nn.Module):
-    """M codebooks of K codewords of full width D; a vector of norm 1 is coded by the sum nearest to it.
+    """M codebooks of K codewords of full width D; a vector is coded by the sum nearest to it.
 
-    The codebooks are zeros until `set_codebooks`: they are fitted once the embedding is learned.
+    The codebooks are zeros until `set_codebooks`: they are fitted once there is an embedding. Of a learned one (metric
+    `aqs`) and for `cosine` vectors have norm 1, for `ip` (inner product) any; for `l2` the last of their coordinates is
+    1 in a query and -|x|^2 / 2 of the others in a key, so that larger inner products mean smaller distances.
 
     Shapes: embeddings z (b, D); queries (b, M * D), as `index.search` takes them; codes (b, M) uint8;
     `codebooks` (M, K, D) float32, codewords of any norm.
@@ -26,21 +28,21 @@ class AdditiveQuantizer(nn.Module):
         dim: D.
         num_codebooks: M.
         codebook_size: K, 2 to 256 (codes are bytes).
+        metric: `aqs`, `cosine`, `ip` or `l2`.
 
     Raises:
         ValueError: when a size is out of range.
     """
 
-    def __init__(self, dim: int, num_codebooks: int, codebook_size: int = 256) -> None:
+    def __init__(self, dim: int, num_codebooks: int, codebook_size: int = 256, metric: str = "aqs") -> None:
         super().__init__()
         if num_codebooks < 1 or dim < 1:
             raise ValueError(f"D={dim} and M={num_codebooks} must be at least 1")
         if not 2 <= codebook_size <= 256:
             raise ValueError(f"K={codebook_size} is out of range: choose 2 to 256 codewords, so that a code is a byte")
         self.dim, self.M, self.K, self.d = dim, num_codebooks, codebook_size, dim
-        self.register_buffer("codebooks", torch.zeros(self.M, self.K, self.d))
-
-    codebooks: Tensor
+        self.metric = metric
+        self.codebooks = nn.Parameter(torch.zeros(self.M, self.K, self.d), requires_grad=False)
 
     @property
     def is_fitted(self) -> bool:
@@ -54,11 +56,24 @@ class AdditiveQuantizer(nn.Module):
 
     def index_codebooks(self) -> Tensor:
         """The codebooks that the index holds, (M, K, D)."""
-        return self.codebooks
+        return self.codebooks.detach()
+
+    def query(self, z: Tensor) -> Tensor:
+        """Z (b, D) -> what is compared with sums of codewords, (b, D) float32."""
+        if self.metric in ("aqs", "cosine"):
+            return F.normalize(z.float(), dim=1)
+        return z.float() if self.metric == "ip" else F.pad(z.float()[:, :-1], (0, 1), value=1.0)
 
     def queries(self, z: Tensor) -> Tensor:
-        """Z (b, D) -> what `index.search` takes: z of norm 1, M times in a row, (b, M * D) float32."""
-        return F.normalize(z.float(), dim=1).repeat(1, self.M)
+        """Z (b, D) -> what `index.search` takes: the query, M times in a row, (b, M * D) float32."""
+        return self.query(z).repeat(1, self.M)
+
+    def keys(self, queries: Tensor) -> Tensor:
+        """What codes stand for, (b, D), of queries (b, D) or (b, M * D)."""
+        x = queries[:, : self.d]
+        if self.metric != "l2":
+            return x
+        return torch.cat([x[:, :-1], -x[:, :-1].square().sum(dim=1, keepdim=True) / 2], dim=1)
 
     def similarities(self, queries: Tensor) -> Tensor:
         """Inner products of queries (b, M * D) and codewords, (b, M, K); a score is the sum of M of them."""
@@ -67,7 +82,7 @@ class AdditiveQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, queries: Tensor) -> Tensor:
         """Codes (b, M) uint8 of queries (b, M * D)."""
-        return beam_search(self.codebooks, queries[:, : self.d])
+        return beam_search(self.codebooks, self.keys(queries))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The sums (b, D) that codes (b, M) stand for."""

@@ -16,7 +16,9 @@ from mecoq_faiss.storage.files import read_small
 
 DEFAULT_BATCH = 512
 CODES = ("product", "additive")
+METRICS = ("aqs", "cosine", "ip", "l2")
 RENAMED = {"grey": "gray"}  # settings of version 0.1 -> theirs; saved configurations may hold the old names
+BEFORE = {"asymmetric_share": 0.0, "preserve_weight": 0.0, "polish_rounds": 0}  # of a run that does not say so
 MOST_TOML = 1 << 20  # bytes
 MOST_WEIGHTS = 1 << 31  # in one layer of the projection
 K_MAP, K_RESULTS = 1000, 10  # cut-off of MAP, and results of a search, where none is given; or a smaller whole database
@@ -38,6 +40,8 @@ class ModelConfig:
         M: sub-quantizers; a code takes M * nbits bits.
         nbits: bits a sub-quantizer, 8 or 4; K = 2**nbits codewords.
         codes: `product` (the paper's: a codeword a segment), or `additive` (the sum of M codewords of width D).
+        metric: `aqs` (the paper's similarity of a learned embedding), or what the codes of given features preserve:
+            `cosine`, `ip` (inner product) or `l2`, which takes additive codes.
         alpha: sharpness of the soft assignment (Eq. 3); the paper's is 10.
         freeze_codebooks: leave the codebooks at their random start (what the paper's public release does).
 
@@ -60,6 +64,7 @@ class ModelConfig:
     M: int = 4
     nbits: int = 8
     codes: str = "product"
+    metric: str = "aqs"
     alpha: float = 5.0
     freeze_codebooks: bool = False
 
@@ -90,6 +95,9 @@ class ModelConfig:
             nearest = max(1, round(self.D / self.M)) * self.M
             raise ValueError(f"D={self.D} is not divisible by M={self.M}: choose a multiple, for example {nearest}")
         _one_of(self, "codes", CODES)
+        _one_of(self, "metric", METRICS)
+        if self.metric != "aqs" and self.codes != "additive":
+            raise ValueError(f"metric={self.metric} is preserved by additive codes only: set codes=additive")
         _one_of(self, "projection", ("linear", "mlp"))
         if not self.alpha > 0:
             raise ValueError(f"alpha={self.alpha} must be positive")
@@ -116,6 +124,9 @@ class TrainConfig:
         temperature, positive_prior: tau and rho+ of the loss (Eq. 12), the chance that two images are of one kind.
         asymmetric_share: how much of the contrastive loss compares embeddings with reconstructions, as a search does; 0
             is the paper's, which compares reconstructions only.
+        preserve_weight: weight of a term by which reconstructions rank a batch's images as the standardized features of
+            their views do; 0 is the paper's.
+        preserve_temperature: of the softmax over those features' cosines, or over the scores of a `metric` to preserve.
         polish_rounds: rounds of spherical k-means that bring the learned codewords to the training views' segments
             once the last epoch is over; 0 is the paper's.
         diversity_weight: gamma of Eq. 14.
@@ -155,8 +166,10 @@ class TrainConfig:
     final_lr_scale: float = 1e-3
     temperature: float = 0.5
     positive_prior: float = 0.15
-    asymmetric_share: float = 0.0
-    polish_rounds: int = 0
+    asymmetric_share: float = 0.5
+    preserve_weight: float = 1.0
+    preserve_temperature: float = 0.1
+    polish_rounds: int = 15
     diversity_weight: float = 0.5
     entropy_weight: float = 0.0
     memory_size: int = 384
@@ -195,6 +208,7 @@ class TrainConfig:
             "weight_decay",
             "diversity_weight",
             "entropy_weight",
+            "preserve_weight",
         )
         _at_least(self, 0, "backbone_lr_scale", "codebook_lr_scale", "final_lr_scale")
         _at_least(self, -1, "workers")
@@ -205,7 +219,7 @@ class TrainConfig:
         _one_of(self, "memory_kind", ("soft", "feature", "hard"))
         _one_of(self, "codebook_init", ("random", "data"))
         _one_of(self, "precision", ("auto", "float32", "bf16"))
-        for name in ("lr", "temperature"):
+        for name in ("lr", "temperature", "preserve_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         for name in ("momentum", "positive_prior", "feature_dropout"):
@@ -314,8 +328,9 @@ def current_names(settings: dict[str, Any]) -> dict[str, Any]:
 def to_json(model: ModelConfig, train: TrainConfig | None = None, **more: Any) -> str:
     """The configurations as a JSON text; `from_json` reads it back."""
     content: dict[str, Any] = {"model": dataclasses.asdict(model)}
-    if model.codes == CODES[0]:
-        del content["model"]["codes"]  # versions before additive codes read it too
+    for name in ("codes", "metric"):
+        if content["model"][name] == getattr(ModelConfig, name):
+            del content["model"][name]  # versions that do not know it read the file too
     if train is not None:
         content["train"] = dataclasses.asdict(train)
     return json.dumps(content | more, indent=2) + "\n"
@@ -326,7 +341,7 @@ def from_json(text: str, origin: str) -> tuple[ModelConfig, TrainConfig | None]:
     try:
         content = json.loads(text)
         model = ModelConfig(**content["model"])
-        train = TrainConfig(**current_names(content["train"])) if "train" in content else None
+        train = TrainConfig(**(BEFORE | current_names(content["train"]))) if "train" in content else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{origin} is damaged or of another version: {_in_one_line(error)}") from error
     return model, train

@@ -1,4 +1,4 @@
-"""The training objective's terms: debiased contrastive loss, codeword diversity, code entropy."""
+"""The objectives' terms: debiased contrastive loss, distillation of ranks, codeword diversity, code entropy."""
 
 from __future__ import annotations
 
@@ -79,6 +79,35 @@ def debiased_contrastive_loss(
         negatives = torch.maximum(negatives, count * torch.exp(-1 / temperature - top))
         # Eq. 6, 12: -log(e+ / (e+ + negatives)), the mean where the paper sums
         return (torch.log(exp_positive + negatives) + top - positive).mean()
+
+
+def ranking_distillation(
+    exact: Tensor,
+    coded: Tensor,
+    left_out: Tensor,
+    *,
+    temperature: float | Tensor,
+    coded_temperature: float | None = None,
+) -> Tensor:
+    """How far coded scores rank keys otherwise than exact ones do: KL divergence of their softmaxes. Not in the paper.
+
+    List-wise distillation, as LibVQ and Distill-VQ train the codes of text embeddings.
+
+    Args:
+        exact: scores of queries and keys (b, n), larger is nearer.
+        coded: the same pairs' scores by codes.
+        left_out: bool (b, n), pairs that do not count: a query and itself.
+        temperature: of the exact scores' softmax, > 0; of each query its own, where it is a tensor (b, 1).
+        coded_temperature: of the coded ones', > 0; by default the same.
+
+    Returns:
+        A scalar, the mean over queries, in nats.
+    """
+    dtype = torch.float64 if coded.dtype == torch.float64 else torch.float32
+    far = -1e9  # finite: a share of 0 times it is 0
+    wanted = (exact.to(dtype) / temperature).masked_fill(left_out, far).log_softmax(dim=1)
+    found = (coded.to(dtype) / (temperature if coded_temperature is None else coded_temperature)).masked_fill(left_out, far).log_softmax(dim=1)
+    return (wanted.exp() * (wanted - found)).sum(dim=1).mean()
 
 
 def codeword_diversity(codebooks: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mecoq_faiss.additive import AdditiveQuantizer
@@ -49,6 +50,37 @@ class Standardize(nn.Module):
         return (features - self.mean).div_(self.scale)
 
 
+class Rescale(nn.Module):
+    """Features (b, F) to preserve -> of norm 1 for cosine, else divided by their root mean square norm.
+
+    For L2 they are centred too. The mean and the norm are measured once, by `fit`.
+    """
+
+    def __init__(self, feature_dim: int, metric: str) -> None:
+        super().__init__()
+        self.metric = metric
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("scale", torch.ones(()))
+
+    mean: Tensor
+    scale: Tensor
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Measure features (n, F)."""
+        x = features.double()
+        if self.metric == "l2":
+            self.mean.copy_(x.mean(dim=0))
+            x = x - x.mean(dim=0)
+        self.scale.copy_(x.square().sum(dim=1).mean().sqrt().clamp_min(1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (b, F) -> rescaled ones (b, F)."""
+        if self.metric == "cosine":
+            return F.normalize(features, dim=1)
+        return (features - self.mean) / self.scale
+
+
 class MeCoQ(nn.Module):
     """Backbone -> projection -> soft product quantizer, as `config` says.
 
@@ -71,11 +103,20 @@ class MeCoQ(nn.Module):
             image_size=config.image_size,
             feature_dim=config.feature_dim,
         )
-        self.standardize = Standardize(self.backbone.feature_dim) if config.standardize else nn.Identity()
+        self.standardize = _standardize(config, self.backbone.feature_dim)
         self.projection = _projection(config.projection, self.backbone.feature_dim, config.hidden, config.D)
         self.quantizer = SoftProductQuantizer(config.D, config.M, config.K, config.alpha)
         self.quantizer.codebooks.requires_grad_(not config.freeze_codebooks)
-        self.additive = AdditiveQuantizer(config.D, config.M, config.K) if config.codes == "additive" else None
+        self.additive = None
+        if config.codes == "additive":
+            self.additive = AdditiveQuantizer(config.D, config.M, config.K, config.metric)
+            self.additive.codebooks.requires_grad_(self.preserves)
+            self.quantizer.requires_grad_(not self.preserves)
+
+    @property
+    def preserves(self) -> bool:
+        """Whether the codes stand for given features, whose metric they preserve, and not for a learned embedding."""
+        return self.config.metric != "aqs"
 
     @property
     def coder(self) -> SoftProductQuantizer | AdditiveQuantizer:
@@ -96,10 +137,12 @@ class MeCoQ(nn.Module):
         """Images or features -> what `index.search` takes, float32.
 
         Of product codes (Eq. 16) z with every segment of norm 1, (b, D); of additive ones the same divided by sqrt(M),
-        and M times in a row, (b, M * D).
+        and M times in a row, (b, M * D). Of codes that preserve a metric z itself, M times in a row.
         """
-        z = self.quantizer.queries(self.embed(x).float())
-        coder = self.coder
+        z, coder = self.embed(x).float(), self.coder
+        if self.preserves:
+            return coder.queries(z)
+        z = self.quantizer.queries(z)
         return z if coder is self.quantizer else coder.queries(z)
 
     def forward(self, x: Tensor) -> Quantized:
@@ -107,6 +150,12 @@ class MeCoQ(nn.Module):
         z = self.embed(x)
         p, z_hat = self.quantizer(z)
         return Quantized(z, p, z_hat)
+
+
+def _standardize(config: ModelConfig, feature_dim: int) -> nn.Module:
+    if config.metric != "aqs":
+        return Rescale(feature_dim, config.metric)
+    return Standardize(feature_dim) if config.standardize else nn.Identity()
 
 
 def _projection(kind: str, features: int, hidden: int, D: int) -> nn.Module:

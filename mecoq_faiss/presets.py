@@ -32,8 +32,8 @@ def _presets() -> dict[str, dict[str, Any]]:
                 trainable_layers=layers, epochs=50, batch_size=128, optimizer="sgd", lr=0.01, momentum=0.9,
                 weight_decay=decays[i], warmup_epochs=1, final_lr_scale=1e-3, temperature=taus[i],
                 positive_prior=prior, diversity_weight=0.5, entropy_weight=0.0, memory_size=384, memory_kind="soft",
-                memory_start_epoch=start, codebook_init="random", standardize=False,
-                view_cache=False,
+                memory_start_epoch=start, codebook_init="random", standardize=False, asymmetric_share=0.0,
+                preserve_weight=0.0, polish_rounds=0, view_cache=False,
             )  # fmt: skip
             presets[f"{protocol}-{bits}"] = paper
             presets[f"release-{protocol}-{bits}"] = paper | dict(
@@ -46,6 +46,16 @@ DIGITS: dict[str, Any] = dict(
     backbone="pixels", image_size=8, flip=0.0, gray=0.0, jitter_p=0.0, blur=0.0
 )  # digits are neither mirrored nor coloured: the random views only crop
 """Under the default preset, for the protocol `digits`: small, offline, nothing to download."""
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "semantic": {"preserve_weight": 0.0},
+    "both": {},
+    "preserve": dict(
+        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=8, lr=3e-4,
+        codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, batch_size=128, preserve_temperature=0.1,
+    ),
+}  # fmt: skip
+"""What similar is to mean -> settings: of one kind, as the images' views tell; near by given features; or both."""
 
 PRESETS = _presets()
 """Name -> settings that differ from the defaults: `default`, the paper's 12, and `release-*`, its public code's."""
@@ -65,12 +75,14 @@ def settings_for(
     pairs: tuple[str, ...] = (),
     *,
     protocol: str = "",
+    objective: str = "both",
     started_with: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Flat settings for `make_configs`: the preset's, under a TOML file's, under `options`, under NAME=VALUE `pairs`.
 
     Below them all lie those that a run to be continued was `started_with`; without these, where the data is the
-    protocol `digits`, the default preset is `DIGITS`; with another backbone, only its views.
+    protocol `digits`, the default preset is `DIGITS`; with another backbone, only its views. Over the default preset
+    lie those of an objective, which TOML, options and pairs may name too (`OBJECTIVES`).
 
     TOML, options and pairs may also hold `bits`. They decide the code's shape together: M, where not given, is
     bits / nbits; D, where not given, keeps the segments as wide as they are (d = D / M, 16 in the default preset).
@@ -83,17 +95,24 @@ def settings_for(
     given = (read_toml(toml) if toml else {}) | (options or {}) | dict(_parse_pair(pair) for pair in pairs)
     if protocol == "digits" and preset_name == "default" and not started_with:
         base = _for_digits(given)
+    named = given.pop("objective", None)
+    if named is not None and named not in OBJECTIVES:
+        raise ValueError(f"objective={named!r}: choose one of {', '.join(OBJECTIVES)}")
+    if named is not None or (preset_name == "default" and not started_with):
+        base = base | OBJECTIVES[named or objective]
     for name in given.keys() & {"bits", "M", "nbits"}:
         if type(given[name]) is not int:
             raise ValueError(f"{name}={given[name]!r} must be of type int")
-    start = ModelConfig(**{name: base[name] for name in ("M", "D", "nbits") if name in base})
+    start = ModelConfig(**{name: base[name] for name in ("M", "D", "nbits", "metric", "codes") if name in base})
     bits, nbits = given.pop("bits", None), given.get("nbits", start.nbits)
     M = given.get("M")
     if M is None:
         M = code_shape(start.bits if bits is None else bits, nbits)
     elif bits not in (None, M * nbits):
         raise ValueError(f"bits={bits} contradicts M={M} with nbits={nbits}, which make {M * nbits}: give one of them")
-    return base | {"M": M, "nbits": nbits, "D": M * (start.D // start.M)} | given
+    preserves = {"metric": start.metric, **given}["metric"] != "aqs"  # then D is a codeword's whole width
+    D = -(-start.D // M) * M if preserves else M * (start.D // start.M)
+    return base | {"M": M, "nbits": nbits, "D": D} | given
 
 
 def _for_digits(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mecoq_faiss.loss import code_entropy, codeword_diversity, debiased_contrastive_loss
+from mecoq_faiss.loss import code_entropy, codeword_diversity, debiased_contrastive_loss, ranking_distillation
 
 
 def rows(n: int, D: int = 6, seed: int = 0) -> torch.Tensor:
@@ -246,3 +246,17 @@ def test_diversity_and_entropy_of_any_codebooks(M: int, K: int, d: int, seed: in
     expected = -sum(float(q) * math.log(q) for q in p.flatten()) / M
     assert code_entropy(p).item() == pytest.approx(expected, abs=1e-9)
     assert -1e-12 <= code_entropy(p).item() <= math.log(K) + 1e-12
+
+
+def test_distillation_is_the_divergence_of_the_softmaxes_over_what_is_not_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact, coded = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    left_out = torch.eye(3, 5, dtype=torch.bool)
+    found = ranking_distillation(exact, coded, left_out, temperature=0.5, coded_temperature=2.0)
+    expected = []
+    for i in range(3):
+        kept = [j for j in range(5) if j != i]
+        p, q = torch.softmax(exact[i, kept] / 0.5, 0), torch.softmax(coded[i, kept] / 2, 0)
+        expected.append((p * (p / q).log()).sum())
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    assert float(ranking_distillation(exact, exact, left_out, temperature=0.5)) < 1e-12

@@ -62,31 +62,44 @@ def load(
     device: str = "cpu",
 ) -> Data:
     """Open the protocol `NAME:ROOT`, and take its features from the cache, or compute them into it."""
-    net = create_backbone(backbone, weights, image_size=image_size)
     splits = [open_source(source, split) for split in ("train", "queries", "database")]
     train, queries, database = (split for split in splits if isinstance(split, ImageSource))
+    if max_queries is not None and max_queries < len(queries):
+        queries = queries.subset(np.sort(np.random.default_rng(0).choice(len(queries), max_queries, replace=False)))
     name = source.partition(":")[0]
+    net = {"backbone": backbone, "weights": weights, "image_size": image_size}
+    return of_images(name, train, queries, database, net, num_views, workers, device)
+
+
+def of_images(
+    name: str,
+    train: ImageSource,
+    queries: ImageSource,
+    database: ImageSource,
+    net: dict[str, Any],
+    num_views: int,
+    workers: int = -1,
+    device: str = "cpu",
+) -> Data:
+    """The features of three sets of images, those to train on a part of the database, by the network `net`."""
+    size = net["image_size"]
+    backbone = create_backbone(net["backbone"], net["weights"], image_size=size)
     settings = DIGITS if name == "digits" else {}  # neither mirrored nor coloured
     spec = view_spec(make_configs(**settings)[1])
     views, rows_t = cached_view_features(
-        train, net, size=image_size, spec=spec, num_views=num_views, seed=0, workers=workers, device=device
+        train, backbone, size=size, spec=spec, num_views=num_views, seed=0, workers=workers, device=device
     )
     (xq, rows_q), (xb, rows_b) = (
-        fixed_features(part, net, size=image_size, workers=workers, device=device) for part in (queries, database)
+        fixed_features(part, backbone, size=size, workers=workers, device=device) for part in (queries, database)
     )
     train, queries, database = train.subset(rows_t), queries.subset(rows_q), database.subset(rows_b)
     place = {path: row for row, path in enumerate(database.paths)}
-    inside = np.array([place[path] for path in train.paths])  # every protocol trains on a part of its database
-    rng = np.random.default_rng(0)
-    if max_queries is not None and max_queries < len(queries):
-        chosen = np.sort(rng.choice(len(queries), max_queries, replace=False))
-        queries, xq = queries.subset(chosen), xq[chosen]
-    held = held_out(np.isin(np.arange(len(database)), inside), rng)
+    inside = np.array([place[path] for path in train.paths])
+    held = held_out(np.isin(np.arange(len(database)), inside), np.random.default_rng(0))
     assert queries.labels is not None and database.labels is not None
     k = min(CUTS.get(name, 1000), len(database))
     xb = np.asarray(xb)
-    model = {"backbone": backbone, "weights": weights, "image_size": image_size}
     return Data(
         name, np.asarray(views), xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, train, queries,
-        database, model, k,
+        database, net, k,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import PRESETS, settings_for
 from mecoq_faiss.training.codebooks import finish_codebooks
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import CachedPairs, Pairs
 from mecoq_faiss.training.start import batch_size, make_pairs, prepare
 from mecoq_faiss.training.trainer import StopSignal, Trainer
@@ -55,7 +55,7 @@ def _complete(settings: Settings) -> Settings:
 def fit(
     data: NDArray[Any] | ImageSource,
     settings: Settings,
-    on_epoch: Callable[[int, Objective], None] | None = None,
+    on_epoch: Callable[[int, Contrast], None] | None = None,
 ) -> tuple[MeCoQ, list[dict[str, Any]]]:
     """Train on views (n, V, F), or on images with the settings' backbone.
 
@@ -73,8 +73,8 @@ def fit(
         pairs = make_pairs(data, model, c, "cpu")
     else:
         pairs = CachedPairs(data, batch_size(len(data), c), c.seed, "cpu")
-    objective = Objective(model, c)
-    prepare(model, pairs, c.codebook_init)
+    objective = Contrast(model, c)
+    prepare(model, pairs, c.codebook_init, c.seed)
     steps: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
 

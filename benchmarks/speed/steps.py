@@ -13,7 +13,7 @@ import torch
 from benchmarks.speed.measure import Row, in_turn, peak_of
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.runtime.devices import use_bf16
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair, Pairs
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
@@ -39,7 +39,7 @@ class SamePair(Pairs):
 
 def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
     """As `train` makes it, without files."""
-    objective = Objective(model, config).to(pairs.device).train()
+    objective = Contrast(model, config).to(pairs.device).train()
     return Trainer(
         objective,
         objective.optimizer(),
@@ -67,7 +67,8 @@ def fine_tuning_costs(a: argparse.Namespace) -> list[Row]:
     """
     generator = torch.Generator().manual_seed(0)
     shape = (a.tuning_batch, 3, a.image_size, a.image_size)
-    pair = Pair(*(torch.rand(shape, generator=generator).to(a.device) for _ in range(2)))
+    views = [torch.rand(shape, generator=generator).to(a.device) for _ in range(2)]
+    pair = Pair(views[0], views[1])
     rows: list[Row] = []
     trainers: dict[str, Trainer] = {}
     for name in a.fine_tuning:

@@ -81,8 +81,8 @@ def memory_costs(
 ) -> list[Row]:
     """Rows over N_M of a step on pairs of `view`s, beside none."""
     generator = torch.Generator().manual_seed(0)
-    views = (torch.rand(PAPER_BATCH, *view, generator=generator).to(a.device) for _ in range(2))
-    pairs = SamePair(Pair(*views), steps)
+    views = [torch.rand(PAPER_BATCH, *view, generator=generator).to(a.device) for _ in range(2)]
+    pairs = SamePair(Pair(views[0], views[1]), steps)
     model = MeCoQ(model_config)
     trainers = {n: filled(make_trainer(model, pairs, memory_config(n, PAPER_BATCH))) for n in [0, *slots]}
     seconds = in_turn({str(n): lambda t=t: run(t) for n, t in trainers.items()}, a.repeats, cpu_clock(a))  # type: ignore[misc]
@@ -102,7 +102,8 @@ def batch_costs(a: argparse.Namespace, model_config: ModelConfig) -> list[Row]:
     """Milliseconds an image of a step on features, over the batch."""
     rows: list[Row] = []
     for batch in a.batches:
-        pairs = SamePair(Pair(*(torch.rand(batch, FEATURES, device=a.device) for _ in range(2))), a.steps)
+        views = [torch.rand(batch, FEATURES, device=a.device) for _ in range(2)]
+        pairs = SamePair(Pair(views[0], views[1]), a.steps)
         trainer = filled(make_trainer(MeCoQ(model_config), pairs, memory_config(384, batch)))
         seconds = in_turn({"step": lambda t=trainer: run(t)}, a.repeats, cpu_clock(a))["step"]  # type: ignore[misc]
         rows.append(

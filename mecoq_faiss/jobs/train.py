@@ -16,6 +16,12 @@ from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.training.fit import check_out, fit_run
 from mecoq_faiss.training.run_folder import RunFolder
+from mecoq_faiss.training.start import default_objective
+
+
+def objective_of(data: str | Path | Source) -> str:
+    """The default objective of training data, of `presets.OBJECTIVES`."""
+    return default_objective(as_source(data, "train"))
 
 
 def train(

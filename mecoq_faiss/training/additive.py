@@ -1,4 +1,4 @@
-"""Additive codebooks for an embedding that is learned: residual k-means, then codes and least squares in turns.
+"""Additive codebooks for a learned embedding: FAISS's residual quantizer, then codes and least squares in turns.
 
 Distilling the ranks of exact scores on top gained nothing on three collections: see docs/how-it-works.md.
 """
@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mecoq_faiss.additive import beam_search, sums
+from mecoq_faiss.index.residual import residual_codebooks
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.pairs import Pairs
 from mecoq_faiss.training.polish import segments_of_views
 
 TRAINING_BEAM = 4  # codes come often, and need not be the best
-KMEANS_ROUNDS, LEAST_SQUARES_ROUNDS = 10, 4
+LEAST_SQUARES_ROUNDS = 4
 RIDGE = 1e-2  # items by which a codeword is held where it is
 
 
@@ -35,28 +36,10 @@ def fit_additive(model: MeCoQ, pairs: Pairs, seed: int) -> None:
 
 def fitted_codebooks(z: Tensor, M: int, K: int, seed: int) -> Tensor:
     """Codebooks (M, K, D) for z (n, D), rows of norm 1."""
-    generator = torch.Generator().manual_seed(seed)
-    codebooks = residual_codebooks(z, M, K, generator)
+    codebooks = torch.from_numpy(residual_codebooks(z.cpu().numpy(), M, K, seed)).to(z.device)
     for _ in range(LEAST_SQUARES_ROUNDS):
         codebooks = least_squares(codebooks, beam_search(codebooks, z, TRAINING_BEAM), z)
     return codebooks
-
-
-@torch.no_grad()
-def residual_codebooks(z: Tensor, M: int, K: int, generator: torch.Generator) -> Tensor:
-    """Codebooks (M, K, D), each by k-means of what those before leave of z (n, D)."""
-    residual, found = z, []
-    for _ in range(M):
-        rows = torch.randperm(len(z), generator=generator)[torch.arange(K) % len(z)]
-        C = residual[rows.to(z.device)]
-        for _ in range(KMEANS_ROUNDS):
-            nearest = (C.square().sum(dim=1) - 2 * residual @ C.T).argmin(dim=1)
-            counts = torch.bincount(nearest, minlength=K)[:, None]
-            means = torch.zeros_like(C).index_add_(0, nearest, residual) / counts.clamp_min(1)
-            C = torch.where(counts > 0, means, C)
-        found.append(C)
-        residual = residual - C[(C.square().sum(dim=1) - 2 * residual @ C.T).argmin(dim=1)]
-    return torch.stack(found)
 
 
 @torch.no_grad()

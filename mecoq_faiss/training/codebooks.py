@@ -11,6 +11,8 @@ from mecoq_faiss.training.polish import polish
 
 def finish_codebooks(model: MeCoQ, pairs: Pairs, c: TrainConfig) -> None:
     """Fit the additive codebooks, or polish the product ones, as the settings say, in place."""
+    if model.preserves:
+        return  # learned to the end
     if model.additive is not None:
         fit_additive(model, pairs, c.seed)
     elif c.polish_rounds and not model.config.freeze_codebooks:

@@ -30,8 +30,10 @@ from mecoq_faiss.training.start import (
     check_enough,
     check_same_data,
     chosen,
+    default_objective,
     describe_data,
     fit_to_source,
+    make_objective,
     make_pairs,
     prepare,
 )
@@ -97,7 +99,8 @@ def _fit_run(
         run.remove_temporary()
     else:
         if model_config is None or train_config is None:
-            defaults = make_configs(**settings_for(protocol=(source.protocol or {}).get("name", "")))
+            protocol = (source.protocol or {}).get("name", "")
+            defaults = make_configs(**settings_for(protocol=protocol, objective=default_objective(source)))
             model_config, train_config = model_config or defaults[0], train_config or defaults[1]
         model_config = fit_to_source(model_config, source)
         check_enough(source, train_config)
@@ -111,9 +114,9 @@ def _fit_run(
         pairs = make_pairs(source, model, train_config, device, None if resume else budget)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
-        objective = Objective(model.to(device), train_config)
+        objective = make_objective(source, model.to(device), train_config, device)
         if not resume:
-            prepare(model, pairs, train_config.codebook_init)
+            prepare(model, pairs, train_config.codebook_init, train_config.seed)
             run.remove_temporary()  # what a killed start left
             run.remove()
             run.write_config(model_config, train_config)

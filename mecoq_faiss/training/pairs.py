@@ -18,10 +18,14 @@ from mecoq_faiss.data.views import apply_color
 
 
 class Pair(NamedTuple):
-    """Two views of b images: (b, 3, s, s) float in [0, 1], or features (b, F); row i of both shows one image."""
+    """Two views of b images: (b, 3, s, s) float in [0, 1], or features (b, F); row i of both shows one image.
+
+    `rows` (b,) are the images' rows of the source.
+    """
 
     view1: Tensor
     view2: Tensor
+    rows: np.ndarray | None = None
 
 
 class Pairs:
@@ -47,11 +51,22 @@ class Pairs:
 
 
 class CachedPairs(Pairs):
-    """Two different ones of the V cached views of each image: features (n, V, F)."""
+    """Two different ones of the V cached views of each image: features (n, V, F).
 
-    def __init__(self, features: np.ndarray | FeatureRows, batch_size: int, seed: int, device: str) -> None:
+    `source_rows` (n,) are theirs in the source, where some of it cannot be read.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray | FeatureRows,
+        batch_size: int,
+        seed: int,
+        device: str,
+        source_rows: np.ndarray | None = None,
+    ) -> None:
         super().__init__(np.arange(len(features)), batch_size, seed, device)
         self.features = features
+        self.source_rows = self.rows if source_rows is None else source_rows
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
         """The pairs of an epoch, from a step on."""
@@ -60,7 +75,7 @@ class CachedPairs(Pairs):
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             first = rng.integers(0, V, len(rows))
             second = (first + rng.integers(1, V, len(rows))) % V
-            yield Pair(self._take(rows, first), self._take(rows, second))
+            yield Pair(self._take(rows, first), self._take(rows, second), self.source_rows[rows])
 
     def _take(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
         if isinstance(self.features, np.ndarray):
@@ -85,8 +100,8 @@ class FeaturePairs(Pairs):
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             x = self._vectors(rows)
             keep = 1 - self.dropout
-            views = (torch.from_numpy(x * (rng.random(x.shape, dtype=np.float32) < keep) / keep) for _ in range(2))
-            yield Pair(*(view.to(self.device) for view in views))
+            views = [torch.from_numpy(x * (rng.random(x.shape, dtype=np.float32) < keep) / keep) for _ in range(2)]
+            yield Pair(views[0].to(self.device), views[1].to(self.device), np.sort(rows))
 
     def examples(self) -> Iterator[Tensor]:
         """The vectors without dropout, which has another variance."""
@@ -112,4 +127,4 @@ class ImagePairs(Pairs):
             readable = torch.from_numpy(batch.readable)
             images = batch.images[readable].to(self.device, non_blocking=True)
             views = apply_color(images.flatten(0, 1), batch.colors[readable].flatten(0, 1)).unflatten(0, (-1, 2))
-            yield Pair(views[:, 0], views[:, 1])
+            yield Pair(views[:, 0], views[:, 1], batch.rows[batch.readable])

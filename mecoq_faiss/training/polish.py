@@ -33,7 +33,7 @@ def segments_of_views(model: MeCoQ, pairs: Pairs) -> Tensor:
     """Segments (n, M, d) of norm 1 of at most 20,000 training views, both of a pair, the same at each call."""
     found: list[Tensor] = []
     for pair in pairs.batches(epoch=0):
-        found += [model.quantizer.segments(model.embed(view)) for view in pair]
+        found += [model.quantizer.segments(model.embed(view)) for view in (pair.view1, pair.view2)]
         if sum(map(len, found)) >= MOST_VIEWS:
             break
     return torch.cat(found)[:MOST_VIEWS]

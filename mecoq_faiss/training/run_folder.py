@@ -182,7 +182,7 @@ class RunFolder:
         if not objective or not isinstance(optimizer, dict) or not {"state", "param_groups"} <= optimizer.keys():
             raise ValueError("its objective or its optimizer is incomplete")
         slots = objective.get("memory.slots")  # config.json's are allocated before all names are compared
-        if (slots.shape[:1] if slots else (0,)) != (self.read_config()[1].memory_size,):
+        if (slots.shape[:1] if slots else (0,)) != (_memory_size(*self.read_config()),):
             raise self._unfit("its tensors have other names" if slots is None else "a memory of another size")
         return state
 
@@ -271,3 +271,8 @@ def _interned(value: Any) -> Any:
     if isinstance(value, list):
         return [_interned(inner) for inner in value]
     return sys.intern(value) if type(value) is str else value
+
+
+def _memory_size(model: ModelConfig, train: TrainConfig) -> int:
+    """Slots of the code memory, which codes that preserve a metric do without."""
+    return train.memory_size if model.metric == "aqs" else 0

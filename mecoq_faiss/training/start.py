@@ -17,8 +17,13 @@ from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.storage.files import read_small
+from mecoq_faiss.training.contrast import Contrast
+from mecoq_faiss.training.neighbors import NeighborPairs
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
+from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
+from mecoq_faiss.training.preserve import Preserve, start_preserving
+from mecoq_faiss.training.targets import given_features, targets_of
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 
 logger = logging.getLogger("mecoq_faiss")
@@ -36,7 +41,16 @@ def fit_to_source(config: ModelConfig, source: Source) -> ModelConfig:
     if config.feature_dim not in (None, width):
         raise ValueError(f"{source.name} holds features of width {width}, the model takes {config.feature_dim}")
     source.check_finite()
-    return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width)
+    D, most = config.D, -(-width // config.M) * config.M
+    if config.metric != "aqs" and most < D:
+        logger.info("D=%d, as wide as the features", most)
+        D = most
+    return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width, D=D)
+
+
+def default_objective(source: Source) -> str:
+    """`preserve` where single vectors of each item are given, which have no views; else `both`."""
+    return "preserve" if isinstance(source, FeatureSource) and source.features.ndim == 2 else "both"
 
 
 def check_enough(items: Any, config: TrainConfig) -> None:
@@ -83,12 +97,15 @@ def make_pairs(source: Source, model: MeCoQ, c: TrainConfig, device: str, budget
     is none to choose.
     """
     check_budget(budget)
-    cached = isinstance(source, ImageSource) and c.view_cache and model.backbone.frozen
+    cached = isinstance(source, ImageSource) and c.view_cache and model.backbone.frozen and not model.preserves
     if budget is not None and not cached:
         raise ValueError(
-            "a budget chooses the number of cached views, and this training has none (features, layers that learn, or "
-            "view_cache=false): leave --budget out"
+            "a budget chooses the number of cached views, and this training has none (features, a metric to preserve, "
+            "layers that learn, or view_cache=false): leave --budget out"
         )
+    if model.preserves:
+        features, rows = given_features(source, model, c.workers, device)
+        return NeighborPairs(features, model.config.metric, batch_size(len(rows), c), c.seed, device)
     if isinstance(source, FeatureSource):
         batch = batch_size(len(source), c)
         if source.features.ndim == 3 and source.features.shape[1] >= 2:
@@ -108,9 +125,16 @@ def make_pairs(source: Source, model: MeCoQ, c: TrainConfig, device: str, budget
         )  # fmt: skip
         if len(rows) < len(source):
             logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))
-        return CachedPairs(features, batch_size(len(rows), c), c.seed, device)
+        return CachedPairs(features, batch_size(len(rows), c), c.seed, device, rows)
     loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
     return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
+
+
+def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str) -> Objective:
+    """What the model is to learn: a metric to preserve, or to contrast images, with targets where they are wanted."""
+    if model.preserves:
+        return Preserve(model, c)
+    return Contrast(model, c, targets_of(source, model, c.workers, device) if c.preserve_weight else None)
 
 
 def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
@@ -124,11 +148,17 @@ def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
 
 
 @torch.no_grad()
-def prepare(model: MeCoQ, pairs: Pairs, codebook_init: str) -> None:
-    """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings."""
+def prepare(model: MeCoQ, pairs: Pairs, codebook_init: str, seed: int = 0) -> None:
+    """What is measured on the data once, before training: the features' mean and scale, codewords from embeddings.
+
+    Of a model that preserves a metric the projection and the codewords too.
+    """
+    model.eval()
+    if isinstance(pairs, NeighborPairs):
+        start_preserving(model, pairs, seed)
+        return
     if not isinstance(model.standardize, Standardize) and codebook_init == "random":
         return
-    model.eval()
     drawn: list[torch.Tensor] = []
     for x in pairs.examples():
         drawn.append(model.features(x))

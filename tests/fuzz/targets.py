@@ -180,14 +180,14 @@ def settings(folder: Path) -> Reader:
 
 def checkpoint(folder: Path) -> Reader:
     """last.pt of a run, compared with the run's model and optimizer and put into place."""
+    from mecoq_faiss.training.contrast import Contrast
     from mecoq_faiss.training.fit import _load_state
     from mecoq_faiss.training.model_file import load_model
-    from mecoq_faiss.training.objective import Objective
     from mecoq_faiss.training.run_folder import RunFolder
 
     run = RunFolder(shutil.copytree(OLD / "run-stopped", folder / "run"))
     model_config, train_config = run.read_config()
-    objective = Objective(load_model(model_config, run.model_file), train_config)
+    objective = Contrast(load_model(model_config, run.model_file), train_config)
     optimizer = objective.optimizer()
 
     def read(data: bytes) -> None:

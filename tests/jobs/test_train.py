@@ -24,7 +24,7 @@ from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.jobs.train import train
 from mecoq_faiss.runtime import progress as progress_module
 from mecoq_faiss.training import num_views, start
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.trainer import Interrupted, TrainingError
@@ -50,15 +50,15 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal in the last of so many steps."""
-    step, done = Objective.after_step, []
+    step, done = Contrast.after_step, []
 
-    def after_step(self: Objective) -> None:
+    def after_step(self: Contrast) -> None:
         step(self)
         done.append(1)
         if len(done) == steps:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Objective, "after_step", after_step)
+    monkeypatch.setattr(Contrast, "after_step", after_step)
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +128,15 @@ def test_the_seed_decides_every_byte(whole: Path, tmp_path: Path) -> None:
 
 CHILD = """
 import os, sys
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss_cli.main import main
-step, done = Objective.after_step, []
+step, done = Contrast.after_step, []
 def after_step(self):
     step(self)
     done.append(1)
     if len(done) == int(sys.argv[1]):
         os.kill(os.getpid(), int(sys.argv[2]))
-Objective.after_step = after_step
+Contrast.after_step = after_step
 main(sys.argv[3:])
 """
 

@@ -7,20 +7,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 
 
 @contextmanager
 def lost_after(steps: int) -> Iterator[None]:
     """Within, a training ends after so many steps; that it does is asserted."""
-    step, done = Objective.after_step, []
+    step, done = Contrast.after_step, []
 
-    def after_step(self: Objective) -> None:
+    def after_step(self: Contrast) -> None:
         step(self)
         done.append(1)
         if len(done) == steps:
             raise SystemExit
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Objective, "after_step", after_step)
+        patch.setattr(Contrast, "after_step", after_step)
         yield

@@ -8,16 +8,16 @@ import torch
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.loss import code_entropy, codeword_diversity, debiased_contrastive_loss
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair
 
 FEATURES = ModelConfig(backbone="features", weights="none", feature_dim=10, hidden=12, D=8, M=2, nbits=4)
 
 
-def objective_of(model: ModelConfig = FEATURES, **settings: object) -> Objective:
+def objective_of(model: ModelConfig = FEATURES, **settings: object) -> Contrast:
     torch.manual_seed(0)
     given = {"positive_prior": 0.15, "asymmetric_share": 0.0} | settings
-    return Objective(MeCoQ(model), TrainConfig(**given)).train()  # type: ignore[arg-type]
+    return Contrast(MeCoQ(model), TrainConfig(**given)).train()  # type: ignore[arg-type]
 
 
 def feature_pair(n: int = 6, seed: int = 1) -> Pair:
@@ -25,7 +25,7 @@ def feature_pair(n: int = 6, seed: int = 1) -> Pair:
     return Pair(torch.randn(n, 10, generator=generator), torch.randn(n, 10, generator=generator))
 
 
-def learning(objective: Objective, pair: Pair, epoch: int = 1) -> set[str]:
+def learning(objective: Contrast, pair: Pair, epoch: int = 1) -> set[str]:
     """The names of the tensors that a step changes, checked against those that receive a gradient."""
     loss, _ = objective(pair, epoch)
     loss.backward()
@@ -52,7 +52,7 @@ def test_the_loss_is_eq_14_without_the_decay() -> None:
     pair, model = feature_pair(), objective.model
     for epoch in (1, 2):
         loss, terms = objective(pair, epoch)
-        _, p, z_hat = model(torch.cat(pair))
+        _, p, z_hat = model(torch.cat(pair[:2]))
         negatives = objective.memory.reconstructions(model.quantizer) if epoch == 2 else None
         contrastive = debiased_contrastive_loss(z_hat[:6], z_hat[6:], negatives, temperature=0.5, positive_prior=0.15)
         diversity, entropy = codeword_diversity(model.quantizer.codebooks), code_entropy(p)
@@ -67,7 +67,7 @@ def test_the_loss_is_eq_14_without_the_decay() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_loss_compares_embeddings_with_reconstructions(share: float) -> None:
     objective, pair = objective_of(asymmetric_share=share, diversity_weight=0.0), feature_pair()
-    z, _, z_hat = objective.model(torch.cat(pair))
+    z, _, z_hat = objective.model(torch.cat(pair[:2]))
     view1, view2 = z_hat.chunk(2)
     z1, z2 = objective.model.quantizer.segments(z).flatten(1).chunk(2)
     among = debiased_contrastive_loss(view1, view2, temperature=0.5, positive_prior=0.15)
@@ -78,7 +78,7 @@ def test_a_share_of_the_loss_compares_embeddings_with_reconstructions(share: flo
 def test_quantization_error_and_codeword_usage() -> None:
     objective, pair = objective_of(), feature_pair()
     _, terms = objective(pair, 1)
-    q, z = objective.model.quantizer, objective.model.embed(torch.cat(pair))
+    q, z = objective.model.quantizer, objective.model.embed(torch.cat(pair[:2]))
     codes, segments, codebooks = q.encode(z), q.segments(z).detach(), q.codebooks.detach()
     total = 0.0
     for b in range(12):

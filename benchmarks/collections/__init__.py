@@ -1,0 +1,1 @@
+"""Codes on collections of many kinds: this method's, with one recipe for all, against every code that FAISS has."""

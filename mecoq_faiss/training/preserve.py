@@ -1,0 +1,84 @@
+"""The objective of codes that preserve the metric of given features: rank items as their exact scores do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mecoq_faiss.additive import beam_search, sums
+from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.loss import ranking_distillation
+from mecoq_faiss.model import MeCoQ, Rescale
+from mecoq_faiss.training.additive import fitted_codebooks
+from mecoq_faiss.training.neighbors import NeighborPairs
+from mecoq_faiss.training.objective import Objective
+from mecoq_faiss.training.polish import MOST_VIEWS
+
+BEAM = 4  # of a step's codes, which need not be the best
+FIDELITY = 1.0  # weight of the distance of sums from what they stand for
+
+
+class Preserve(Objective):
+    """Scores items of a batch against all of them and their neighbors, exactly and by codes.
+
+    The loss is how far the two rank otherwise, and the distance of the codes' sums from their keys. The codes' gradient
+    goes to their codewords, and straight through to the embedding.
+    """
+
+    def __init__(self, model: MeCoQ, config: TrainConfig) -> None:
+        super().__init__(model, config)
+        assert model.additive is not None
+        self.quantizer = model.additive
+
+    def forward(self, pair: Any, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of `training.neighbors.Neighbors`, and its terms, detached scalars."""
+        q, N = self.quantizer, len(pair.view1)
+        x = self.model.standardize(torch.cat([pair.view1, pair.view2]).float())
+        queries = q.query(self.model.projection(x))
+        keys = q.keys(queries)
+        with torch.no_grad():
+            codes = beam_search(q.codebooks, keys, BEAM)
+            self.count(codes.long())
+        coded = sums(q.codebooks, codes)
+        distance = (coded - keys).square().sum(dim=1).mean()
+        scores = queries[:N] @ (coded + keys - keys.detach()).T
+        temperature = torch.full((N, 1), self.config.preserve_temperature, device=x.device)
+        if q.metric == "ip":  # a query's norm changes no ranks, and is not to sharpen them
+            temperature = temperature * x[:N].norm(dim=1, keepdim=True).clamp_min(1e-6)
+        distillation = ranking_distillation(
+            exact_scores(x[:N], x, q.metric), scores, pair.same, temperature=temperature
+        )
+        loss = distillation + FIDELITY * distance
+        terms = {"loss": loss, "distillation": distillation, "quantization_error": distance}
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+
+def exact_scores(xq: Tensor, xb: Tensor, metric: str) -> Tensor:
+    """Scores (b, n) of queries (b, F) and items (n, F): cosine, inner product, or for L2 half the negative square.
+
+    The latter less the query's own norm, which is the same for all items.
+    """
+    if metric == "cosine":
+        return torch.nn.functional.normalize(xq, dim=1) @ torch.nn.functional.normalize(xb, dim=1).T
+    return xq @ xb.T - (xb.square().sum(dim=1) / 2 if metric == "l2" else 0)
+
+
+@torch.no_grad()
+def start_preserving(model: MeCoQ, pairs: NeighborPairs, seed: int) -> None:
+    """Where the training begins: a projection to the features' principal axes, codebooks fitted to what it gives."""
+    q = model.additive
+    assert q is not None and isinstance(model.standardize, Rescale)
+    rows = np.random.default_rng(seed).permutation(len(pairs.features))[:MOST_VIEWS]
+    x = torch.from_numpy(pairs.features[rows]).to(pairs.device)
+    model.standardize.fit(x)
+    x = model.standardize(x)
+    linear = model.projection
+    assert isinstance(linear, nn.Linear)
+    width = min(q.d - (q.metric == "l2"), x.shape[1])
+    axes = torch.linalg.eigh(x.double().T @ x.double()).eigenvectors.flip(1)[:, :width].T  # (width, F)
+    linear.weight.zero_()[:width] = axes
+    linear.bias.zero_()
+    q.set_codebooks(fitted_codebooks(q.keys(q.query(linear(x))), q.M, q.K, seed))

@@ -1,0 +1,55 @@
+"""What a distilled embedding is to rank its items like: the cosines of their standardized backbone features."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.data.features import FeatureRows
+from mecoq_faiss.data.sources import FeatureSource, Source
+from mecoq_faiss.model import MeCoQ, Standardize
+
+MEASURED = 5000  # rows of which mean and scale are taken
+
+
+class Targets:
+    """Features (n, F), or of (n, V, F) the first view, of which `take` gives standardized rows of norm 1.
+
+    `source_rows` (n,), rising, are theirs in the source.
+    """
+
+    def __init__(self, features: np.ndarray | FeatureRows, source_rows: np.ndarray, device: str) -> None:
+        self.features, self.source_rows, self.device = features, source_rows, device
+        rows = np.unique(np.linspace(0, len(features) - 1, MEASURED).astype(np.int64))
+        self.standardize = Standardize(features.shape[-1])
+        self.standardize.fit(self._read(rows))
+        self.standardize.to(device)
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Rows (b,) of the source -> (b, F) float32 of norm 1."""
+        x = self._read(np.searchsorted(self.source_rows, rows))
+        return F.normalize(self.standardize(x.to(self.device)), dim=1)
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        x = np.array(self.features[rows], dtype=np.float32)
+        return torch.from_numpy(x if x.ndim == 2 else x[:, 0])
+
+
+def targets_of(source: Source, model: MeCoQ, workers: int, device: str) -> Targets:
+    """The targets of a source's readable items: of images, what the backbone says of the fixed view before training."""
+    return Targets(*given_features(source, model, workers, device), device)
+
+
+def given_features(
+    source: Source, model: MeCoQ, workers: int, device: str
+) -> tuple[np.ndarray | FeatureRows, np.ndarray]:
+    """Features of a source's readable items, (n, F) or (n, V, F), and their rows (n,), rising; read when indexed.
+
+    Of images the frozen backbone's, of the fixed view, kept in the cache folder.
+    """
+    if isinstance(source, FeatureSource):
+        return source.features, np.arange(len(source))
+    return fixed_features(source, model.backbone, size=model.config.image_size, workers=workers, device=device)
