@@ -126,7 +126,8 @@ class TrainConfig:
             is the paper's, which compares reconstructions only.
         preserve_weight: weight of a term by which reconstructions rank a batch's images as the standardized features of
             their views do; 0 is the paper's.
-        preserve_temperature: of the softmax over those features' cosines, or over the scores of a `metric` to preserve.
+        preserve_temperature: of the softmax over those features' cosines, or over the scores of a `metric` to preserve
+            (of `ip` and `l2` in tenfold standard deviations of a query's scores).
         polish_rounds: rounds of spherical k-means that bring the learned codewords to the training views' segments
             once the last epoch is over; 0 is the paper's.
         diversity_weight: gamma of Eq. 14.
@@ -167,7 +168,7 @@ class TrainConfig:
     temperature: float = 0.5
     positive_prior: float = 0.15
     asymmetric_share: float = 0.5
-    preserve_weight: float = 1.0
+    preserve_weight: float = 0.5
     preserve_temperature: float = 0.1
     polish_rounds: int = 15
     diversity_weight: float = 0.5

@@ -105,8 +105,9 @@ def ranking_distillation(
     """
     dtype = torch.float64 if coded.dtype == torch.float64 else torch.float32
     far = -1e9  # finite: a share of 0 times it is 0
+    softened = temperature if coded_temperature is None else coded_temperature
     wanted = (exact.to(dtype) / temperature).masked_fill(left_out, far).log_softmax(dim=1)
-    found = (coded.to(dtype) / (temperature if coded_temperature is None else coded_temperature)).masked_fill(left_out, far).log_softmax(dim=1)
+    found = (coded.to(dtype) / softened).masked_fill(left_out, far).log_softmax(dim=1)
     return (wanted.exp() * (wanted - found)).sum(dim=1).mean()
 
 

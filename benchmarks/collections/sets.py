@@ -10,7 +10,7 @@ import numpy as np
 
 from mecoq_faiss.data.sources import ImageSource, open_source
 
-MOST_TRAINED = 8000
+MOST_TRAINED, MOST_QUERIES = 8000, 2000
 SMALLEST_CLASS, LARGEST_CLASS = 20, 200  # of the uneven classes
 
 
@@ -24,7 +24,8 @@ class Split(NamedTuple):
 
 def protocol(root: str, name: str) -> Split:
     """A built-in protocol."""
-    return Split(*(_images(f"{name}:{root}" if root else f"{name}", part) for part in Split._fields))
+    train, queries, database = (_images(f"{name}:{root}" if root else name, part) for part in Split._fields)
+    return Split(train, _some(queries, MOST_QUERIES), database)
 
 
 def imagenet200(root: str) -> Split:

@@ -21,8 +21,10 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import PRESETS, settings_for
 from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.contrast import Contrast
+from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, Pairs
 from mecoq_faiss.training.start import batch_size, make_pairs, prepare
+from mecoq_faiss.training.targets import Targets, targets_of
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 Settings = dict[str, Any]
@@ -55,10 +57,12 @@ def _complete(settings: Settings) -> Settings:
 def fit(
     data: NDArray[Any] | ImageSource,
     settings: Settings,
-    on_epoch: Callable[[int, Contrast], None] | None = None,
+    on_epoch: Callable[[int, Objective], None] | None = None,
+    xt: NDArray[Any] | None = None,
 ) -> tuple[MeCoQ, list[dict[str, Any]]]:
     """Train on views (n, V, F), or on images with the settings' backbone.
 
+    `xt` (n, F) are the fixed views' features, which the embedding is distilled from; without them, the first views'.
     `on_epoch(epoch, objective)` is called before the first epoch (with 0) and after each, in training mode.
 
     Returns:
@@ -73,7 +77,12 @@ def fit(
         pairs = make_pairs(data, model, c, "cpu")
     else:
         pairs = CachedPairs(data, batch_size(len(data), c), c.seed, "cpu")
-    objective = Contrast(model, c)
+    targets = None
+    if c.preserve_weight and isinstance(data, ImageSource):
+        targets = targets_of(data, model, c.workers, "cpu")
+    elif c.preserve_weight:
+        targets = Targets(data if xt is None else xt, np.arange(len(data)), "cpu")  # type: ignore[arg-type]
+    objective = Contrast(model, c, targets)
     prepare(model, pairs, c.codebook_init, c.seed)
     steps: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
@@ -114,7 +123,7 @@ def figures(index: Any, xq: NDArray[Any], data: Data) -> dict[str, Any]:
 def run(data: Data, settings: Settings) -> dict[str, Any]:
     """Train, encode the database, search with all queries: the result of one cell."""
     started = time.monotonic()
-    model, epochs = fit(data.views[:, : settings["cached_views"] or None], settings)
+    model, epochs = fit(data.views[:, : settings["cached_views"] or None], settings, xt=data.xt)
     seconds = time.monotonic() - started
     contender = learned_contender(model, data.xb)
     last = epochs[-1]

@@ -18,6 +18,8 @@ from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.polish import MOST_VIEWS
 
 BEAM = 4  # of a step's codes, which need not be the best
+SPREAD = 0.1  # by which cosines of pooled features deviate
+SPREAD = 0.1  # by which cosines of pooled features deviate
 FIDELITY = 1.0  # weight of the distance of sums from what they stand for
 
 
@@ -45,12 +47,12 @@ class Preserve(Objective):
         coded = sums(q.codebooks, codes)
         distance = (coded - keys).square().sum(dim=1).mean()
         scores = queries[:N] @ (coded + keys - keys.detach()).T
-        temperature = torch.full((N, 1), self.config.preserve_temperature, device=x.device)
-        if q.metric == "ip":  # a query's norm changes no ranks, and is not to sharpen them
-            temperature = temperature * x[:N].norm(dim=1, keepdim=True).clamp_min(1e-6)
-        distillation = ranking_distillation(
-            exact_scores(x[:N], x, q.metric), scores, pair.same, temperature=temperature
-        )
+        exact = exact_scores(x[:N], x, q.metric)
+        temperature: float | Tensor = self.config.preserve_temperature
+        if q.metric != "cosine":  # whose scores may have any spread
+            spread = exact.masked_fill(pair.same, 0).std(dim=1, keepdim=True)
+            temperature = temperature * spread.clamp_min(1e-6) / SPREAD
+        distillation = ranking_distillation(exact, scores, pair.same, temperature=temperature)
         loss = distillation + FIDELITY * distance
         terms = {"loss": loss, "distillation": distillation, "quantization_error": distance}
         return loss, {name: term.detach() for name, term in terms.items()}

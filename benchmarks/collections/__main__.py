@@ -1,0 +1,54 @@
+"""One recipe on many collections, against every code of FAISS, by both goals; a stopped run continues.
+
+python -m benchmarks.collections --collection textures:FILE.tar --backbone timm:NAME --weights FILE --out OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from benchmarks.collections.sets import COLLECTIONS
+from benchmarks.collections.systems import of_one_kind, preserved
+from benchmarks.paper.cells import Cells
+from benchmarks.paper.data import of_images
+from benchmarks.paper.tables import faiss_threads
+
+GOALS = {"kind": of_one_kind, "neighbors": preserved}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collection", required=True, help=f"NAME:ROOT, of {', '.join(COLLECTIONS)}")
+    parser.add_argument("--backbone", default="timm:mobilenetv1_100", help="frozen feature extractor")
+    parser.add_argument("--weights", default="default", help="its weights: default, none, or a file")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--views", type=int, default=10, help="cached random views an image")
+    parser.add_argument("--goals", nargs="+", choices=list(GOALS), default=list(GOALS))
+    parser.add_argument("--bytes", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--seeds", type=int, default=1, help="of 4 bytes; of other sizes one")
+    parser.add_argument("--threads", type=int, default=1, help="of training and search")
+    parser.add_argument("--workers", type=int, default=-1, help="that decode images")
+    parser.add_argument("--out", type=Path, required=True)
+    a = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    faiss_threads(a.threads)
+    name, _, root = a.collection.partition(":")
+    net = {"backbone": a.backbone, "weights": a.weights, "image_size": a.image_size}
+    data = of_images(name, *COLLECTIONS[name](root), net, a.views, a.workers)
+    common = {
+        "collection": name, "train": len(data.views), "queries": len(data.xq), "database": len(data.xb),
+        "backbone": a.backbone, "weights": Path(a.weights).name, "image_size": a.image_size, "views": a.views,
+    }  # fmt: skip
+    cells = Cells(a.out, common)
+    for goal in a.goals:
+        rows = []
+        for num_bytes in a.bytes:
+            rows += GOALS[goal](data, cells, num_bytes, a.seeds)
+            cells.write(f"{name}-{a.backbone.rpartition(':')[2]}-{goal}", {"k": data.k, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

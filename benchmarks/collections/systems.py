@@ -1,0 +1,156 @@
+"""What is compared on a collection: each system trained or fitted, and judged by both goals."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.paper.cells import Cells, Result
+from benchmarks.paper.data import Data
+from benchmarks.paper.experiment import PRECISION_AT, default_settings, fit
+from mecoq_faiss.additive import AdditiveQuantizer
+from mecoq_faiss.baselines import Baseline, choose, grid
+from mecoq_faiss.baselines.choice import QUICK_ROUNDS
+from mecoq_faiss.comparison.contenders import Contender, baseline_contender, learned_contender
+from mecoq_faiss.config import make_configs
+from mecoq_faiss.evaluation import evaluate_neighbors, evaluate_search
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.presets import settings_for
+from mecoq_faiss.training.additive import fit_additive
+from mecoq_faiss.training.neighbors import NeighborPairs
+from mecoq_faiss.training.pairs import CachedPairs
+from mecoq_faiss.training.preserve import Preserve
+from mecoq_faiss.training.start import prepare
+from mecoq_faiss.training.trainer import StopSignal, Trainer
+
+Array = NDArray[Any]
+NEIGHBORS, PRESERVED_ROWS = 10, 20_000
+SEVERAL = 4  # bytes at which there are several seeds, and 4-bit codes
+
+
+def of_one_kind(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
+    """Systems judged by labels (MAP, precision), and by exact neighbors of the centred and normalised features."""
+    near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
+    rows = []
+    for seed in range(seeds if num_bytes == SEVERAL else 1):
+        for system, change in {"learned": {}, "learned, 4-bit": {"nbits": 4}}.items():
+            if change and (seed or num_bytes != SEVERAL):
+                continue
+            s = default_settings(8 * num_bytes, **change, cached_views=data.views.shape[1]) | {"seed": seed}
+            name = f"{system} {num_bytes} bytes seed {seed}"
+            found = cells.get(name, s, partial(_learned, data, s, near))
+            shown = {"bytes": num_bytes, "seed": seed, "setting": s}
+            rows += [{"system": system + more, **shown, **found[codes]} for codes, more in CODES.items()]
+    return rows + _faiss(data, cells, num_bytes, data.yb, data.xt, data.held, near)
+
+
+CODES = {"product": "", "additive": ", additive"}  # of one embedding
+
+
+def _learned(data: Data, settings: dict[str, Any], near: Array) -> Result:
+    started = time.monotonic()
+    model, _ = fit(data.views, settings, xt=data.xt)
+    seconds = time.monotonic() - started
+    found = {"product": _figures(data, learned_contender(model, data.xb), near) | {"train_seconds": seconds}}
+    summed = _additive(model, data)
+    return found | {"additive": _figures(data, learned_contender(summed, data.xb), near) | {"train_seconds": seconds}}
+
+
+def _additive(model: MeCoQ, data: Data) -> MeCoQ:
+    """The same embedding with additive codes, fitted as `codes=additive` does."""
+    model = copy.deepcopy(model)
+    c = model.config = dataclasses.replace(model.config, codes="additive")
+    model.additive = AdditiveQuantizer(c.D, c.M, c.K)
+    fit_additive(model, CachedPairs(data.views, 512, 0, "cpu"), 0)
+    return model
+
+
+def _faiss(
+    data: Data, cells: Cells, num_bytes: int, labels: Array | None, xt: Array, held: Array, near: Array
+) -> list[Result]:
+    """Each of FAISS's methods with the setting that is best on held-out items, by labels or by their neighbors."""
+    goal = "neighbors" if labels is None else "kind"
+    settings = [s for s in grid(num_bytes, data.xb.shape[1], quick=True) if s.min_rows <= len(xt)]
+
+    def pick() -> Result:
+        k = max(10, round(data.k * len(held) / len(data.xb)))
+        best, _ = choose(settings, xt, data.xb[held], None if labels is None else labels[held], k, rounds=QUICK_ROUNDS)
+        return {"names": {method: setting.name for method, setting in best.items()}}
+
+    key = {"grid": [s.name for s in settings]}
+    names = cells.get(f"FAISS settings {num_bytes} bytes by {goal}", key, pick)["names"]
+    by_name = {s.name: s for s in settings}
+    rows = []
+    for method, name in names.items():
+        what = f"{method} by {goal}" + (f" {num_bytes} bytes" if method != "Flat" else "")
+        found = cells.get(what, {"setting": name}, partial(_baseline, data, by_name[name], xt, near))
+        rows.append({"system": method, "bytes": num_bytes, "seed": 0, "setting": name, **found})
+    return rows
+
+
+def _baseline(data: Data, setting: Baseline, xt: Array, near: Array) -> Result:
+    return _figures(data, baseline_contender(setting.fit(xt, 0), data.xb), near)
+
+
+def preserved(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
+    """Codes of given embeddings (centred and normalised features), judged by their exact neighbors by cosine."""
+    own = dataclasses.replace(
+        data, xb=normalised(data.xb, data.xt), xq=normalised(data.xq, data.xt), xt=normalised(data.xt, data.xt)
+    )
+    near = neighbors(own.xb, own.xq)
+    order = np.random.default_rng(0).permutation(len(own.xb))
+    rows, rest = np.sort(order[:PRESERVED_ROWS]), order[PRESERVED_ROWS:]
+    xt, held = own.xb[rows], np.sort(rest[:10_000] if len(rest) >= 2_000 else order[: max(60, len(order) // 3)])
+    found = []
+    for seed in range(seeds if num_bytes == SEVERAL else 1):
+        given = {"bits": 8 * num_bytes, "objective": "preserve", "backbone": "features", "weights": "none"}
+        s = settings_for("default", None, given | {"feature_dim": xt.shape[1], "seed": seed})
+        result = cells.get(f"preserve {num_bytes} bytes seed {seed}", s, partial(_preserve, own, s, xt, near))
+        found.append({"system": "preserve", "bytes": num_bytes, "seed": seed, "setting": s, **result})
+    return found + _faiss(own, cells, num_bytes, None, xt, held, near)
+
+
+def _preserve(data: Data, settings: dict[str, Any], xt: Array, near: Array) -> Result:
+    started = time.monotonic()
+    model_config, c = make_configs(**settings)
+    torch.manual_seed(c.seed)
+    model = MeCoQ(model_config)
+    pairs = NeighborPairs(xt, model_config.metric, c.batch_size, c.seed, "cpu")
+    prepare(model, pairs, c.codebook_init, c.seed)
+    objective = Preserve(model, c)
+    trainer = Trainer(
+        objective, objective.optimizer(), pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs,
+        final_lr_scale=c.final_lr_scale, seed=c.seed, after_step=objective.after_step,
+        end_epoch=objective.end_epoch, record=lambda values: None, save=lambda epoch, step: None,
+    )  # fmt: skip
+    for epoch in range(1, c.epochs + 1):
+        trainer.run_epoch(epoch, 0, StopSignal())
+    seconds = time.monotonic() - started
+    return _figures(data, learned_contender(model.eval(), data.xb), near) | {"train_seconds": seconds}
+
+
+def _figures(data: Data, contender: Contender, near: Array) -> Result:
+    xq = contender.queries(data.xq)
+    found = evaluate_search(contender.index, xq, data.yq, data.yb, data.k)
+    at = {str(n): float(found["precision"][n - 1]) for n in PRECISION_AT if n <= len(found["precision"])}
+    recall = {str(k): float(evaluate_neighbors(contender.index, xq, near, k)) for k in (10, 100)}
+    return {"map": found["map"], "precision_at": at, "recall_at": recall}
+
+
+def normalised(x: Array, xt: Array) -> Array:
+    """Features (n, F) less the mean of xt, of norm 1."""
+    x = np.asarray(x, dtype=np.float32) - xt.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def neighbors(xb: Array, xq: Array) -> Array:
+    """The 10 exact neighbors (nq, 10) of each query, by inner product."""
+    return faiss.knn(np.ascontiguousarray(xq), np.ascontiguousarray(xb), NEIGHBORS, faiss.METRIC_INNER_PRODUCT)[1]
