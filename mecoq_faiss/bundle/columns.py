@@ -10,7 +10,7 @@ import numpy as np
 
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata
-from mecoq_faiss.bundle.table import named, place, quoted
+from mecoq_faiss.storage.table import named, place, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation

@@ -16,9 +16,9 @@ from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, encoder_in
 from mecoq_faiss.bundle.folder import pinned
-from mecoq_faiss.bundle.given import check_given
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
+from mecoq_faiss.data.given import check_given
 from mecoq_faiss.data.sources import Source
 
 logger = logging.getLogger("mecoq_faiss")

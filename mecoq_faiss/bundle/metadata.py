@@ -12,10 +12,10 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mecoq_faiss.bundle.folder import METADATA, Pinned
-from mecoq_faiss.bundle.given import load_given, open_given
 from mecoq_faiss.bundle.items import BLOCK, Items
-from mecoq_faiss.bundle.table import connected, first_row, named, place, quoted, reason
+from mecoq_faiss.data.given import load_given, open_given
 from mecoq_faiss.storage.files import replacing
+from mecoq_faiss.storage.table import connected, first_row, named, place, quoted, reason
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -14,7 +14,7 @@ import numpy as np
 from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, check_metadata
-from mecoq_faiss.bundle.table import connected, first_row, place, reason
+from mecoq_faiss.storage.table import connected, first_row, place, reason
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -29,13 +29,13 @@ from mecoq_faiss.bundle.folder import (
     verify_files,
     write_manifest,
 )
-from mecoq_faiss.bundle.given import check_given
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
 from mecoq_faiss.config import to_json
+from mecoq_faiss.data.given import check_given
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index

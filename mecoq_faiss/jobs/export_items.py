@@ -10,8 +10,8 @@ from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
-from mecoq_faiss.bundle.table import connected, place, quoted, reason
 from mecoq_faiss.storage.files import check_writable_parent, replacing
+from mecoq_faiss.storage.table import connected, place, quoted, reason
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 SPILL = "spill"

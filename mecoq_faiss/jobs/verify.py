@@ -12,8 +12,8 @@ from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify as prove
 from mecoq_faiss.bundle.stored_index import index_in
-from mecoq_faiss.bundle.table import connected
 from mecoq_faiss.index.inspect import read_codebooks, read_ids
+from mecoq_faiss.storage.table import connected
 
 
 def verify(bundle: str | Path) -> dict[str, Any]:

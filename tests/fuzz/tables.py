@@ -79,7 +79,7 @@ def as_condition(data: bytes, rng: random.Random, plain: Plain) -> bytes:
 
 def metadata(folder: Path) -> Reader:
     """The user's table; the first byte is the kind of its file."""
-    from mecoq_faiss.bundle.given import check_given
+    from mecoq_faiss.data.given import check_given
 
     def read(data: bytes) -> None:
         path = folder / f"table{SUFFIXES[(data[0] if data else 0) % len(SUFFIXES)]}"

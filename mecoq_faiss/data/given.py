@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mecoq_faiss.bundle.table import connected, first_row, named, place, quoted, reason
 from mecoq_faiss.storage.files import open_regular
+from mecoq_faiss.storage.table import connected, first_row, named, place, quoted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mecoq_faiss.bundle.given import check_given, load_given, open_given
-from mecoq_faiss.bundle.table import connected
+from mecoq_faiss.data.given import check_given, load_given, open_given
+from mecoq_faiss.storage.table import connected
 from tests.bounded import refusal
 
 TYPES = {"n": "BIGINT", "x": "DOUBLE", "flag": "BOOLEAN", "text": "VARCHAR", "day": "DATE", "at": "TIMESTAMP"}
