@@ -26,7 +26,11 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 @click.option("--nprobe", type=int, help="Lists that a search visits.")
 @click.option("--refine", is_flag=True, help="Score the best results of a FastScan kind again, exactly.")
 @click.option("--k-factor", type=float, help="Results scored again, in multiples of k; implies --refine.  [default: 4]")
-@click.option("--ids", type=click.Path(), help="Own int64 ids that a search returns: a .npy, or an .h5 with 'ids'.")
+@click.option(
+    "--ids",
+    type=click.Path(),
+    help="Own int64 ids that a search returns: a .npy, an .h5 with 'ids', a table with 'id'.",
+)
 @metadata_option
 @workers_option
 @device_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +55,11 @@ def find_changes(items: Items, source: Source, *, whole: bool = True) -> Changes
 
     An image is known by its path. Where size or time of writing differ (or no time is known), its SHA-256 decides. One
     under a new path whose SHA-256 is that of an item that is gone is that item, renamed. Items whose path is not in the
-    source are gone where it is the `whole` collection; else they stay.
+    source are gone where it is the `whole` collection; else they stay. ValueError where the source has a path twice.
     """
+    if len(set(source.paths)) < len(source):
+        path, count = Counter(source.paths).most_common(1)[0]
+        raise ValueError(f"{source.name}: {count} rows have the path {path!r}: items are known by theirs, make it one")
     found, rows_of_source = items.find(source.paths)
     fresh: dict[int, bytes] = {}  # rows of the source -> SHA-256, where it was computed
     same, unknown = _compared(items, source, found, rows_of_source, fresh)

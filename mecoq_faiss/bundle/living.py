@@ -15,11 +15,12 @@ from mecoq_faiss.bundle.drift import drift_of
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import Encoder, encoder_in
-from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.folder import Pinned, pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
-from mecoq_faiss.data.given import check_given
+from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.sources import Source
+from mecoq_faiss.storage.files import sha256
 
 logger = logging.getLogger("mecoq_faiss")
 NOBODY = np.empty(0, np.int64)
@@ -40,14 +41,16 @@ def follow(
 
     The other arguments, the result and the errors are those of `update`.
     """
-    if metadata is not None:
-        check_given(metadata)
+    table = source.table if metadata is None else Table(Path(metadata))
+    if table is not None:
+        check_given(table)
     with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
         changes = find_changes(items, source, whole=whole)
         said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
             return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
-        if not changes and metadata is None and not (compact and "segments" in files.manifest):
+        new_table = table is not None and not _is_known(table, files)
+        if not changes and not new_table and not (compact and "segments" in files.manifest):
             return said
         encoder = encoder_in(files, device)
         check_fits(encoder, source)
@@ -69,12 +72,12 @@ def follow(
         manifest = write_generation(
             work, files, items, encoder,
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
-            class_names=source.class_names, said=done, compact=compact, metadata=metadata,
+            class_names=source.class_names, said=done, compact=compact, table=table,
         )  # fmt: skip
     if drift is not None:
         logger.log(logging.WARNING if drift["retrain"] else logging.INFO, "%s", drift["evidence"])
     said["items"] = manifest["counts"]["items"]
-    return said if metadata is None else said | {"with_metadata": manifest["metadata"]["rows"]}
+    return said if table is None else said | {"with_metadata": manifest["metadata"]["rows"]}
 
 
 def drop(
@@ -106,6 +109,12 @@ def drop(
             gone=rows, moved=NOBODY, moved_arrays=None, added=None, class_names=(), said={"removed": len(rows)},
         )  # fmt: skip
     return {"removed": len(rows), "items": manifest["counts"]["items"]}
+
+
+def _is_known(table: Table, files: Pinned) -> bool:
+    """Whether a bundle's metadata are those of a sidecar as it is now."""
+    said = files.manifest.get("metadata", {}).get("sidecar")
+    return table.rows is not None and said is not None and said == sha256(table.path)
 
 
 def _encode(encoder: Encoder, new: Source, out: Path, workers: int) -> int:

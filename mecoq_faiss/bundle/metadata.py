@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import numpy as np
 
 from mecoq_faiss.bundle.folder import METADATA, Pinned
 from mecoq_faiss.bundle.items import BLOCK, Items
-from mecoq_faiss.data.given import load_given, open_given
+from mecoq_faiss.data.given import Table, load_given, open_given
 from mecoq_faiss.storage.files import replacing
 from mecoq_faiss.storage.table import connected, first_row, named, place, quoted, reason
 
@@ -72,18 +73,19 @@ def _check(connection: DuckDBPyConnection, metadata: Metadata) -> None:
 
 
 def write_metadata(
-    folder: Path, parts: Sequence[Part], given: str | Path | None = None, items: Items | None = None
+    folder: Path, parts: Sequence[Part], given: Table | None = None, items: Items | None = None
 ) -> dict[str, Any] | None:
     """Write metadata.parquet into a new bundle: what others had, and over it the user's table.
 
     Args:
         folder: the new bundle's, which is not in use yet.
         parts: metadata of other bundles.
-        given: the user's file, or None; an item that it names gets its row in place of what it had.
+        given: the user's table, or None; an item that it names gets its row in place of what it had.
         items: the new bundle's; needed for `given`.
 
     Returns:
-        `rows` and `columns`, for the manifest; None where no item has metadata, and no file is written.
+        `rows` and `columns`, for the manifest, and `sidecar`, the SHA-256 of one that is given; None where no item has
+        metadata, and no file is written.
 
     Raises:
         ValueError: in one line, what is wrong with the table, or a part that is damaged.
@@ -93,22 +95,26 @@ def write_metadata(
         return None
     with ExitStack() as stack:
         inputs: list[IO[bytes]] = [part.metadata.file for part in parts]
-        file = None if given is None else stack.enter_context(open_given(given))
+        file = None if given is None else stack.enter_context(open_given(given.path))
         temporary = stack.enter_context(replacing(folder / METADATA))
         out = stack.enter_context(open(temporary, "wb"))
         used = [*inputs, out] if file is None else [*inputs, file, out]
         connection = stack.enter_context(connected(used, folder / SPILL))
         selects: list[tuple[str, str, dict[str, str]]] = []  # the id, where from, the columns
-        if file is not None and items is not None:
-            selects.append(_join_given(connection, file, items))
+        if file is not None and given is not None and items is not None:
+            selects.append(_join_given(connection, file, given.rows, items))
         for number, part in enumerate(parts):
             selects.append(_of_part(connection, part, number, given is not None))
         columns = _united([columns for *_, columns in selects])
         rows = _copy(connection, selects, columns, out)
+        described = {"rows": rows, "columns": columns}
+        if file is not None and given is not None and given.rows is not None:
+            file.seek(0)
+            described["sidecar"] = hashlib.file_digest(file, "sha256").hexdigest()
     if not rows:
         (folder / METADATA).unlink()
         return None
-    return {"rows": rows, "columns": columns}
+    return described
 
 
 def carried(files: Pinned, items: Items, gone: np.ndarray, after: Items) -> list[Part]:
@@ -133,9 +139,11 @@ def carried(files: Pinned, items: Items, gone: np.ndarray, after: Items) -> list
     return [Part(metadata, np.concatenate([stays, altered]), np.concatenate([stays, after.ids[rows]]))]
 
 
-def _join_given(connection: DuckDBPyConnection, file: IO[bytes], items: Items) -> tuple[str, str, dict[str, str]]:
+def _join_given(
+    connection: DuckDBPyConnection, file: IO[bytes], rows: int | None, items: Items
+) -> tuple[str, str, dict[str, str]]:
     """The user's rows by the ids of the items that they name."""
-    key, columns = load_given(connection, file)
+    key, columns = load_given(connection, file, rows)
     connection.execute("CREATE TEMP TABLE matched (id BIGINT, place BIGINT)")
     for ids, paths in _keys(items, key):
         block = {"id": ids} if paths is None else {"id": ids, "path": np.array(paths, dtype=object)}

@@ -31,6 +31,7 @@ from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import all_columns, write_added, write_segment
 from mecoq_faiss.bundle.stored_index import index_in
+from mecoq_faiss.data.given import Table
 from mecoq_faiss.index.change import append_codes, rebuilt, remove_rows
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.index.inspect import describe_index, read_codebooks
@@ -86,7 +87,7 @@ def write_generation(
     class_names: Sequence[str],
     said: dict[str, Any],
     compact: bool = False,
-    metadata: str | Path | None = None,
+    table: Table | None = None,
 ) -> dict[str, Any]:
     """Write the bundle that `files` becomes into `work`/next, prove it, and put it in the old one's place.
 
@@ -102,7 +103,7 @@ def write_generation(
         class_names: what the labels of both count.
         said: what to record of this change in the manifest's `history`.
         compact: write all items into one file, whatever their number.
-        metadata: the user's table to be joined with the items, or None.
+        table: the user's, of metadata, to be joined with the items, or None.
 
     Returns:
         The new manifest.
@@ -127,7 +128,7 @@ def write_generation(
     with _items_after(new, items, names, dropped, compact) as (names, after):
         save_index(_next_index(files, encoder, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
-        described = _next_metadata(new, files, items, gone, after, metadata)
+        described = _next_metadata(new, files, items, gone, after, table)
         told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
         all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(after.removed) else [])]
         all_names += [METADATA] if described is not None else []
@@ -196,7 +197,7 @@ def _items_after(
 
 
 def _next_metadata(
-    new: Path, files: Pinned, items: Items, gone: np.ndarray, after: Items, given: str | Path | None
+    new: Path, files: Pinned, items: Items, gone: np.ndarray, after: Items, given: Table | None
 ) -> dict[str, Any] | None:
     """Metadata of the next generation, and what its manifest says of them; linked where they stay as they are."""
     if given is None and not len(gone):

@@ -13,6 +13,7 @@ from typing import ClassVar
 import h5py
 import numpy as np
 
+from mecoq_faiss.data.given import Table
 from mecoq_faiss.data.rows import FeatureRows
 from mecoq_faiss.storage.files import open_regular
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, SMALL, check_texts, one_line, plain_dataset, read_texts
@@ -38,6 +39,8 @@ class FeatureSource:
         paths: the images' names; the row numbers where the file has none.
         labels: class ids (n,) int64, or (n, L) 0/1 uint8 for several labels an image; None without labels.
         class_names: by class id; empty without labels.
+        named_by: the sidecar that the paths or labels may be from; None without.
+        table: that sidecar, where it has metadata too.
 
     Example:
         >>> from mecoq_faiss import open_source
@@ -54,6 +57,8 @@ class FeatureSource:
     labels: np.ndarray | None = field(repr=False)
     class_names: tuple[str, ...]
     protocol: dict | None = None
+    named_by: Path | None = field(default=None, repr=False)
+    table: Table | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -80,8 +85,15 @@ class FeatureSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the file's name, size and time, and the chosen rows."""
-        return self.features.fingerprint
+        """SHA-256 over the file's name, size and time, the chosen rows, and what a sidecar says of them."""
+        if self.named_by is None:
+            return self.features.fingerprint
+        digest = hashlib.sha256(self.features.fingerprint.encode())
+        for text in (*self.paths, *self.class_names):
+            digest.update(b"%s\0" % text.encode())
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def check_finite(self) -> None:
         """Read everything once, in blocks; raises ValueError naming the first row with NaN or infinity."""
@@ -167,23 +179,34 @@ def _read_labels(file: h5py.File, path: Path, name: str, n: int) -> tuple[np.nda
     if data.ndim not in (1, 2) or data.shape[0] != n:
         raise ValueError(f"{name}: labels have shape {data.shape} for {n} features; expected ({n},) or ({n}, L)")
     if data.dtype.kind in "OS" and data.ndim == 1:
-        classes, ids = np.unique(_strings(file, "labels", path, name), return_inverse=True)
-        return ids.astype(np.int64), tuple(classes.tolist())
+        return classes_of(name, np.array(_strings(file, "labels", path, name), dtype=object))
     labels = data[:]
     if labels.ndim == 2:
         if labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
             raise ValueError(f"{name}: labels (n, L) must be 0 or 1")
-        labels, count = labels.astype(np.uint8), labels.shape[1]
+        labels, numbers = labels.astype(np.uint8), tuple(str(i) for i in range(labels.shape[1]))
     else:
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
-            raise ValueError(f"{name}: labels must be class ids, integers from 0 to {_MOST_CLASSES - 1}, or names")
-        labels, count = labels.astype(np.int64), int(labels.max()) + 1
+        labels, numbers = classes_of(name, labels)
     if "class_names" not in file:
-        return labels, tuple(str(i) for i in range(count))
+        return labels, numbers
+    count = len(numbers)
     names = _strings(file, "class_names", path, name)
     if len(names) < count:
         raise ValueError(f"{name}: {len(names)} class_names for {count} classes; write one a class")
     return labels, tuple(names)
+
+
+def classes_of(name: str, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class ids (n,) int64 and the classes' names, of labels (n,) that are ids, or names (str objects).
+
+    Raises ValueError, in one line that begins with `name`, for anything else.
+    """
+    if labels.dtype == object:
+        classes, ids = np.unique(labels.tolist(), return_inverse=True)
+        return ids.astype(np.int64), tuple(classes.tolist())
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        raise ValueError(f"{name}: labels must be class ids, integers from 0 to {_MOST_CLASSES - 1}, or names")
+    return labels.astype(np.int64), tuple(str(i) for i in range(int(labels.max()) + 1))
 
 
 def _strings(file: h5py.File, key: str, path: Path, name: str) -> list[str]:

@@ -1,10 +1,14 @@
-"""The user's table of metadata: a .csv, .parquet or .jsonl file, checked at the door."""
+"""The user's table of metadata, and of ids, paths or labels: a .csv, .parquet or .jsonl file, checked at the door."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
 
 from mecoq_faiss.storage.files import open_regular
 from mecoq_faiss.storage.table import connected, first_row, named, place, quoted, reason
@@ -14,7 +18,9 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+TABLES = (".csv", ".parquet", ".jsonl")
 KEYS = ("path", "id")  # by what rows are joined with items
+OWN = {"path": ("VARCHAR",), "id": ("BIGINT",), "label": ("BIGINT", "VARCHAR")}  # what items have of a table, its types
 RESERVED = ("id", "path", "label", "image_path", "_row")  # columns that items have by themselves
 MOST_COLUMNS, MOST_NAME = 1000, 255
 TYPES = {  # DuckDB's -> how a bundle keeps it
@@ -35,44 +41,96 @@ JSONL = (
 )
 
 
-def check_given(path: str | Path) -> None:
+class Table(NamedTuple):
+    """A table of metadata: joined with items by its column path or id; or a sidecar of features, which has their rows.
+
+    A row of a sidecar is the item of its column path, or else of its own number; the columns of `OWN` are no metadata.
+    """
+
+    path: Path
+    rows: int | None = None  # of a sidecar, as many as there are features
+
+
+def check_given(table: Table) -> None:
     """Refuse a table that cannot be joined with items, before any work; see `load_given`."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_given(table.path) as file,
+        connected([file], Path(folder) / "spill") as connection,
+    ):
+        load_given(connection, file, table.rows)
+
+
+def read_columns(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], int, bool]:
+    """Those of some columns of `OWN` that a table has, its number of rows, and whether it has metadata too.
+
+    Whole numbers are (n,) int64, texts (n,) str objects. Raises ValueError, in one line, for a table that cannot be
+    read, a value that is missing, or columns that cannot be kept.
+    """
     with open_given(path) as file, connected([file]) as connection:
-        load_given(connection, file)
+        import duckdb
+
+        try:
+            source, types, raw = _described(connection, file)
+            _check_names(file.name, [column for column in types if column not in OWN], raw)
+            kept = {c: "VARCHAR" if c == "path" else _kept(file.name, c, kind) for c, kind in types.items()}
+            wanted = [name for name in names if name in types]
+            for name in wanted:
+                if kept[name] not in OWN[name]:
+                    mend = "give whole numbers" + (" or names" if "VARCHAR" in OWN[name] else "")
+                    raise ValueError(f"{file.name}: its column {name} is {types[name]}: {mend}")
+            (rows,) = first_row(connection, f"SELECT count(*) FROM {source}") or (0,)
+            selected = ", ".join(f"CAST({name} AS {kept[name]}) AS {name}" for name in wanted)
+            columns = connection.execute(f"SELECT {selected} FROM {source}").fetchnumpy() if wanted else {}
+        except duckdb.Error as error:
+            raise ValueError(f"{file.name} cannot be read: {reason(error)}") from error
+        for name, column in columns.items():
+            if np.ma.is_masked(column):
+                row = int(np.flatnonzero(np.ma.getmaskarray(column))[0])
+                raise ValueError(f"{file.name}: its column {name} has no value in row {row}: give one for each row")
+        return {name: np.asarray(column) for name, column in columns.items()}, rows, bool(kept.keys() - OWN.keys())
 
 
 @contextmanager
-def open_given(path: str | Path) -> Iterator[IO[bytes]]:
+def open_given(path: str | Path) -> Iterator[BinaryIO]:
     """The user's file, open; ValueError for a name that does not end as it should, OSError where it is no file."""
-    if Path(path).suffix.lower() not in (".csv", ".parquet", ".jsonl"):
+    if Path(path).suffix.lower() not in TABLES:
         raise ValueError(f"metadata {path}: give a .csv, .parquet or .jsonl file")
     with open_regular(path) as file:
         yield file
 
 
-def load_given(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, dict[str, str]]:
+def load_given(connection: DuckDBPyConnection, file: IO[bytes], rows: int | None = None) -> tuple[str, dict[str, str]]:
     """Read the user's table into the table `given`, every column in the type that a bundle keeps.
+
+    `rows` is that of `Table`.
 
     Returns:
         The column to join by, `path` or `id`, and the others' types by name.
 
     Raises:
         ValueError: in one line, a file that is no such table, a column to join by that is missing or tells one item
-            twice, a reserved name, names that differ only by case, or a type that is none of the plain ones.
+            twice, a reserved name, names that differ only by case, a type that is none of the plain ones, or a sidecar
+            of another length.
     """
     import duckdb
 
     name = file.name
     try:
         source, types, raw = _described(connection, file)
-        key = _key(name, types)
-        columns = {column: _kept(name, column, kind) for column, kind in types.items() if column != key}
-        _check_names(name, key, columns, raw)
+        key = _key(name, types) if rows is None else "path"
+        own = (key,) if rows is None else OWN
+        columns = {column: _kept(name, column, kind) for column, kind in types.items() if column not in own}
+        if not columns:
+            raise ValueError(f"{name} has no column besides {key}")
+        _check_names(name, list(columns), raw)
         if key == "id" and _kept(name, key, types[key]) != "BIGINT":
             raise ValueError(f"{name}: its column id is {types[key]}: ids are whole numbers")
         casts = [_cast(column, types[column], kept) for column, kept in columns.items()]
-        joined = f"CAST({key} AS {'VARCHAR' if key == 'path' else 'BIGINT'}) AS {key}"
+        value = key if key in types else "row_number() OVER () - 1"
+        joined = f"CAST({value} AS {'VARCHAR' if key == 'path' else 'BIGINT'}) AS {key}"
         connection.execute(f"CREATE TEMP TABLE given AS SELECT {', '.join([joined, *casts])} FROM {source}")
+        (found,) = first_row(connection, "SELECT count(*) FROM given") or (0,)
         twice = first_row(
             connection,
             f"SELECT {key}, count(*) OVER () FROM given WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 "
@@ -80,11 +138,19 @@ def load_given(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, di
         )
     except duckdb.Error as error:
         raise ValueError(f"metadata {name} cannot be read: {reason(error)}") from error
+    if rows is not None:
+        check_rows(name, found, rows)
     if twice is not None:
         raise ValueError(
             f"{name}: {twice[1]} {key}s have more than one row, the first is {twice[0]!r}: keep one of each"
         )
     return key, columns
+
+
+def check_rows(name: str, found: int, rows: int) -> None:
+    """ValueError where a sidecar has not a row for each of the features beside it."""
+    if found != rows:
+        raise ValueError(f"{name} has {found:,} rows for {rows:,} features: write a row for each, or rename the table")
 
 
 def _described(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, dict[str, str], list[str]]:
@@ -127,14 +193,12 @@ def _kept(name: str, column: str, kind: str) -> str:
     return TYPES[kind]
 
 
-def _check_names(name: str, key: str, columns: dict[str, str], raw: list[str]) -> None:
+def _check_names(name: str, columns: Sequence[str], raw: list[str]) -> None:
     seen: dict[str, str] = {}
     for column in raw:
         other = seen.setdefault(column.casefold(), column)
         if other is not column:
             raise ValueError(f"{name} has columns {other!r} and {column!r}, the same but for case: rename one")
-    if not columns:
-        raise ValueError(f"{name} has no column besides {key}")
     if len(columns) > MOST_COLUMNS:
         raise ValueError(f"{name} has {len(columns)} columns: at most {MOST_COLUMNS} are kept")
     for column in columns:

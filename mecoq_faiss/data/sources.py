@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_features
+from mecoq_faiss.data.given import Table
 from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
 from mecoq_faiss.data.protocols import PROTOCOL_SEED, PROTOCOLS, SPLITS, open_protocol
+from mecoq_faiss.data.sidecar import with_sidecar
 from mecoq_faiss.data.stores import TAR_TYPES, FolderStore, ImageStore, TarStore, scan_folder
 from mecoq_faiss.runtime.suggest import did_you_mean
 from mecoq_faiss.storage.files import check_regular
@@ -51,6 +53,7 @@ class ImageSource:
     """
 
     kind: ClassVar[str] = "images"
+    table: ClassVar[Table | None] = None  # images have no metadata of their own
 
     name: str
     paths: tuple[str, ...] = field(repr=False)
@@ -105,9 +108,9 @@ def open_source(src: str | Path, split: str) -> Source:
 
     Args:
         src: a folder (searched recursively) or tar of images, whose first folder below the root is the class if
-            every image lies in one; an ``.h5``, ``.hdf5`` or ``.npy`` file of features; or ``NAME[:ROOT][#SPLIT]``
-            of a built-in protocol. A string that is a protocol's name means the protocol: write ``./digits`` for
-            a folder of that name.
+            every image lies in one; an ``.h5``, ``.hdf5`` or ``.npy`` file of features, the last with a table beside
+            it if there is one (``with_sidecar``); or ``NAME[:ROOT][#SPLIT]`` of a built-in protocol. A string that is a
+            protocol's name means the protocol: write ``./digits`` for a folder of that name.
         split: "train", "queries" or "database": the protocol's split unless ``src`` names one; plain files
             and folders have one part only, and ignore it.
 
@@ -181,7 +184,8 @@ def _file_source(text: str, path: Path) -> Source:
     if file_name.endswith(TAR_TYPES):
         return _image_source(text, TarStore(path))
     if file_name.endswith(FEATURE_TYPES):
-        return open_features(path, text)
+        source = open_features(path, text)
+        return with_sidecar(source, path) if file_name.endswith(".npy") else source
     if file_name.endswith(".npz"):
         raise ValueError(f"{text}: .npz cannot be read in parts; save its array alone with np.save as .npy")
     if file_name.endswith(IMAGE_TYPES):

@@ -35,7 +35,7 @@ from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
 from mecoq_faiss.config import to_json
-from mecoq_faiss.data.given import check_given
+from mecoq_faiss.data.given import TABLES, Table, check_given, read_columns
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
@@ -59,6 +59,7 @@ NORMALISATION = {
     "product": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
     "additive": "d / M values of L2 norm 1, M times in a row; scores lie in about [-1, 1]",
 }
+KINDS_OF_IDS = "a .npy file of int64, an .h5 file with ids, or a table with a column id"
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -92,14 +93,16 @@ def export_index(
         codes: a file that `encode` wrote with this model, or a bundle or its items.h5: no image is read.
         kind: the FAISS index: `pq`, `pqfs`, `ivfpq`, `ivfpqfs` or `gpu`; see `index.build_index`.
         ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
-            `codes`); or a .npy file, or an .h5 file with a dataset `ids`.
+            `codes`); or a .npy file, an .h5 file with a dataset `ids`, or a .csv, .parquet or .jsonl file with a column
+            `id`.
         nlist: inverted lists of an IVF kind; by default about 4 * sqrt(n).
         nprobe: lists a search visits, stored in the index; by default about 2 * sqrt(nlist).
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
         seed: of the coarse k-means and its sample.
         metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`
-            (extra: metadata). A bundle given as `codes` passes on what it has.
+            (extra: metadata); by default those of the table beside a .npy of features. A bundle given as `codes` passes
+            on what it has.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -119,8 +122,9 @@ def export_index(
     out = Path(out)
     if out.exists() and not (out / MARKER).exists():
         raise FileExistsError(f"{out} exists: choose another --out")
-    if metadata is not None:
-        check_given(metadata)
+    table = None if metadata is None else Table(Path(metadata))
+    if table is not None:
+        check_given(table)
     updated = donor = None  # a bundle whose items are not in one file; one whose codes are taken
     if codes is not None and is_bundle(codes):
         donor = Path(codes)
@@ -136,6 +140,9 @@ def export_index(
     source = open_source(data, "database") if isinstance(data, str | Path) else data
     if source is not None:
         check_fits(encoder, source)
+        if table is None and source.table is not None:
+            table = source.table
+            check_given(table)
     n = len(source) if source is not None else count_codes(Path(codes or ""), encoder)
     n = n if updated is None else read_manifest(updated)["counts"]["items"]
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
@@ -167,7 +174,7 @@ def export_index(
                 if (found := len(map_array(codes, "codes"))) != n:
                     raise ValueError(f"{updated} has {found} items, its manifest says {n}: export or copy it again")
             content = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
-            described = _write_metadata(work.path, donor, metadata)
+            described = _write_metadata(work.path, donor, table)
             content |= {} if described is None else {"metadata": described}
             write_manifest(work.path, content, FILES if described is None else (*FILES, METADATA))
             manifest = read_manifest(work.path)
@@ -183,7 +190,12 @@ def export_index(
 
 def _read_ids(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give a .npy file of int64, or an .h5 file with ids")
+        raise FileNotFoundError(f"no file {path}: give {KINDS_OF_IDS}")
+    if path.suffix.lower() in TABLES:
+        columns, *_ = read_columns(path, ("id",))
+        if not columns:
+            raise ValueError(f"{path} has no column id: give {KINDS_OF_IDS}")
+        return columns["id"]
     try:
         if path.suffix != ".npy":
             return map_array(path, "ids")
@@ -191,9 +203,7 @@ def _read_ids(path: Path) -> np.ndarray:
             check_int64(file)
         return np.load(path, mmap_mode="r")
     except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} holds no ids ({one_line(error)}): give a .npy file of int64, or an .h5 file with ids"
-        ) from error
+        raise ValueError(f"{path} holds no ids ({one_line(error)}): give {KINDS_OF_IDS}") from error
 
 
 def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> None:
@@ -271,7 +281,7 @@ def _finish(
     }
 
 
-def _write_metadata(partial: Path, donor: Path | None, given: str | Path | None) -> dict[str, Any] | None:
+def _write_metadata(partial: Path, donor: Path | None, given: Table | None) -> dict[str, Any] | None:
     """The user's table, and what a bundle whose codes were taken has, in the same order."""
     with ExitStack() as stack:
         items = stack.enter_context(Items([partial / ITEMS]))

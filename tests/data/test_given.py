@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from mecoq_faiss.data.given import check_given, load_given, open_given
+from mecoq_faiss.data.given import Table, check_given, load_given, open_given
 from mecoq_faiss.storage.table import connected
 from tests.bounded import refusal
 
@@ -98,7 +98,7 @@ def test_a_column_without_a_name_gets_one(tmp_path: Path) -> None:
     ],
 )
 def test_tables_that_cannot_be_joined(content: str, said: str, tmp_path: Path) -> None:
-    assert refusal(lambda: check_given(written(tmp_path / "t.csv", content)), *said.split("|"))
+    assert refusal(lambda: check_given(Table(written(tmp_path / "t.csv", content))), *said.split("|"))
 
 
 def test_lines_that_are_no_rows(tmp_path: Path) -> None:
@@ -110,20 +110,22 @@ def test_lines_that_are_no_rows(tmp_path: Path) -> None:
         ("[1, 2]\n", "cannot be read|has no column"),
     ):
         path = written(tmp_path / "t.jsonl", content)
-        assert refusal(partial(check_given, path), *said.split("|"))
+        assert refusal(partial(check_given, Table(path)), *said.split("|"))
     nested = parquet(tmp_path / "t.parquet", "SELECT 'a' AS path, {'x': 1} AS s")
-    assert refusal(lambda: check_given(nested), "its column 's' is STRUCT")
-    assert refusal(lambda: check_given(written(tmp_path / "u.parquet", "PAR1 nothing")), "cannot be read")
+    assert refusal(lambda: check_given(Table(nested)), "its column 's' is STRUCT")
+    assert refusal(lambda: check_given(Table(written(tmp_path / "u.parquet", "PAR1 nothing"))), "cannot be read")
     huge = parquet(tmp_path / "v.parquet", "SELECT 'a' AS path, 18446744073709551615::UBIGINT AS n")
-    assert refusal(lambda: check_given(huge), "cannot be read")
+    assert refusal(lambda: check_given(Table(huge)), "cannot be read")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    assert refusal(lambda: check_given(written(tmp_path / "t.xlsx", "path")), "give a .csv, .parquet or .jsonl file")
+    assert refusal(
+        lambda: check_given(Table(written(tmp_path / "t.xlsx", "path"))), "give a .csv, .parquet or .jsonl file"
+    )
     with pytest.raises(FileNotFoundError):
-        check_given(tmp_path / "missing.csv")
+        check_given(Table(tmp_path / "missing.csv"))
     os.mkfifo(tmp_path / "fifo.csv")
     with pytest.raises(OSError, match="Not a regular file"):
-        check_given(tmp_path / "fifo.csv")
+        check_given(Table(tmp_path / "fifo.csv"))
     (tmp_path / "latin.csv").write_bytes(b"path,text\na,\xe9\n")
-    assert refusal(lambda: check_given(tmp_path / "latin.csv"), "cannot be read")
+    assert refusal(lambda: check_given(Table(tmp_path / "latin.csv")), "cannot be read")

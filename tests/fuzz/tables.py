@@ -79,12 +79,12 @@ def as_condition(data: bytes, rng: random.Random, plain: Plain) -> bytes:
 
 def metadata(folder: Path) -> Reader:
     """The user's table; the first byte is the kind of its file."""
-    from mecoq_faiss.data.given import check_given
+    from mecoq_faiss.data.given import Table, check_given
 
     def read(data: bytes) -> None:
         path = folder / f"table{SUFFIXES[(data[0] if data else 0) % len(SUFFIXES)]}"
         path.write_bytes(data[1:])
-        check_given(path)
+        check_given(Table(path))
 
     return read
 
