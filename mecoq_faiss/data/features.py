@@ -8,17 +8,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import h5py
 import numpy as np
 
-from mecoq_faiss.data.given import Table
 from mecoq_faiss.data.rows import FeatureRows
 from mecoq_faiss.storage.files import open_regular
 from mecoq_faiss.storage.hdf5_checked import READ_ERRORS, SMALL, check_texts, one_line, plain_dataset, read_texts
 from mecoq_faiss.storage.hdf5_file import open_hdf5
 from mecoq_faiss.storage.npy import read_header
+
+if TYPE_CHECKING:
+    from mecoq_faiss.data.given import Table
 
 FEATURE_TYPES = (".h5", ".hdf5", ".npy")
 

@@ -1,4 +1,4 @@
-"""The user's table of metadata, and of ids, paths or labels: a .csv, .parquet or .jsonl file, checked at the door."""
+"""The user's table: a .csv, .parquet or .jsonl file, or the columns of an .h5 file of features, checked at the door."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mecoq_faiss.data.hdf5_columns import read_more
 from mecoq_faiss.storage.files import open_regular
 from mecoq_faiss.storage.table import connected, first_row, named, place, quoted, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
     from duckdb import DuckDBPyConnection
 
 TABLES = (".csv", ".parquet", ".jsonl")
+HDF5 = (".h5", ".hdf5")
 KEYS = ("path", "id")  # by what rows are joined with items
 OWN = {"path": ("VARCHAR",), "id": ("BIGINT",), "label": ("BIGINT", "VARCHAR")}  # what items have of a table, its types
 RESERVED = ("id", "path", "label", "image_path", "_row")  # columns that items have by themselves
@@ -92,10 +95,10 @@ def read_columns(path: str | Path, names: Sequence[str]) -> tuple[dict[str, np.n
 
 
 @contextmanager
-def open_given(path: str | Path) -> Iterator[BinaryIO]:
+def open_given(path: str | Path) -> Iterator[BufferedReader]:
     """The user's file, open; ValueError for a name that does not end as it should, OSError where it is no file."""
-    if Path(path).suffix.lower() not in TABLES:
-        raise ValueError(f"metadata {path}: give a .csv, .parquet or .jsonl file")
+    if Path(path).suffix.lower() not in TABLES + HDF5:
+        raise ValueError(f"metadata {path}: give a .csv, .parquet or .jsonl file, or an .h5 file of features")
     with open_regular(path) as file:
         yield file
 
@@ -156,6 +159,10 @@ def check_rows(name: str, found: int, rows: int) -> None:
 def _described(connection: DuckDBPyConnection, file: IO[bytes]) -> tuple[str, dict[str, str], list[str]]:
     """How DuckDB reads the table, its types by column, and the names as the file has them."""
     at, suffix = quoted(place(file)), Path(file.name).suffix.lower()
+    if suffix in HDF5:
+        connection.register("hdf5", read_more(file))
+        types = {row[0]: row[1] for row in connection.execute("DESCRIBE FROM hdf5").fetchall()}
+        return "hdf5", types, list(types)
     if suffix == ".parquet":
         source = f"read_parquet({at})"
         raw = f"SELECT name FROM parquet_schema({at}) WHERE column_id > 0"
