@@ -24,7 +24,10 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Add image files to a bundle; the same path with another content replaces what was there."""
+    """Add image files, or one file of features, to a bundle.
+
+    The same path with another content replaces what was there.
+    """
     from mecoq_faiss.jobs.add import add
 
     show(add(bundle, images, root=root, metadata=metadata, workers=workers, device=device), as_json)

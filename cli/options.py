@@ -28,7 +28,7 @@ device_option = click.option("--device", default="auto", show_default=True, help
 metadata_option = click.option(
     "--metadata",
     type=click.Path(),
-    help="Columns of the items: a .csv, .parquet or .jsonl file with a column path or id (extra: metadata).",
+    help="Columns of the items: a .csv, .parquet or .jsonl with path or id, or an .h5 of features (extra: metadata).",
 )
 workers_option = click.option(
     "--workers",

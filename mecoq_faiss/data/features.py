@@ -122,7 +122,7 @@ def open_features(path: Path, name: str) -> FeatureSource:
     """
     if path.suffix.lower() == ".npy":
         features = _open_npy(path, name)
-        return FeatureSource(name, features, _row_names(len(features)), None, ())
+        return FeatureSource(name, features, row_names(len(features)), None, ())
     try:
         with open_hdf5(path) as file:
             return _read_file(file, path, name)
@@ -142,7 +142,7 @@ def _read_file(file: h5py.File, path: Path, name: str) -> FeatureSource:
         raise ValueError(f"{name}: {key} claims {len(data):,} rows in {data.id.get_storage_size():,} bytes: {MEND}")
     features = FeatureRows(os.path.abspath(path), key, data.shape, data.dtype, offset)
     n = len(features)
-    paths = tuple(_strings(file, "paths", path, name)) if "paths" in there else _row_names(n)
+    paths = tuple(_strings(file, "paths", path, name)) if "paths" in there else row_names(n)
     if len(paths) != n:
         raise ValueError(f"{name}: {len(paths)} paths for {n} features; write one path a row")
     labels, class_names = _read_labels(file, path, name, n)
@@ -219,5 +219,6 @@ def _strings(file: h5py.File, key: str, path: Path, name: str) -> list[str]:
     return read_texts(data).tolist()
 
 
-def _row_names(n: int) -> tuple[str, ...]:
+def row_names(n: int) -> tuple[str, ...]:
+    """The paths of rows that have none: their numbers."""
     return tuple(str(row) for row in range(n))

@@ -100,9 +100,9 @@ def export_index(
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
         seed: of the coarse k-means and its sample.
-        metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`
-            (extra: metadata); by default those of the table beside a .npy of features. A bundle given as `codes` passes
-            on what it has.
+        metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`,
+            or the further lists of an .h5 of features (extra: metadata); by default those of the table beside a .npy.
+            A bundle given as `codes` passes on what it has.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 

@@ -33,8 +33,9 @@ def update(
         data: the collection as it is now, a source or its name; of a built-in protocol, the database.
         dry_run: only tell what would change.
         compact: write all items into one file; otherwise that happens when a fourth of them has changed.
-        metadata: a .csv, .parquet or .jsonl file of further columns, joined by its column `path` or `id`; what an item
-            had before is replaced (extra: metadata); by default those of the table beside a .npy of features.
+        metadata: a .csv, .parquet or .jsonl file of further columns, joined by its column `path` or `id`, or an .h5 of
+            features; what an item had before is replaced (extra: metadata). By default those of the table beside a .npy
+            of features.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
