@@ -91,8 +91,7 @@ class FeatureSource:
         if self.named_by is None:
             return self.features.fingerprint
         digest = hashlib.sha256(self.features.fingerprint.encode())
-        for text in (*self.paths, *self.class_names):
-            digest.update(b"%s\0" % text.encode())
+        digest.update("\0".join(self.paths + self.class_names).encode())
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -78,23 +78,28 @@ def as_condition(data: bytes, rng: random.Random, plain: Plain) -> bytes:
 
 
 def metadata(folder: Path) -> Reader:
-    """The user's table; the first byte is the kind of its file."""
-    from mecoq_faiss.data.given import Table, check_given
+    """The user's table, of metadata or beside features; the first byte says which, and the kind of its file."""
+    from mecoq_faiss.data.given import Table, check_given, read_columns
 
     def read(data: bytes) -> None:
-        path = folder / f"table{SUFFIXES[(data[0] if data else 0) % len(SUFFIXES)]}"
+        beside, kind = divmod(data[0] if data else 0, len(SUFFIXES))
+        path = folder / f"table{SUFFIXES[kind]}"
         path.write_bytes(data[1:])
-        check_given(Table(path))
+        if beside % 2:
+            read_columns(path, ("path", "id", "label"))
+        else:
+            check_given(Table(path))
 
     return read
 
 
 def tables() -> list[bytes]:
-    """One of each kind."""
+    """One of each kind, read in both ways."""
     import duckdb
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.parquet"
         with duckdb.connect() as connection:
             connection.execute(f"COPY (SELECT 'a' AS path, 7 AS n, DATE '2020-01-01' AS day) TO '{path}'")
-        return [b"\0" + TABLE.encode(), b"\1" + LINES.encode(), b"\2" + path.read_bytes()]
+        contents = [TABLE.encode(), LINES.encode(), path.read_bytes()]
+    return [bytes([kind + 3 * beside]) + content for beside in (0, 1) for kind, content in enumerate(contents)]
