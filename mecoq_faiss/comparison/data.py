@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import MOST_SPLIT
 
 Array = NDArray[Any]
+Labels = tuple[Array | None, Array | None]  # of queries and database
 
 SEED = 0
 HELD_OUT = 11_000  # images: a thousand of them play the queries
@@ -109,15 +110,13 @@ def load_data(
         training = db.subset(rows)
     xt_choice = xt[np.sort(rng.choice(in_choice, min(CHOICE_ROWS, len(in_choice)), replace=False))]
 
-    view_note = None
+    labels: Labels = (None, None)
+    view_rows = view_note = None
     if q.labels is not None and db.labels is not None:
         labels = same_classes(q.labels, q.class_names, db.labels, db.class_names)
-        task = Task(np.asarray(xq), *labels, None, None, None, k)
-    else:
-        view_rows = None
-        if isinstance(db, ImageSource):
-            view_rows, view_note = choose_rows(n, None if train_source is None else seen, rng)
-        task = _without_labels(model, config, db, xq, xb, xt, view_rows, k, workers)
+    elif isinstance(db, ImageSource):
+        view_rows, view_note = choose_rows(n, None if train_source is None else seen, rng)
+    task = _task(model, config, db, labels, xq, xb, xt, view_rows, k, workers)
     description = {
         "queries": q.name, "database": db.name, "num_queries": len(q), "num_items": n, "feature_width": xb.shape[1],
         "training_rows": len(xt), "training_rows_for_the_choice": len(xt_choice), "training_data": note,
@@ -155,17 +154,16 @@ def of_model(
         size = model.config.image_size
         return fixed_features(source, model.backbone, size=size, workers=workers, device=device)[0]
 
-    xq, xb = features(data.queries), features(data.database)
-    if data.task.labels_q is not None:
-        return xb, replace(data.task, xq=np.asarray(xq))
-    xt, rows = features(data.training), data.task.view_rows
-    return xb, _without_labels(model, config, data.database, xq, xb, xt, rows, data.task.k, workers)
+    xq, xb, xt = (features(source) for source in (data.queries, data.database, data.training))
+    labels, rows = (data.task.labels_q, data.task.labels_db), data.task.view_rows
+    return xb, _task(model, config, data.database, labels, xq, xb, xt, rows, data.task.k, workers)
 
 
-def _without_labels(
+def _task(
     model: MeCoQ,
     config: TrainConfig | None,
     database: Source,
+    labels: Labels,
     xq: Array,
     xb: Array,
     xt: Array,
@@ -180,7 +178,7 @@ def _without_labels(
     if view_rows is not None:
         assert isinstance(database, ImageSource)
         views = copy_features(database.subset(view_rows), model.to("cpu"), config or TrainConfig(), workers)
-    return Task(np.asarray(xq), None, None, neighbors, views, view_rows, k)
+    return Task(np.asarray(xq), *labels, neighbors, views, view_rows, k)
 
 
 def recorded_training(run: Path) -> tuple[Source | None, str]:

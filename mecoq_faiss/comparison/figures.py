@@ -18,7 +18,7 @@ from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search, neighbor_recall
 from mecoq_faiss.index.tuner import one_thread
 
 NEIGHBORS = 10
-RECALL_AT = (1, 2, 5, 10, 20, 50, 100)
+RECALL_AT = (1, 2, 3, 5, 10, 20, 50, 100)
 TIMED_QUERIES, TIMED_K, TIMED_SECONDS = 256, 10, 0.5
 
 
@@ -45,21 +45,24 @@ class Task:
     @property
     def measures(self) -> dict[str, str]:
         """The figures that a verdict looks at, by their key in `quality`, with their names; the deciding one first."""
+        names = {}
         if self.labels_q is not None:
-            precision = {f"precision_at_{n}": f"precision@{n}" for n in FIRST_RANKS if n <= self.k}
-            return {"map": f"MAP@{self.k}"} | precision
-        neighbors = {"neighbours": f"recall@{NEIGHBORS} of the nearest {NEIGHBORS} by uncompressed features"}
-        if self.views is None:
-            return neighbors
-        return {"same_image": "recall@10 of the image whose altered copy is the query"} | neighbors
+            names["map"] = f"MAP@{self.k}"
+            names |= {f"precision_at_{n}": f"precision@{n}" for n in FIRST_RANKS if n <= self.k}
+        if self.views is not None:
+            names["same_image"] = "recall@10 of the image whose altered copy is the query"
+        if self.neighbors is not None:
+            names["neighbours"] = f"recall@{NEIGHBORS} of the nearest {NEIGHBORS} by uncompressed features"
+        return names
 
 
 def quality(contender: Contender, task: Task) -> dict[str, Any]:
     """All figures of a contender, those of `task.measures` under their keys.
 
-    With labels these are `map`, `map_all`, `precision_at_1` and so on, `precision` and `recall` (k,); without labels
-    `neighbours`, and where there are views `same_image` and `same_image_at` (recall at each of RECALL_AT). `per_query`
-    holds for each of `task.measures` the terms (queries,) whose mean it is.
+    With labels these are `map`, `map_all`, `precision_at_1` and so on, `precision` and `recall` (k,); with neighbours
+    `neighbours` and `neighbours_at_100`, their recall among the first NEIGHBORS and the first 100; with views
+    `same_image` and `same_image_at` (recall at each of RECALL_AT). `per_query` holds for each of `task.measures` the
+    terms (queries,) whose mean it is.
     """
     index, xq = contender.index, contender.queries(task.xq)
     figures: dict[str, Any] = {}
@@ -68,9 +71,10 @@ def quality(contender: Contender, task: Task) -> dict[str, Any]:
         assert task.labels_db is not None
         figures = evaluate_search(index, xq, task.labels_q, task.labels_db, task.k)
         per_query["map"] = figures.pop("ap")
-        per_query |= {key: figures[key] for key in task.measures if key != "map"}
+        per_query |= {key: figures[key] for key in task.measures if key.startswith("precision")}
     if task.neighbors is not None:
         per_query["neighbours"] = neighbor_recall(index, xq, task.neighbors, NEIGHBORS)
+        figures["neighbours_at_100"] = float(neighbor_recall(index, xq, task.neighbors, 100).mean())
     if task.views is not None:
         assert task.view_rows is not None
         views, own = contender.queries(task.views), task.view_rows[:, None]
