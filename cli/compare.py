@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .options import K_MAP, data_option, device_option, json_option, k_option, workers_option
@@ -31,7 +33,7 @@ def command(
     """
     import json
 
-    from mecoq_faiss.comparison.report import beside
+    from mecoq_faiss.comparison.tables import goal_tables
     from mecoq_faiss.jobs.compare import compare
 
     report = compare(
@@ -40,15 +42,21 @@ def command(
     if as_json:
         click.echo(json.dumps(report))
         return
-    names = [report["measure"].split(" ")[0], *beside(report["methods"][0])]
-    widths = [max(9, len(name)) for name in names]
-    head = " ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-    click.echo(f"{'':<6} {head} {'bytes':>6} {'ms/query':>9} {'file MB':>8}  setting")
-    for m in report["methods"]:
-        values = [m["score"], *beside(m).values()]
-        figures = " ".join(f"{value:>{width}.4f}" for value, width in zip(values, widths, strict=True))
-        click.echo(
-            f"{m['label']:<6} {figures} {m['num_bytes']:>6} {m['search_ms']:>9.3f} "
-            f"{m['file_bytes'] / 1e6:>8.2f}  {m['setting']}"
-        )
-    click.echo(f"\n{report['verdict']}\n{out}/report.html")
+    for table in goal_tables(report):
+        _print(table)
+    click.echo(report["verdict"])
+    for line in report["warnings"]:
+        click.echo(f"warning: {line}")
+    click.echo(f"{out}/report.html")
+
+
+def _print(table: dict[str, Any]) -> None:
+    """A line a method, the setting last."""
+    rows = table["rows"]
+    widths = {name: max(len(name), *(len(row["cells"][name]) for row in rows)) for name in rows[0]["cells"]}
+    first = max(len(table["goal"]), *(len(row["label"]) for row in rows))
+    click.echo("  ".join([f"{table['goal']:<{first}}", *(f"{name:>{n}}" for name, n in widths.items()), "setting"]))
+    for row in rows:
+        cells = (f"{row['cells'][name]:>{n}}" for name, n in widths.items())
+        click.echo("  ".join([f"{row['label']:<{first}}", *cells, row["setting"]]))
+    click.echo()

@@ -19,6 +19,7 @@ from mecoq_faiss.index.tuner import one_thread
 
 NEIGHBORS = 10
 RECALL_AT = (1, 2, 3, 5, 10, 20, 50, 100)
+TABLE_RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 TIMED_QUERIES, TIMED_K, TIMED_SECONDS = 256, 10, 0.5
 
 

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained HTML page: tables, plots, retrieved pictures, settings."""
+"""A comparison as one self-contained HTML page: what to use, tables, plots, retrieved pictures, settings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from mecoq_faiss.comparison.contenders import Contender
 from mecoq_faiss.comparison.data import CompareData
 from mecoq_faiss.comparison.plots import bars, lines
+from mecoq_faiss.comparison.tables import by_rank, goal_tables
 from mecoq_faiss.comparison.template import template
 from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.data.thumbnails import thumbnail
-from mecoq_faiss.evaluation import FIRST_RANKS
 from mecoq_faiss.storage.files import write_text
 
 QUERIES_SHOWN = 6
@@ -32,18 +32,16 @@ def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> s
     """The page of `report`; `pictures` holds, a query, its `name`, `picture` and `strips` of (label, pictures)."""
     d = report["data"]
     return template("report.html").render(
-        verdict=report["verdict"],
+        verdict=report["verdict"].split("\n"),
+        warnings=report["warnings"],
         summary=f"{d['num_queries']:,} queries ({d['queries']}) on {d['num_items']:,} images ({d['database']}); every "
         f"method on the same {d['feature_width']}-dimensional features of {report['model']['backbone']}.",
-        methods=[{**m, "cells": _cells(report, m)} for m in report["methods"]],
-        winner=report["winner"],
+        goals=goal_tables(report),
+        ranks=by_rank(report),
         note=_note(report),
         plots=list(_plots(report)),
         pictures=pictures,
-        choice=[
-            (row["name"], row["round"], row["measure"], f"{row['score']:.4f}")
-            for row in report["choice"][:CHOICES_SHOWN]
-        ],
+        choice=[(row["name"], row["round"], *_tried(row)) for row in report["choice"][:CHOICES_SHOWN]],
         settings={
             "Data": d,
             "Model": report["model"],
@@ -53,42 +51,29 @@ def render(report: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> s
     )
 
 
-def _cells(report: dict[str, Any], m: dict[str, Any]) -> dict[str, str]:
-    """A method's row of the main table, by the names of its columns."""
-    return {
-        (report["measure"] if report["key"] == "map" else "score"): _score(m),
-        **{name: f"{value:.4f}" for name, value in beside(m).items()},
-        "bytes": f"{m['num_bytes']:,}",
-        "ms a query": f"{m['search_ms']:.3f}",
-        "index file": f"{m['file_bytes'] / 1e6:,.2f} MB",
-    }
-
-
-def beside(method: dict[str, Any]) -> dict[str, float]:
-    """What stands beside the score of a method of report.json, by its name in a table."""
-    names = {"map_all": "all relevant", **{f"precision_at_{n}": f"P@{n}" for n in FIRST_RANKS}}
-    if "same_image" in method["quality"]:
-        names["neighbours"] = "neighbours"
-    return {name: method["quality"][key] for key, name in names.items() if key in method["quality"]}
-
-
-def _score(method: dict[str, Any]) -> str:
-    deviation = "" if method["deviation"] is None else f" ± {method['deviation']:.4f}"
-    return f"{method['score']:.4f}{deviation}"
+def _tried(row: dict[str, Any]) -> tuple[str, str]:
+    """What a setting was chosen by, and its figures."""
+    if "also" not in row:
+        return row["measure"], f"{row['score']:.4f}"
+    return f"{row['measure']}, {row['also_measure']}", f"{row['score']:.4f}, {row['also']:.4f}"
 
 
 def _note(report: dict[str, Any]) -> str:
     d = report["data"]
     parts = {
-        "map": f"Score: MAP@{d['k']}, divided by the relevant items found; “all relevant” divides by all there are "
-        "(Eq. 18); P@n: the relevant share of the first n. Relevant means: shares a label. Labels judge, and nothing "
-        "else.",
-        "same_image": "No labels. Score: how often an image is among the ten best when an altered copy of it "
-        "(crop, flip, colour, blur) is the query. To find these is the very objective of the learned codes; "
-        "“neighbours” is not: recall@10 of the ten nearest by uncompressed features. Which of the two counts depends "
-        f"on what similar means in the application. Queries: {d.get('views')}.",
-        "neighbours": "No labels and no images. Score: recall@10 of the ten nearest by uncompressed features.",
+        "map": f"Of one kind: MAP@{d['k']}, divided by the relevant items found; “all relevant” divides by all there "
+        "are (Eq. 18); P@n: the relevant share of the first n. Relevant means: shares a label. Labels judge, and "
+        "nothing else.",
+        "same_image": "No labels. Altered copies: how often an image is among the ten best when an altered copy of it "
+        "(crop, flip, colour, blur) is the query. To find these is the very objective of the learned codes; to find "
+        "exact neighbours is not. Which of the two counts depends on what similar means in the application. Queries: "
+        f"{d.get('views')}.",
+        "neighbours": "No labels and no images.",
     }
+    neighbors = (
+        " Exact neighbours: of the ten nearest by uncompressed features, centred and normalised, the share among the "
+        "first 10 and the first 100 results."
+    )
     seeds = (
         f" Means and deviations are over {d['seeds']} seeds, all else is the first one's; each seed's model is judged "
         "on the features of its own backbone, the others on those of the first."
@@ -101,9 +86,10 @@ def _note(report: dict[str, Any]) -> str:
         "decides nothing."
     )
     return (
-        f"{parts[report['key']]} Every baseline's setting was chosen among {len(report['choice'])} in all, on "
-        f"{d['held_out']:,} held-out images of the database, never on the queries; early rounds look at less of the "
-        "data, and their best go on. Training data of the baselines: "
+        f"{parts[report['key']]}{neighbors} Every baseline's setting was chosen among {len(report['choice'])} in all"
+        f"{', for each of the two goals' if d['labels'] else ', by exact neighbours'}, on {d['held_out']:,} held-out "
+        "images of the database, never on the queries; early rounds look at less of the data, and their best go on. "
+        "Training data of the baselines: "
         f"{d['training_data']}.{seeds}{intervals} Time: from a query's features to ten results, on one thread, in "
         "batches; the backbone, which is the same for all, is left out. Flat is uncompressed: larger, for orientation."
     )

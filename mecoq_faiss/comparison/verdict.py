@@ -1,4 +1,4 @@
-"""Which codes to use, in a sentence: a difference decides only where its 95 % interval leaves out 0."""
+"""Which codes to use for which goal, in words: a difference decides only where its 95 % interval leaves out 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from mecoq_faiss.comparison.figures import Task
 SEED = 0
 RESAMPLES = 2000
 TOP = ("precision_at_1", "precision_at_10")  # what a verdict by MAP says beside it
+GOALS = {"map": "Of one kind", "same_image": "Altered copies", "neighbours": "Exact neighbours"}  # by their measures
 OBJECTIVE = "altered copies are what the learned codes are trained to find"
+IF_MEANT = "if that is what similar means in your application, take these codes"
 
 Samples = Sequence[NDArray[np.float64]]
 Comparison = dict[str, Any]
@@ -44,21 +46,23 @@ def interval(a: Samples, b: Samples) -> tuple[float, float]:
 
 
 def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> dict[str, Any]:
-    """Which of the methods of `num_bytes` bytes to use.
+    """Which of the methods of `num_bytes` bytes to use for each goal, and why.
 
     Args:
-        methods: the learned codes first. Of each its `label`, `setting`, `num_bytes`, and `per_query`: for each key of
-            `task.measures` a list of every seed's values (nq,).
+        methods: the learned codes first. Of each its `label`, `setting`, `num_bytes`, `per_query`: for each key of
+            `task.measures` a list of every seed's values (nq,), and where its neighbours were found by another setting
+            the `neighbours_setting`.
         task: what was asked; the first of its measures decides.
         num_bytes: bytes a code; methods of other sizes are left out.
 
     Returns:
-        `measure` and `key` of the deciding figure, `winner` (a label, or None) and `verdict`, the sentence; where there
-        is a rival of this size also its setting (`rival`), the deciding `gain` and `interval` (low, high), and in
-        `comparisons` the same of each measure, with both figures (`learned`, `best`).
+        `measure` and `key` of the deciding figure, `winner` (a label, or None) and `verdict`, a line a goal; in `goals`
+        of each its `goal` (a name), `key`, `winner` and `advice`. Where there is a rival of this size also its setting
+        (`rival`), the deciding `gain` and `interval` (low, high), and in `comparisons` the same of each measure, with
+        both figures (`learned`, `best`).
     """
     (key, name), *_ = task.measures.items()
-    found: dict[str, Any] = {"measure": name, "key": key, "winner": None}
+    found: dict[str, Any] = {"measure": name, "key": key, "winner": None, "goals": []}
     learned, others = methods[0], [m for m in methods[1:] if m["num_bytes"] == num_bytes]
     if not others:
         return found | {"verdict": "Nothing of the same size was compared."}
@@ -70,19 +74,40 @@ def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> di
         compared[each] = _compare(its_name, each, learned, rival)
     first = compared[key]
     found |= {field: first[field] for field in ("rival", "gain", "interval", "winner")} | {"comparisons": compared}
+    opposed = key != "neighbours" and "neighbours" in compared and _opposed(first, compared["neighbours"])
     size = f"both at {num_bytes} bytes a vector"
-    if key == "same_image" and _opposed(first, compared["neighbours"]):
-        return found | {"winner": None, "verdict": _it_depends(first, compared["neighbours"], size)}
+    found["goals"] = [
+        {
+            "goal": goal,
+            "key": each,
+            "winner": compared[each]["winner"],
+            "advice": _advice(each, compared, size, opposed),
+        }
+        for each, goal in GOALS.items()
+        if each in compared
+    ]
+    lines = [f"{g['goal']}: {g['advice']}" for g in found["goals"]]
+    if opposed and key == "same_image":  # labels would settle it
+        found["winner"] = None
+        lines = [_it_depends(first, compared["neighbours"]), *lines]
+    return found | {"verdict": "\n".join(lines)}
+
+
+def _advice(key: str, compared: dict[str, Comparison], size: str, opposed: bool) -> str:
+    """What to use for one goal, and its figures: a sentence."""
+    c = compared[key]
     start = {
-        None: "No clear winner, keep what you have",
-        LEARNED: "Use the learned codes",
-    }.get(first["winner"], f"Use {first['rival']}, without learning")
+        None: "no clear winner, keep what you have",
+        LEARNED: "use the learned codes",
+    }.get(c["winner"], f"use {c['rival']}, without learning")
     beside = ""
     if key == "map":
-        beside = _at_the_top([compared[each] for each in TOP if each in compared], first["winner"])
+        beside = _at_the_top([compared[each] for each in TOP if each in compared], c["winner"])
     elif key == "same_image":
-        beside = f"; {OBJECTIVE}; {_figures(compared['neighbours'])}"
-    return found | {"verdict": f"{start}: {_figures(first, size)}{beside}."}
+        beside = f"; {OBJECTIVE}"
+    elif opposed:
+        beside = f"; {IF_MEANT}"
+    return f"{start}: {_figures(c, size)}{beside}."
 
 
 def _mean(method: dict[str, Any], key: str) -> float:
@@ -97,7 +122,7 @@ def _compare(name: str, key: str, learned: dict[str, Any], rival: dict[str, Any]
         "measure": name,
         "learned": ours,
         "best": best,
-        "rival": rival["setting"],
+        "rival": rival["neighbours_setting"] if key == "neighbours" else rival["setting"],
         "gain": ours - best,
         "interval": [low, high],
         "winner": LEARNED if low > 0 else rival["label"] if high < 0 else None,
@@ -114,11 +139,10 @@ def _margin(c: Comparison) -> str:
     return f"difference {c['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
 
 
-def _figures(c: Comparison, size: str = "") -> str:
-    rival = f"{c['rival']}, {size}" if size else c["rival"]
+def _figures(c: Comparison, size: str) -> str:
     return (
         f"{c['measure']} is {c['learned']:.3f} for the learned codes and {c['best']:.3f} for the best of the others, "
-        f"{rival} ({_margin(c)})"
+        f"{c['rival']}, {size} ({_margin(c)})"
     )
 
 
@@ -133,16 +157,11 @@ def _at_the_top(first: Sequence[Comparison], winner: str | None) -> str:
     return f"; {said}" + (f", and there {' and '.join(against)}" if against else "")
 
 
-def _it_depends(copies: Comparison, neighbors: Comparison, size: str) -> str:
+def _it_depends(copies: Comparison, neighbors: Comparison) -> str:
     """The two figures without labels contradict each other: what that means for the user."""
     learned = "the learned codes"
-    finder, keeper = learned, neighbors["rival"]
-    if copies["winner"] != LEARNED:
-        finder, keeper = copies["rival"], learned
-    find, keep = ("find" if finder == learned else "finds"), ("keep" if keeper == learned else "keeps")
+    finder, keeper = (learned if c["winner"] == LEARNED else c["rival"] for c in (copies, neighbors))
     return (
-        f"No winner, it depends on what similar means in your application: {finder} {find} altered copies, and what "
-        f"looks alike under the changes trained with, better: {_figures(copies, size)}; {OBJECTIVE}; {keeper} {keep} "
-        f"the neighbours of the uncompressed features better: {_figures(neighbors)}. Use {finder} where a crop or "
-        f"another light of the same thing shall be found, {keeper} where similar means near by the backbone's features."
+        f"No winner, it depends on what similar means in your application: use {finder} where a crop or another light "
+        f"of the same thing shall be found, {keeper} where similar means near by the backbone's features."
     )

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mecoq_faiss.baselines import QUICK_ROUNDS, ROUNDS, Baseline, choose, grid
+from mecoq_faiss.baselines import QUICK_ROUNDS, ROUNDS, Baseline, Goal, choose_for, grid
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.bundle.folder import is_bundle
+from mecoq_faiss.comparison.assumptions import warnings
 from mecoq_faiss.comparison.contenders import LEARNED, Contender, baseline_contender, learned_contender
 from mecoq_faiss.comparison.data import CompareData, load_data, of_model
-from mecoq_faiss.comparison.figures import Task, file_bytes, quality, search_milliseconds
+from mecoq_faiss.comparison.figures import TABLE_RANKS, Task, file_bytes, quality, search_milliseconds
 from mecoq_faiss.comparison.verdict import verdict
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import Source
@@ -56,10 +57,11 @@ def compare(
     All work on the features of the model's own backbone. Writes `report.json` and `report.html` into the folder `out`.
 
     PQ, OPQ, the additive quantizers RQ, LSQ, PRQ and PLSQ, RaBitQ (above 8 bytes), ITQ and LSH: each one's setting is
-    chosen on a held-out part of the database, never on the queries. Labels, where both
-    sources have them, only judge; without them the figures are the recall of images whose altered copies are the
-    queries (what the learned codes are trained to find), and of exact neighbours; where the two contradict each other
-    there is no winner. See `comparison.verdict`.
+    chosen on a held-out part of the database, never on the queries. There are two goals, each with its own advice: to
+    find what is of one kind, and to find the exact neighbours by uncompressed features; each has its own choice of
+    settings. Labels, where both sources have them, only judge; without them the first goal's figure is the recall of
+    images whose altered copies are the queries (what the learned codes are trained to find), and where that and the
+    neighbours contradict each other there is no winner. See `comparison.verdict`; `comparison.assumptions` warns.
 
     Args:
         run: a finished run, or a bundle.
@@ -119,7 +121,8 @@ def compare(
         k_held = max(10, round(k * len(held) / len(data.xb)))
         rounds = QUICK_ROUNDS if quick else ROUNDS
         logger.info("choosing among %d settings of the baselines on %d held-out items", len(usable), len(held))
-        best, table = choose(usable, data.xt_choice, data.xb[held], labels, k_held, rounds=rounds)
+        goals: list[Goal] = ["neighbours"] if labels is None else ["map", "neighbours"]
+        best, table = choose_for(goals, usable, data.xt_choice, data.xb[held], labels, k_held, rounds=rounds)
 
         methods, shown = [], []
         logger.info("measuring %s", LEARNED)
@@ -128,18 +131,20 @@ def compare(
         for extra in range(1, seeds):
             again = _train_again(model_config, train_config, data, extra, temporary, workers, device)
             measured.append(_measure_learned(again, train_config, data, workers, device))
-        methods.append(_figures(measured, data.task))
-        for setting in sorted(best.values(), key=lambda s: s.method == "Flat"):  # the ceiling comes last
-            logger.info("measuring %s", setting.name)
-            contenders = [baseline_contender(setting.fit(data.xt, seed), data.xb) for seed in range(seeds)]
-            methods.append(_figures([(c, quality(c, data.task)) for c in contenders], data.task))
-            shown.append(contenders[0])
+        methods.append(_figures(measured, data.task) | {"neighbours_setting": measured[0][0].setting})
+        for setting in sorted(best[goals[0]].values(), key=lambda s: s.method == "Flat"):  # the ceiling comes last
+            keeper = best["neighbours"][setting.method]
+            logger.info("measuring %s", setting.name if keeper == setting else f"{setting.name}; {keeper.name}")
+            measured = [_measure_baseline(setting, keeper, data, seed) for seed in range(seeds)]
+            methods.append(_figures(measured, data.task) | {"neighbours_setting": keeper.name})
+            shown.append(measured[0][0])
         judged = verdict(methods, data.task, num_bytes)
         for method in methods:
             del method["per_query"]
         report = {
             "format": FORMAT,
             **judged,
+            "warnings": warnings(model_config, train_config, data.train_source, data.task.labels_db, len(data.task.xq)),
             "methods": methods,
             "data": data.description
             | {"k": k, "seeds": seeds, "quick": quick, "held_out": len(held), "k_held_out": k_held},
@@ -195,6 +200,17 @@ def _measure_learned(
     return contender, quality(contender, task)
 
 
+def _measure_baseline(setting: Baseline, keeper: Baseline, data: CompareData, seed: int) -> Measured:
+    """A method by the setting chosen for the deciding figure; exact neighbours are found by `keeper`'s, its best there."""
+    contender = baseline_contender(setting.fit(data.xt, seed), data.xb)
+    if keeper == setting:
+        return contender, quality(contender, data.task)
+    found = quality(contender, replace(data.task, neighbors=None))
+    other = baseline_contender(keeper.fit(data.xt, seed), data.xb)
+    neighbors = quality(other, replace(data.task, labels_q=None, labels_db=None, views=None))
+    return contender, found | neighbors | {"per_query": found["per_query"] | neighbors["per_query"]}
+
+
 def _figures(seeds: Sequence[Measured], task: Task) -> dict[str, Any]:
     """A method's entry in the report: all figures of the first seed, and the deciding one of every seed.
 
@@ -207,7 +223,8 @@ def _figures(seeds: Sequence[Measured], task: Task) -> dict[str, Any]:
     first, figures = seeds[0][0], {name: value for name, value in seeds[0][1].items() if name != "per_query"}
     values = [float(found.mean()) for found in per_query[key]]
     if "precision" in figures:
-        ranks = np.unique(np.geomspace(1, len(figures["precision"]), CURVE_POINTS).astype(int))
+        ranks = np.geomspace(1, len(figures["precision"]), CURVE_POINTS).astype(int)
+        ranks = np.union1d(ranks, [n for n in TABLE_RANKS if n <= len(figures["precision"])])
         figures |= {name: figures[name][ranks - 1] for name in ("precision", "recall")} | {"ranks": ranks}
     return {
         "label": first.label,
