@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,13 +22,14 @@ def warnings(
     model: ModelConfig,
     train: TrainConfig | None,
     trained_on: Source | None,
-    labels_db: NDArray[np.int64] | None,
+    labels_db: NDArray[Any] | None,
     num_queries: int,
 ) -> list[str]:
     """What is not as the recipe assumes it; empty where nothing is known against it.
 
     Args:
-        model, train: the run's settings; a bundle has no `train`.
+        model: the run's settings.
+        train: likewise; a bundle has none.
         trained_on: the run's training data, or None where they are not at hand.
         labels_db: (n,) classes or (n, L) 0/1 sets of the database, or None.
         num_queries: how many there are.
@@ -34,7 +37,7 @@ def warnings(
     found = []
     if trained_on is not None and len(trained_on) < IMAGES_A_CODEWORD * model.K:
         found.append(
-            f"the run learned from {len(trained_on):,} images, {len(trained_on) / model.K:.1f} for each of a codebook's "
+            f"the run learned from {len(trained_on):,} images, {len(trained_on) / model.K:.1f} for each of the "
             f"{model.K} codewords: more than {IMAGES_A_CODEWORD} each, also without labels, make better codes"
         )
     if isinstance(trained_on, FeatureSource) and trained_on.features.ndim == 2:
@@ -46,15 +49,15 @@ def warnings(
         share, prior = share_of_a_kind(labels_db), train.positive_prior
         if not 1 / PRIOR_OFF < share / prior < PRIOR_OFF:
             found.append(
-                f"two images of the database are of one kind with a chance of {share:.2g}, by their labels; the run was "
-                f"trained with positive_prior={prior:.2g}: also try one trained with --set positive_prior={share:.2g}"
+                f"two images of the database are of one kind with a chance of {share:.2g}, by their labels; the run "
+                f"had positive_prior={prior:.2g}: also try training with --set positive_prior={share:.2g}"
             )
     if num_queries < FEWEST_QUERIES:
         found.append(f"{num_queries} queries say little, hence wide intervals: give {FEWEST_QUERIES} or more")
     return found
 
 
-def share_of_a_kind(labels: NDArray[np.int64]) -> float:
+def share_of_a_kind(labels: NDArray[Any]) -> float:
     """The chance that two images are of one kind: of classes the sum of their squared shares.
 
     Args:

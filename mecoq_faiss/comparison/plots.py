@@ -15,20 +15,22 @@ except ImportError as error:
     raise ImportError("plots need matplotlib: pip install 'mecoq-faiss[report]'") from error
 
 INK = "#010203"  # stands for the page's text colour
-STYLES: dict[str, tuple[str, Any]] = {  # colours that both backgrounds carry, and dashes for who cannot tell them
-    "MeCoQ": ("#e0592a", "-"),
-    "PQ": ("#3a8bd6", "--"),
-    "OPQ": ("#1fa37c", "-."),
-    "RQ": ("#8a63d2", (0, (6, 2))),
-    "LSQ": ("#d6479c", (0, (6, 2, 1, 2))),
-    "PRQ": ("#4fa3a5", (0, (3, 1))),
-    "PLSQ": ("#c9822b", (0, (3, 1, 1, 1))),
-    "RaBitQ": ("#6f8f2e", (0, (8, 2, 1, 2, 1, 2))),
-    "ITQ": ("#b66fd0", (0, (4, 1, 1, 1, 1, 1))),
-    "LSH": ("#a08a3c", ":"),
-    "Flat": (INK, (0, (1, 3))),
+STYLES: dict[str, tuple[str, Any, str]] = {  # color, dash, marker: no two methods share one of them
+    # Colors: 2.4 : 1 at least on the page's white and its near-black, and far from each other for the color-blind too.
+    "MeCoQ": ("#dd6600", "-", "o"),
+    "PQ": ("#4466ff", "--", "s"),
+    "OPQ": ("#00bb88", "-.", "^"),
+    "RQ": ("#9900aa", (0, (6, 2)), "D"),
+    "LSQ": ("#ff1155", (0, (12, 3)), "v"),
+    "PRQ": ("#77aabb", (0, (3, 1)), "P"),
+    "PLSQ": ("#665522", (0, (3, 1, 1, 1)), "X"),
+    "RaBitQ": ("#993366", (0, (8, 2, 1, 2, 1, 2)), "p"),
+    "ITQ": ("#aa99ee", (0, (4, 1, 1, 1, 1, 1)), "<"),
+    "LSH": ("#5500ff", ":", ">"),
+    "Flat": (INK, (0, (1, 3)), "*"),
 }
-LEGEND_COLUMNS = 3
+OTHER = ("#888888", "-", "h")
+MARKERS = 7  # on a line
 WIDTH, WIDE = 1.4, 2.6  # of a line; the learned codes' stands out among ten others
 RC: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
@@ -41,20 +43,30 @@ Points = tuple[Sequence[float], Sequence[float]]
 
 
 def lines(title: str, series: Mapping[str, Points], x: str, y: str, *, logarithmic: bool = False) -> str:
-    """An SVG of one line a method: label -> (xs, ys)."""
+    """An SVG of one line a method, label -> (xs, ys); the names stand in the order in which the lines end."""
     with rc_context(RC | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(4.4, 3.0 + 0.2 * -(-len(series) // LEGEND_COLUMNS)), layout="constrained")
-        axes = figure.subplots()
-        for label, (xs, ys) in series.items():
-            color, dash = STYLES.get(label, (None, "-"))
-            first = label == next(iter(STYLES))
-            axes.plot(xs, ys, color=color, linestyle=dash, linewidth=WIDE if first else WIDTH, label=label)
-        if logarithmic:
-            axes.set_xscale("log")
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        figure.legend(loc="outside upper center", ncols=LEGEND_COLUMNS, handlelength=3.0)
-        return _svg(figure, title)
+        return _svg(_lines(series, x, y, logarithmic), title)
+
+
+def _lines(series: Mapping[str, Points], x: str, y: str, logarithmic: bool) -> Figure:
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    drawn = {}
+    for number, (label, (xs, ys)) in enumerate(series.items()):
+        color, dash, marker = STYLES.get(label, OTHER)
+        every = max(1, len(xs) // MARKERS)
+        (drawn[label],) = axes.plot(
+            xs, ys, color=color, linestyle=dash, linewidth=WIDE if label == next(iter(STYLES)) else WIDTH, label=label,
+            marker=marker, markersize=5, markeredgewidth=0, markevery=(number * every // len(series), every),
+        )  # fmt: skip
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    ends = sorted(series, key=lambda label: -series[label][1][-1])
+    figure.legend([drawn[label] for label in ends], ends, loc="outside right upper", handlelength=3.2)
+    return figure
 
 
 def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -> str:
@@ -66,7 +78,7 @@ def bars(title: str, groups: Mapping[str, Sequence[dict[str, float]]], y: str) -
         for label, shares in groups.items():
             width = 1 / len(shares)  # groups of equal width, whatever M
             places = [start + (i + 0.5) * width for i in range(len(shares))]
-            color = STYLES.get(label, ("#888888", ""))[0]
+            color = STYLES.get(label, OTHER)[0]
             axes.bar(places, [s["used"] for s in shares], 0.86 * width, color=color, alpha=0.3)
             axes.bar(places, [s["effective"] for s in shares], 0.86 * width, color=color)
             middles.append(start + 0.5)

@@ -201,7 +201,7 @@ def _measure_learned(
 
 
 def _measure_baseline(setting: Baseline, keeper: Baseline, data: CompareData, seed: int) -> Measured:
-    """A method by the setting chosen for the deciding figure; exact neighbours are found by `keeper`'s, its best there."""
+    """A method with the setting chosen for the deciding figure; its exact neighbours with `keeper`, the best there."""
     contender = baseline_contender(setting.fit(data.xt, seed), data.xb)
     if keeper == setting:
         return contender, quality(contender, data.task)

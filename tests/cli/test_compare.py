@@ -29,11 +29,14 @@ def test_it_prints_a_table_and_writes_a_report(
 ) -> None:
     """The learned row's precisions are those that `evaluate` prints."""
     monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim, quick: SETTINGS)
+    monkeypatch.setattr(compare_module, "warnings", lambda *_: ["few images"])
     arguments = (digits_run, "--queries", "digits", "--database", "digits", "-k", 100)
     shown = ok("compare", *arguments, "--out", tmp_path / "a")
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     head = shown.splitlines()[0].split()
-    assert report["verdict"] in shown and head[:5] == ["MAP@100", "all", "relevant", "P@1", "P@10"]
+    assert report["verdict"] in shown and head[:8] == ["Of", "one", "kind", "MAP@100", "all", "relevant", "P@1", "P@10"]
+    assert "Exact neighbours  recall@10  recall@100  setting" in shown
+    assert "\nwarning: few images\n" in shown
     printed = {line[:16].strip(): line[16:].strip() for line in ok("evaluate", *arguments).splitlines()}
     learned = report["methods"][0]["quality"]
     for n in (1, 10, 100):

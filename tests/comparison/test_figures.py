@@ -55,7 +55,8 @@ def test_recall_of_neighbors_by_hand() -> None:
     neighbors = np.stack([np.arange(10), np.arange(20, 30)])
     found = quality(contender, Task(np.array([[-1], [-1]], np.float32), None, None, neighbors, None, None, 10))
     np.testing.assert_array_equal(found["per_query"]["neighbours"], [1, 0])
-    assert found["neighbours"] == 0.5 and found.keys() == {"neighbours", "per_query"}
+    assert found["neighbours"] == 0.5 and found["neighbours_at_100"] == 1, "of thirty items, the first 100 are all"
+    assert found.keys() == {"neighbours", "neighbours_at_100", "per_query"}
 
 
 def test_the_measures_of_a_task_and_the_deciding_one() -> None:
@@ -65,6 +66,8 @@ def test_the_measures_of_a_task_and_the_deciding_one() -> None:
     }  # fmt: skip
     neighbors = {"neighbours": "recall@10 of the nearest 10 by uncompressed features"}
     assert Task(x, None, None, x, None, None, 50).measures == neighbors
+    with_neighbors = Task(x, y, y, x, None, None, 50).measures
+    assert list(with_neighbors) == ["map", "precision_at_1", "precision_at_10", "neighbours"], "labels decide"
     with_views = Task(x, None, None, x, x, y, 50).measures
     assert list(with_views) == ["same_image", "neighbours"] and with_views["neighbours"] == neighbors["neighbours"]
 

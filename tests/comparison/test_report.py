@@ -95,11 +95,14 @@ def test_ids_are_unique_and_elements_closed(page: Page) -> None:
 
 def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], str], page: Page) -> None:
     report, text = made
-    assert html.escape(report["verdict"]) in text
+    for line in report["verdict"].split("\n"):
+        assert f"<p>{html.escape(line)}</p>" in text
     assert not re.search(r"\$|{{|{%", text.split("</style>")[1].split("<figure>")[0]), "every placeholder is filled"
     words = " ".join(page.text)
     for method in report["methods"]:
         assert f"{method['score']:.4f}" in words and method["setting"] in words
+        for key, name in (("neighbours", "recall@10"), ("neighbours_at_100", "recall@100")):
+            assert f'<td data-label="{name}">{method["quality"][key]:.4f}</td>' in text
         for n in (1, 10, 100):
             assert f'<td data-label="P@{n}">{method["quality"][f"precision_at_{n}"]:.4f}</td>' in text
     for row in report["choice"]:
@@ -119,6 +122,7 @@ def test_it_suits_phones_and_both_color_schemes(made: tuple[dict[str, Any], str]
 def test_every_text_is_escaped(made: tuple[dict[str, Any], str]) -> None:
     hostile = "<b>&\"'.jpg"
     report = deepcopy(made[0])
+    report["warnings"] = [hostile]
     report["verdict"] = report["choice"][0]["measure"] = report["choice"][0]["name"] = hostile
     report["data"] |= {"queries": hostile, hostile: hostile}
     report["methods"][0] |= {"label": hostile, "setting": hostile}
@@ -130,7 +134,7 @@ def test_every_text_is_escaped(made: tuple[dict[str, Any], str]) -> None:
     shown = [a for tag, a in page.tags if tag == "img"]
     assert [(a["alt"], a["title"]) for a in shown] == [(hostile, hostile)] * 2
     assert ("td", {"data-label": hostile}) in page.tags
-    assert page.text.count(hostile) >= 9
+    assert page.text.count(hostile) >= 9 and f"Warning: {hostile}." in page.text
 
 
 @pytest.mark.parametrize(

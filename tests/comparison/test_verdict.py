@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from mecoq_faiss.comparison.figures import Task
-from mecoq_faiss.comparison.verdict import interval, verdict
+from mecoq_faiss.comparison.verdict import IF_MEANT, interval, verdict
 
 
 def entry(label: str, num_bytes: int = 4, **per_query: Any) -> dict[str, Any]:
     seeds = {key: [np.array(values, np.float64)] for key, values in per_query.items()}
-    return {"label": label, "setting": f"{label} setting", "num_bytes": num_bytes, "per_query": seeds}
+    settings = {"setting": f"{label} setting", "neighbours_setting": f"{label} near"}
+    return {"label": label, **settings, "num_bytes": num_bytes, "per_query": seeds}
 
 
-def judge(*methods: dict[str, Any], labels: bool = True) -> dict[str, Any]:
-    """The verdict by MAP@1 and precision@1, or without labels."""
+def judge(*methods: dict[str, Any], labels: bool = True, neighbors: bool = False) -> dict[str, Any]:
+    """The verdict by MAP@1 and precision@1, and where asked for by exact neighbours; or without labels."""
     x, y = np.zeros((4, 2)), np.zeros(4, np.int64)
     if labels:
-        return verdict(methods, Task(x, y, y, None, None, None, 1), 4)
+        return verdict(methods, Task(x, y, y, x if neighbors else None, None, None, 1), 4)
     return verdict(methods, Task(x, None, None, x, x, y, 1), 4)
 
 
@@ -32,9 +33,9 @@ def spread(mean: float) -> list[float]:
 @pytest.mark.parametrize(
     ("learned", "pq", "winner", "begins"),
     [
-        ([0.5, 0.6, 0.7, 0.8], [0.4, 0.5, 0.6, 0.6], "MeCoQ", "Use the learned codes: "),
-        ([0.4, 0.5, 0.6, 0.6], [0.5, 0.6, 0.7, 0.8], "PQ", "Use PQ setting, without learning: "),
-        ([0.4, 0.5, 0.6, 0.6], [0.5, 0.4, 0.5, 0.7], None, "No clear winner, keep what you have: "),
+        ([0.5, 0.6, 0.7, 0.8], [0.4, 0.5, 0.6, 0.6], "MeCoQ", "Of one kind: use the learned codes: "),
+        ([0.4, 0.5, 0.6, 0.6], [0.5, 0.6, 0.7, 0.8], "PQ", "Of one kind: use PQ setting, without learning: "),
+        ([0.4, 0.5, 0.6, 0.6], [0.5, 0.4, 0.5, 0.7], None, "Of one kind: no clear winner, keep what you have: "),
     ],
 )
 def test_verdicts(learned: list[float], pq: list[float], winner: str | None, begins: str) -> None:
@@ -61,7 +62,7 @@ def test_without_labels_a_hair_decides_nothing() -> None:
     learned, pq = entry("MeCoQ", same_image=found, **nothing), entry("PQ", same_image=almost, **nothing)
     verdict = judge(learned, pq, labels=False)
     assert verdict["gain"] == pytest.approx(0.0001) and verdict["winner"] is None
-    assert verdict["verdict"].startswith("No clear winner")
+    assert verdict["verdict"].startswith("Altered copies: no clear winner")
 
 
 def test_map_won_but_the_first_results_lost_is_said_in_the_same_sentence() -> None:
@@ -70,7 +71,7 @@ def test_map_won_but_the_first_results_lost_is_said_in_the_same_sentence() -> No
     said = judge(learned, pq)
     assert said["winner"] == "MeCoQ" and said["comparisons"]["precision_at_1"]["winner"] == "PQ"
     assert "; precision@1 0.500 and 0.600, and there the learned codes are lower at precision@1" in said["verdict"]
-    assert said["verdict"].count(". ") == 0, "one sentence"
+    assert said["verdict"].count(". ") == said["verdict"].count("\n") == 0, "one sentence"
     close = entry("PQ", map=spread(0.5), precision_at_1=np.roll(spread(0.51), 1))
     assert "and there" not in judge(learned, close)["verdict"], "within its interval"
 
@@ -92,11 +93,25 @@ def test_where_copies_and_neighbours_disagree_nobody_wins(copies: float, neighbo
     disagree = copies * neighbours < 0
     assert found["verdict"].startswith("No winner, it depends on what similar means in your application") == disagree
     if disagree:
-        finder, keeper = ("the learned codes find", "PQ setting keeps") if copies > 0 else (
-            "PQ setting finds", "the learned codes keep"
-        )  # fmt: skip
-        assert f"{finder} altered copies" in found["verdict"]
-        assert f"{keeper} the neighbours of the uncompressed features better" in found["verdict"]
+        finder, keeper = ("the learned codes", "PQ near") if copies > 0 else ("PQ setting", "the learned codes")
+        first, *_ = found["verdict"].split("\n")
+        assert f"use {finder} where a crop" in first and f"{keeper} where similar means near" in first
+    assert found["verdict"].endswith(f"{IF_MEANT}.") == disagree
+    assert [goal["winner"] for goal in found["goals"]] == [
+        {1: "MeCoQ", 0: None, -1: "PQ"}[int(np.sign(gain))] for gain in (copies, neighbours)
+    ]
+
+
+def test_with_labels_each_goal_has_its_advice_and_labels_decide() -> None:
+    learned = entry("MeCoQ", map=spread(0.6), precision_at_1=spread(0.6), neighbours=spread(0.1))
+    pq = entry("PQ", map=spread(0.5), precision_at_1=spread(0.5), neighbours=spread(0.15))
+    rq = entry("RQ", map=spread(0.4), precision_at_1=spread(0.5), neighbours=spread(0.2))
+    found = judge(learned, pq, rq, neighbors=True)
+    kind, near = found["verdict"].split("\n")
+    assert kind.startswith("Of one kind: use the learned codes: MAP@1 is 0.600") and "PQ setting" in kind
+    assert near.startswith("Exact neighbours: use RQ near, without learning: recall@10") and "0.200" in near
+    assert near.endswith(f"{IF_MEANT}.") and found["winner"] == "MeCoQ"
+    assert [(g["key"], g["winner"]) for g in found["goals"]] == [("map", "MeCoQ"), ("neighbours", "RQ")]
 
 
 def test_each_measure_has_its_own_best_rival() -> None:
@@ -104,8 +119,8 @@ def test_each_measure_has_its_own_best_rival() -> None:
     pq, opq = entry("PQ", same_image=spread(0.4), neighbours=spread(0.3)), entry("OPQ", same_image=spread(0.3),
         neighbours=spread(0.6))  # fmt: skip
     found = judge(learned, pq, opq, labels=False)
-    assert [found["comparisons"][key]["rival"] for key in ("same_image", "neighbours")] == ["PQ setting", "OPQ setting"]
-    assert found["winner"] is None and "OPQ setting keeps the neighbours" in found["verdict"]
+    assert [found["comparisons"][key]["rival"] for key in ("same_image", "neighbours")] == ["PQ setting", "OPQ near"]
+    assert found["winner"] is None and "OPQ near where similar means near" in found["verdict"]
 
 
 def test_the_interval_is_that_of_the_queries() -> None:

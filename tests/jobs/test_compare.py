@@ -15,6 +15,7 @@ from PIL import Image
 
 import mecoq_faiss.jobs.compare as compare_module
 from mecoq_faiss import ModelConfig, TrainConfig, evaluate, export_index, train
+from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.baselines import QUICK_ROUNDS, ROUNDS, Baseline
 from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.data.sources import open_source
@@ -71,12 +72,44 @@ def test_the_report_holds_every_method_and_what_was_chosen(digits_run: Path, rep
     assert report["verdict"].endswith(".") and f"{report['methods'][0]['score']:.3f}" in report["verdict"]
 
 
+def test_exact_neighbors_are_found_by_the_setting_chosen_for_them(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MAP by an index of the one, recall by an index of the other."""
+    asked = []
+    by_map, keeper = Baseline("PQ", 2, nbits=4), Baseline("PQ", 2, nbits=4, preprocess="centred+normalised")
+
+    def choose_for(goals: Any, *_: Any, **__: Any) -> Any:
+        asked.extend(goals)
+        return {"map": {"PQ": by_map}, "neighbours": {"PQ": keeper}}, []
+
+    monkeypatch.setattr(compare_module, "choose_for", choose_for)
+    report = compare(digits_run, "digits", "digits", tmp_path / "r", 100, settings=[by_map])
+    backbone = load_encoder(digits_run).model.backbone
+    database, queries = (
+        fixed_features(open_source("digits", split), backbone, size=8, workers=0)[0]
+        for split in ("database", "queries")
+    )
+    exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(database)
+    neighbors = exact.search(exact.index(database), queries, 10)[1]
+    fitted = keeper.fit(database, 0)
+    found = fitted.search(fitted.index(database), queries, 100)[1]
+    pq = report["methods"][1]
+    for key, k in (("neighbours", 10), ("neighbours_at_100", 100)):
+        shared = [len(set(a) & set(b[:k])) / 10 for a, b in zip(neighbors, found, strict=True)]
+        assert pq["quality"][key] == pytest.approx(np.mean(shared), abs=0.02), "but for ties and FastScan's rounding"
+    assert (pq["setting"], pq["neighbours_setting"]) == (by_map.name, keeper.name) and asked == ["map", "neighbours"]
+    assert report["comparisons"]["map"]["rival"] == by_map.name
+    assert report["comparisons"]["neighbours"]["rival"] == keeper.name
+    assert report["comparisons"]["neighbours"]["best"] == pytest.approx(pq["quality"]["neighbours"])
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_quick_is_a_smaller_grid_in_fewer_rounds(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
 ) -> None:
     asked: dict[str, Any] = {}
-    choose = compare_module.choose
+    choose_for = compare_module.choose_for
 
     def grid(num_bytes: int, dim: int, *, quick: bool) -> list[Baseline]:
         asked.update(num_bytes=num_bytes, dim=dim, quick=quick)
@@ -84,10 +117,10 @@ def test_quick_is_a_smaller_grid_in_fewer_rounds(
 
     def spied(*arguments: Any, **named: Any) -> Any:
         asked.update(named)
-        return choose(*arguments, **named)
+        return choose_for(*arguments, **named)
 
     monkeypatch.setattr(compare_module, "grid", grid)
-    monkeypatch.setattr(compare_module, "choose", spied)
+    monkeypatch.setattr(compare_module, "choose_for", spied)
     report = compare(digits_run, "digits", "digits", tmp_path / "r", 100, quick=quick)
     assert asked == {"num_bytes": 2, "dim": 192, "quick": quick, "rounds": QUICK_ROUNDS if quick else ROUNDS}
     assert report["data"]["quick"] is quick and report["choice"][0]["round"] == len(asked["rounds"]) + 1
@@ -175,7 +208,11 @@ def test_features_without_labels_are_compared_by_neighbors(tmp_path: Path) -> No
     report = compare(
         tmp_path / "run", tmp_path / "x.h5", tmp_path / "x.h5", tmp_path / "r", 50, settings=[*SETTINGS, flat]
     )
-    assert report["key"] == "neighbours"
+    assert report["key"] == "neighbours" and [goal["key"] for goal in report["goals"]] == ["neighbours"]
+    assert [line.split(":")[0] for line in report["warnings"]] == [
+        "the run learned from 300 images, 1.2 for each of the 256 codewords",
+        "the run learned from one feature vector an image, without views of it",
+    ]
     assert report["methods"][-1]["score"] == pytest.approx(1.0)
     assert "no pictures" in (tmp_path / "r" / "report.html").read_text()
 
@@ -188,7 +225,7 @@ def test_refusals(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         compare(digits_run, "digits", "digits", tmp_path / "r", 1501)
     with pytest.raises(ValueError, match="seeds=0"):
         compare(digits_run, "digits", "digits", tmp_path / "r", seeds=0)
-    monkeypatch.setattr(compare_module, "choose", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(compare_module, "choose_for", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         compare(digits_run, "digits", "digits", tmp_path / "r", settings=SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["there"], "a stopped comparison leaves nothing"
