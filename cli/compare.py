@@ -27,6 +27,9 @@ def command(
 ) -> None:  # fmt: skip
     """Is it better than FAISS's own codes, on your images, at the same bytes? Writes OUT/report.html and report.json.
 
+    A table and an advice for each of two goals: what is of one kind (by labels, or else altered copies), and the exact
+    neighbours by uncompressed features.
+
     Beside PQ and OPQ these are the additive quantizers RQ, LSQ, PRQ and PLSQ, RaBitQ (above 8 bytes), ITQ and LSH. Each
     has the best of several hundred settings, chosen on held-out items of the database in three rounds; what is slow to
     train, LSQ above all, takes minutes. --quick tries about a fourth of them.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mecoq_faiss.baselines import Baseline, Round, choose, grid
+from mecoq_faiss.baselines import Baseline, Round, choose, choose_for, grid
 
 
 def test_choose_takes_the_best_of_each_method(digits):
@@ -57,6 +57,23 @@ def test_successive_halving_finds_the_winners_of_the_whole_grid(digits):
     assert len(last) == sum(min(3, sum(s.method == m for s in settings)) for m in CHEAP)
     for row in last:  # the last round is the whole of it
         assert row["score"] == score[row["name"]]
+
+
+def test_each_goal_has_its_own_winners(digits):
+    """The last round has all that a choice for either alone would have there, with the same scores."""
+    xt, xb, _, labels, _ = digits
+    settings = [s for s in grid(4, 64, widths=[32]) if s.method in ("LSH", "Flat")]
+    rounds = [Round(300, 100, 400, 0.3, 1)]
+    best, table = choose_for(["map", "neighbours"], settings, xt, xb, labels, 100, rounds=rounds)
+    last = [row for row in table if row["round"] == 2]
+    for goal, key, given in (("map", "score", labels), ("neighbours", "also", None)):
+        score = {row["name"]: row[key] for row in last}
+        for row in choose(settings, xt, xb, given, 100, rounds=rounds)[1]:
+            assert row["round"] == 1 or score[row["name"]] == row["score"]
+        for method in ("LSH", "Flat"):
+            assert score[best[goal][method].name] == max(row[key] for row in last if row["method"] == method)
+    assert best["map"] != best["neighbours"] and {row["also_measure"] for row in table} == {"recall@10"}
+    assert best["neighbours"]["Flat"].name == "Flat, centred+normalised, IP"
 
 
 def test_a_round_that_leaves_nothing_out_is_skipped(digits):
