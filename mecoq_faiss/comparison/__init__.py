@@ -1,4 +1,4 @@
-"""The learned codes beside baselines: data, contenders, figures, verdict, report."""
+"""The learned codes beside baselines: data, contenders, figures, verdict, warnings, report."""
 
 from mecoq_faiss.runtime.faiss_check import check_faiss
 
