@@ -20,6 +20,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "setuptools>=70.1",  # builds the wheel that a test installs
         "scikit-learn>=1.3",
+        "scipy>=1.11",
         "timm>=1.0",
         "jinja2>=3.1",
         "matplotlib>=3.8",

@@ -80,8 +80,9 @@ def _curves(content: Content, x: str, x_title: str, y_title: str) -> Figure:
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in content["rows"] if row["bits"] == bits and row["seed"] == 0]
-    for i, (row, style) in enumerate(zip(rows, ("-", "--", "-.", ":") * len(rows), strict=False)):
-        axis.plot(row[x], row["precision"], style, color=colormaps["tab20"](i), label=row["system"])
+    for i, row in enumerate(rows):  # the colors come around in another style
+        style = ("-", "--", "-.", ":")[(i + i // 20) % 4]
+        axis.plot(row[x], row["precision"], style, color=colormaps["tab20"](i % 20), label=row["system"])
     axis.set(xlabel=x_title, ylabel=y_title, title=f"{bits} bits")
     figure.legend(fontsize=8, loc="outside right center")
     return figure

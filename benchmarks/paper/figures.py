@@ -125,7 +125,7 @@ def representations(data: Data, bits: int) -> dict[str, tuple[Any, Callable[[NDA
     learned = learned_contender(model, data.xb)
     heads = {name: hashing.fit_hashing(name, data.views, bits, 0) for name in ("Bi-half Net", "CIBHash")}
     return {
-        **{name: (head.index(data.xb), head.codes) for name, head in heads.items()},
+        **{name: (head.index(data.xb), head.queries) for name, head in heads.items()},
         "MeCoQ": (learned.index, learned.queries),
     }
 

@@ -1,8 +1,11 @@
-"""Three deep binary hashing methods as heads on the same frozen features, written from their papers' equations.
+"""Four deep binary hashing methods as heads on the same frozen features, written from their papers' equations.
 
 CIBHash: Z. Qiu et al., Unsupervised Hashing with Contrastive Information Bottleneck, IJCAI 2021.
 Bi-half Net: Y. Li and J. van Gemert, Deep Unsupervised Image Hashing by Maximizing Bit Entropy, AAAI 2021.
 GreedyHash: S. Su et al., Greedy Hash: Towards Fast Optimization for Accurate Hash Coding in CNN, NeurIPS 2018.
+CroVCA head: I. Moummad et al., Image Hashing via Cross-View Code Alignment in the Age of Foundation Models, 2025.
+
+No backbone is fine-tuned (CroVCA's LoRA variant is left out, its probe is this), and Adam trains all at one rate.
 """
 
 from __future__ import annotations
@@ -16,11 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mecoq_faiss.model import Standardize
-from mecoq_faiss.training.pairs import CachedPairs
+from benchmarks.paper.heads import Head, contrast, mlp, parts
 
-METHODS = ("CIBHash", "Bi-half Net", "GreedyHash")
-HIDDEN = 1024  # CIBHash's hidden layer; the two others are linear
+METHODS = ("CIBHash", "Bi-half Net", "GreedyHash", "CroVCA head")
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -73,13 +74,9 @@ def cibhash_loss(logits1: Tensor, logits2: Tensor, temperature: float, beta: flo
 
     Similarities are cosines, the other view's code is the positive; the divergence counts in both directions.
     """
-    N = len(logits1)
     codes = F.normalize(torch.cat([sample(logits1), sample(logits2)]), dim=1)  # (2N, B)
-    similarity = codes @ codes.T / temperature
-    similarity = similarity.masked_fill(torch.eye(2 * N, dtype=torch.bool), -torch.inf)
-    target = torch.cat([torch.arange(N, 2 * N), torch.arange(N)])
     divergence = (bernoulli_kl(logits1, logits2) + bernoulli_kl(logits2, logits1)) / 2
-    return F.cross_entropy(similarity, target) + beta * divergence
+    return contrast(codes @ codes.T / temperature) + beta * divergence
 
 
 def bernoulli_kl(logits1: Tensor, logits2: Tensor) -> Tensor:
@@ -98,28 +95,49 @@ def similarity_loss(codes: Tensor, features: Tensor) -> Tensor:
     return gap[off].square().mean()
 
 
-class HashingHead(nn.Module):
+def code_alignment_loss(logits1: Tensor, logits2: Tensor, weight: float, eps: float) -> Tensor:
+    """Each view's bits predicted by the other's logits, less `weight` times the views' mean coding rate.
+
+    The bits are targets: no gradient flows through them.
+    """
+    logits, other = torch.cat([logits1, logits2]), torch.cat([logits2, logits1]).detach()
+    alignment = F.binary_cross_entropy_with_logits(logits, (other > 0).to(logits.dtype))
+    return alignment - weight * (coding_rate(logits1, eps) + coding_rate(logits2, eps)) / 2
+
+
+def coding_rate(u: Tensor, eps: float) -> Tensor:
+    """Half the log-determinant of I + B / (N eps) Z'Z, Z the rows of u (N, B) at norm 1, times (B + N) / (B N)."""
+    N, B = u.shape
+    z = F.normalize(u, dim=1)
+    return torch.logdet(torch.eye(B, dtype=u.dtype) + B / (N * eps) * z.T @ z) / 2 * (B + N) / (B * N)
+
+
+class HashingHead(Head):
     """Standardised features (b, F) -> logits (b, bits), whose signs are the code."""
 
     def __init__(self, method: str, feature_dim: int, bits: int, settings: dict[str, Any]) -> None:
-        super().__init__()
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-        self.method, self.settings = method, settings
-        self.standardize = Standardize(feature_dim)
+        super().__init__(feature_dim, settings)
+        self.method = method
+        self.net: nn.Module
         if method == "CIBHash":
-            self.net: nn.Module = nn.Sequential(nn.Linear(feature_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
+            self.net = mlp(feature_dim, bits)
+        elif method == "CroVCA head":
+            self.net = nn.Sequential(*mlp(feature_dim, bits), nn.BatchNorm1d(bits))
         else:
             self.net = nn.Linear(feature_dim, bits)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self.standardize(x))
 
-    def loss(self, view1: Tensor, view2: Tensor) -> Tensor:
+    def loss(self, view1: Tensor, view2: Tensor, rows: NDArray[Any]) -> Tensor:
         s = self.settings
-        if self.method == "CIBHash":
+        if self.method in ("CIBHash", "CroVCA head"):
             logits1, logits2 = self(torch.cat([view1, view2])).chunk(2)
-            return cibhash_loss(logits1, logits2, s["temperature"], s["beta"])
+            if self.method == "CIBHash":
+                return cibhash_loss(logits1, logits2, s["temperature"], s["beta"])
+            return code_alignment_loss(logits1, logits2, s["rate_weight"], s["eps"])
         x = self.standardize(view1)
         u = self.net(x)
         if self.method == "Bi-half Net":
@@ -128,25 +146,29 @@ class HashingHead(nn.Module):
         return similarity_loss(b, x) + s["penalty"] * (u - b).abs().pow(3).mean()
 
     @torch.inference_mode()
-    def codes(self, x: NDArray[Any]) -> NDArray[np.uint8]:
+    def queries(self, x: NDArray[Any]) -> NDArray[np.uint8]:
         """Packed codes (n, bits / 8) of features (n, F)."""
-        parts = (torch.from_numpy(np.array(x[i : i + 4096], dtype=np.float32)) for i in range(0, len(x), 4096))
-        return np.concatenate([np.packbits((self(part) > 0).numpy(), axis=1) for part in parts])
+        return np.concatenate([np.packbits((self(part) > 0).numpy(), axis=1) for part in parts(x)])
 
     def index(self, xb: NDArray[Any]) -> faiss.IndexBinaryFlat:
         """FAISS's binary index of features xb (n, F)."""
-        codes = self.codes(xb)
-        index = faiss.IndexBinaryFlat(8 * codes.shape[1])
-        index.add(codes)
-        return index
+        return binary_index(self.queries(xb))
+
+
+def binary_index(codes: NDArray[np.uint8]) -> faiss.IndexBinaryFlat:
+    """FAISS's index of packed codes (n, bits / 8)."""
+    index = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    index.add(codes)
+    return index
 
 
 def default_settings(method: str) -> dict[str, Any]:
-    """The papers' values, but for the batch (this method's in the paper); `tables` chooses the learning rate."""
+    """The papers' values, but for the batch (this method's in the paper); held-out images choose the learning rate."""
     own = {
         "CIBHash": {"temperature": 0.3, "beta": 0.001},
         "Bi-half Net": {"gamma": 6.0},
         "GreedyHash": {"penalty": 0.1},
+        "CroVCA head": {"rate_weight": 0.1, "eps": 0.05},
     }
     return {"lr": 1e-3, "batch_size": 128, "epochs": 60, **own[method]}
 
@@ -154,17 +176,6 @@ def default_settings(method: str) -> dict[str, Any]:
 def fit_hashing(
     method: str, views: NDArray[Any], bits: int, seed: int, settings: dict[str, Any] | None = None
 ) -> HashingHead:
-    """Train on views (n, V, F) with Adam; two views of an image for CIBHash, one for the others."""
-    s = default_settings(method) | (settings or {})
+    """Train on views (n, V, F): two views of an image for CIBHash and CroVCA, one for the others."""
     torch.manual_seed(seed)
-    head = HashingHead(method, views.shape[-1], bits, s)
-    head.standardize.fit(torch.from_numpy(np.asarray(views[:, 0], dtype=np.float32)))
-    optimizer = torch.optim.Adam(head.parameters(), lr=s["lr"], fused=True)
-    pairs = CachedPairs(views, s["batch_size"], seed, "cpu")
-    for epoch in range(1, s["epochs"] + 1):
-        for pair in pairs.batches(epoch):
-            loss = head.loss(pair.view1, pair.view2)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    return head.eval()
+    return HashingHead(method, views.shape[-1], bits, default_settings(method) | (settings or {})).fit(views, seed)

@@ -15,6 +15,9 @@ from mecoq_faiss.storage.files import write_text
 Content = dict[str, Any]
 HERE = {  # the paper's name -> the system run here; what differs from the paper: all use the same frozen features
     "LSH+VGG": "LSH",
+    "SpeH+VGG": "SpeH",
+    "SH+VGG": "SH",
+    "SphH+VGG": "SphH",
     "ITQ+VGG": "ITQ",
     "PQ+VGG": "PQ",
     "OPQ+VGG": "OPQ",

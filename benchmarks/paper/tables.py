@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.paper import controls, hashing
+from benchmarks.paper import controls, systems
 from benchmarks.paper.cells import Cells, Result
 from benchmarks.paper.data import Data
 from benchmarks.paper.experiment import Settings, default_settings, figures, fit, paper_settings, run
@@ -24,7 +24,6 @@ from mecoq_faiss.model import MeCoQ
 
 OWN = ("MeCoQ", "MeCoQ, 4-bit codes")  # these, controls and FAISS's methods run with all seeds; the rest with one
 CONTROLS = ("contrast without a quantizer, then k-means", "PQ, distilled")
-HASHING_LR, RATE_BITS = (1e-3, 1e-4), 32  # the rates to choose from, and the bits at which
 VARIANTS: dict[str, dict[str, Any]] = {  # Table 2
     "full": {},
     "without debiasing": {"positive_prior": 0.0},
@@ -51,7 +50,7 @@ def recipes(data: Data, bits: int) -> dict[str, Settings]:
 
 
 def table1(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
-    """This method, its release's settings, controls, hashing nets and FAISS's codes: equal bytes, the same features."""
+    """This method, its release's settings, controls, rivals and FAISS's codes: equal bytes, the same features."""
     rows: list[Result] = []
     for seed in range(seeds):
         rows += [_without_curves(row) for row in table1_rows(data, cells, bits, seed)]
@@ -71,7 +70,7 @@ def table1_rows(data: Data, cells: Cells, bits: Sequence[int], seed: int) -> lis
         rows += [_control(data, cells, name, size, seed) for name in CONTROLS]
         rows += _baselines(data, cells, size, seed)
         if not seed:
-            rows += [_hashing(data, cells, method, size, seed) for method in hashing.METHODS]
+            rows += [systems.row(data, cells, name, size, seed) for name in systems.SYSTEMS]
     return rows
 
 
@@ -121,34 +120,6 @@ def _control(data: Data, cells: Cells, name: str, bits: int, seed: int) -> Resul
 
     result = cells.get(f"{name} {bits} bits seed {seed}", settings, compute)
     return {"system": name, "bits": bits, "seed": seed, "setting": settings, **result}
-
-
-def _hashing(data: Data, cells: Cells, method: str, bits: int, seed: int) -> Result:
-    """A hashing net with the learning rate that is best on held-out images."""
-    base = hashing.default_settings(method)
-
-    def pick() -> Result:
-        order = np.random.default_rng(0).permutation(data.held)
-        queries, database = np.split(order, [min(1000, len(order) // 5)])
-        k = max(10, round(data.k * len(database) / len(data.xb)))
-        scores = {}
-        for lr in HASHING_LR:
-            head = hashing.fit_hashing(method, data.views, RATE_BITS, 0, {"lr": lr})
-            xq, index = head.codes(data.xb[queries]), head.index(data.xb[database])
-            scores[lr] = evaluate_search(index, xq, data.yb[queries], data.yb[database], k)["map"]
-        return {"lr": max(scores, key=lambda lr: scores[lr]), "held_out": {str(lr): m for lr, m in scores.items()}}
-
-    chosen = cells.get(f"{method} rate", base | {"rates": list(HASHING_LR)}, pick)
-    settings = base | {"lr": chosen["lr"]}
-
-    def compute() -> Result:
-        started = time.monotonic()
-        head = hashing.fit_hashing(method, data.views, bits, seed, settings)
-        seconds = time.monotonic() - started
-        return figures(head.index(data.xb), head.codes(data.xq), data) | {"train_seconds": seconds}
-
-    result = cells.get(f"{method} {bits} bits seed {seed}", settings, compute)
-    return {"system": method, "bits": bits, "seed": seed, "setting": settings, **result}
 
 
 def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:

@@ -1,10 +1,11 @@
-"""Hashing nets against their equations, training in memory against `train`, resumable cells, whole commands."""
+"""Hashing heads against their equations, training in memory against `train`, resumable cells, whole commands."""
 
 from __future__ import annotations
 
 import json
 import math
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.paper import controls, figures, hashing, pages, recipe, tables
 from benchmarks.paper.cells import Cells
 from benchmarks.paper.experiment import default_settings, fit, paper_settings
 from benchmarks.paper.published import TABLE1, published
+from benchmarks.paper.systems import SYSTEMS
 from mecoq_faiss import train
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs
@@ -112,7 +114,7 @@ def test_hashing_heads_learn_clusters_and_search_them(method: str) -> None:
     x, labels = _clusters(120)
     views = np.stack([x, x + 0.01, x - 0.01], axis=1)
     head = hashing.fit_hashing(method, views, 16, seed=0, settings={"epochs": 20, "batch_size": 40})
-    codes = head.codes(x)
+    codes = head.queries(x)
     assert codes.shape == (120, 2) and codes.dtype == np.uint8
     D, I = head.index(x).search(codes, 10)
     bits = np.unpackbits(codes, axis=1).astype(int)
@@ -204,6 +206,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (tables, figures):
         monkeypatch.setattr(module, "paper_settings", lambda data, bits, **c: of_paper(data, bits, **c) | quick)
     monkeypatch.setattr(hashing, "default_settings", lambda method: of_hashing(method) | {"epochs": 1})
+    one = {"epochs": 1, "pretraining": 1, "warmup": 0}
+    for name, system in SYSTEMS.items():
+        changed = system.settings | {key: value for key, value in one.items() if key in system.settings}
+        monkeypatch.setitem(SYSTEMS, name, replace(system, settings=changed, choices=system.choices[:2]))
     of_distilled = controls.distilled_defaults()
     monkeypatch.setattr(controls, "distilled_defaults", lambda: of_distilled | {"epochs": 1})
     monkeypatch.setattr(figures, "MAP_EVERY", 1)
@@ -243,7 +249,7 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
     assert table["data"] == "digits" and "torch" in table["environment"]
     systems = {row["system"]: row["map"] for row in table["rows"]}
     precision = {row["system"]: row["precision_at"] for row in table["rows"]}
-    assert {"MeCoQ", "MeCoQ, 4-bit codes", "PQ", "ITQ", "Flat", *hashing.METHODS, *tables.CONTROLS} <= systems.keys()
+    assert {"MeCoQ", "MeCoQ, 4-bit codes", "PQ", "ITQ", "Flat", *SYSTEMS, *tables.CONTROLS} <= systems.keys()
     page = (tmp_path / "paper.md").read_text()
     for system, value in systems.items():
         first = ", ".join(f"{100 * precision[system][n]:.1f}" for n in ("1", "10", "100"))
