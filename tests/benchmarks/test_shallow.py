@@ -23,10 +23,10 @@ def clusters(n: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("method", shallow.METHODS)
 def test_they_find_more_of_a_class_than_random_hyperplanes(method: str) -> None:
     x, labels = clusters(400)
-    head = shallow.fit_shallow(method, x, 16, 0, QUICK.get(method))
+    head = shallow.fit_shallow(method, x, 8, 0, QUICK.get(method))
     _, I = head.index(x).search(head.queries(x), 20)
     x -= x.mean(axis=0)
-    lsh = faiss.IndexLSH(x.shape[1], 16)
+    lsh = faiss.IndexLSH(x.shape[1], 8)
     lsh.add(x)
     _, at_random = lsh.search(x, 20)
     found, by_chance = ((labels[places] == labels[:, None]).mean() for places in (I, at_random))
