@@ -35,17 +35,18 @@ def warnings(
         num_queries: how many there are.
     """
     found = []
+    contrasts = model.metric == "aqs"  # and does not preserve what is given
     if trained_on is not None and len(trained_on) < IMAGES_A_CODEWORD * model.K:
         found.append(
             f"the run learned from {len(trained_on):,} images, {len(trained_on) / model.K:.1f} for each of the "
             f"{model.K} codewords: more than {IMAGES_A_CODEWORD} each, also without labels, make better codes"
         )
-    if isinstance(trained_on, FeatureSource) and trained_on.features.ndim == 2:
+    if contrasts and isinstance(trained_on, FeatureSource) and trained_on.features.ndim == 2:
         found.append(
             "the run learned from one feature vector an image, without views of it: what crops and light change was "
             "never contrasted; give features of several views, (n, V, F), or the images"
         )
-    if train is not None and train.positive_prior > 0 and labels_db is not None:
+    if contrasts and train is not None and train.positive_prior > 0 and labels_db is not None:
         share, prior = share_of_a_kind(labels_db), train.positive_prior
         if not 1 / PRIOR_OFF < share / prior < PRIOR_OFF:
             found.append(

@@ -16,7 +16,7 @@ RESAMPLES = 2000
 TOP = ("precision_at_1", "precision_at_10")  # what a verdict by MAP says beside it
 GOALS = {"map": "Of one kind", "same_image": "Altered copies", "neighbours": "Exact neighbours"}  # by their measures
 OBJECTIVE = "altered copies are what the learned codes are trained to find"
-IF_MEANT = "if that is what similar means in your application, take these codes"
+IF_MEANT = "if that is what similar means in your application, take these codes, or train with --objective preserve"
 
 Samples = Sequence[NDArray[np.float64]]
 Comparison = dict[str, Any]

@@ -1,0 +1,100 @@
+"""The page of the collections: every figure in it comes from the JSON in `results/collections`.
+
+python -m benchmarks.collections.page
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.measure import RESULTS
+from mecoq_faiss.storage.files import write_text
+
+FOLDER = RESULTS / "collections"
+PAGE = Path(__file__).parents[2] / "docs" / "collections.md"
+OWN = ("learned", "learned, additive", "learned, 4-bit", "learned, 4-bit, additive", "preserve")
+Row = dict[str, Any]
+Figures = Mapping[str, tuple[str, str | None]]
+SHOWN: Figures = {"MAP": ("map", None), "P@1": ("precision_at", "1"), "P@10": ("precision_at", "10")}
+RECALLS: Figures = {"recall@10": ("recall_at", "10"), "recall@100": ("recall_at", "100")}
+TITLES = {
+    "cifar10-ii": "CIFAR-10 (II), ten classes",
+    "imagenet200": "200 classes of ImageNet, 32 pixels",
+    "uneven": "100 uneven classes of ImageNet, 32 pixels",
+    "five": "Five classes of ImageNet, 32 pixels",
+    "textures": "Ten textures (DTD)",
+    "digits": "Handwritten digits, 8 pixels",
+}
+
+
+def page() -> str:
+    """The text; what has not been run is left out."""
+    parts = [
+        "# Codes on collections of many kinds\n",
+        "The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside "
+        "the best of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH, "
+        "each with the setting of `compare --quick` that is best on held-out items. That choice among methods is made on "
+        "the test queries, in FAISS's favour. Baselines train on as many images, or rows, as the learned codes. Several "
+        "seeds are shown as mean ± standard deviation.\n",
+    ]  # fmt: skip
+    for name, title in TITLES.items():
+        files = sorted(FOLDER.glob(f"{name}-*-kind.json")) + sorted(FOLDER.glob(f"{name}-*-neighbors.json"))
+        if files:
+            parts.append(f"## {title}\n")
+        for path in files:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kind = path.stem.endswith("kind")
+            parts += [_what(content, kind), _table(content["rows"], SHOWN if kind else RECALLS)]
+    return "\n".join(parts)
+
+
+def _what(content: Row, kind: bool) -> str:
+    goal = "Of one kind" if kind else "Given embeddings: their ten exact neighbors"
+    return (
+        f"**{goal}**; {content['backbone']} at {content['image_size']} px, {content['views']} views of "
+        f"{content['train']:,} images, {content['queries']:,} queries, {content['database']:,} in the database; "
+        f"MAP@{content['k']:,}.\n"
+        if kind
+        else f"**{goal}**, centred and normalised features of {content['backbone']}; {content['queries']:,} queries, "
+        f"{content['database']:,} in the database.\n"
+    )
+
+
+def _table(rows: Sequence[Row], figures: Figures) -> str:
+    lines = [f"| bytes | codes | {' | '.join(figures)} |", f"|---|---|{'---|' * len(figures)}"]
+    for size in sorted({row["bytes"] for row in rows}):
+        lines += _lines([row for row in rows if row["bytes"] == size], size, figures)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(rows: Sequence[Row], size: int, figures: Figures) -> Iterator[str]:
+    for system in OWN:
+        mine = [row for row in rows if row["system"] == system]
+        if mine:
+            yield f"| {size} | {system} | {' | '.join(_mean([_of(row, f) for row in mine]) for f in figures.values())} |"
+    baselines = [row for row in rows if row["system"] not in (*OWN, "Flat")]
+    best = [max(baselines, key=lambda row: _of(row, f)) for f in figures.values()]
+    found = [f"{_shown(_of(row, f))} ({row['system']})" for row, f in zip(best, figures.values(), strict=True)]
+    yield f"| {size} | best of FAISS | {' | '.join(found)} |"
+
+
+def _of(row: Row, figure: tuple[str, str | None]) -> float:
+    name, at = figure
+    return row[name] if at is None else row[name][at]
+
+
+def _mean(values: Sequence[float]) -> str:
+    return _shown(float(np.mean(values))) + (f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def _shown(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
