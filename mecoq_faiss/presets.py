@@ -51,7 +51,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "semantic": {"preserve_weight": 0.0},
     "both": {},
     "preserve": dict(
-        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=8, lr=3e-4,
+        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=8, lr=1e-3,
         codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, batch_size=128, preserve_temperature=0.1,
     ),
 }  # fmt: skip

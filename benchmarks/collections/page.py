@@ -18,6 +18,13 @@ from mecoq_faiss.storage.files import write_text
 FOLDER = RESULTS / "collections"
 PAGE = Path(__file__).parents[2] / "docs" / "collections.md"
 OWN = ("learned", "learned, additive", "learned, 4-bit", "learned, 4-bit, additive", "preserve")
+INTRODUCTION = """\
+The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside the best
+of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH, each with the
+setting of `compare --quick` that is best on held-out items. That choice among methods is made on the test queries, in
+FAISS's favour. Baselines train on as many images, or rows, as the learned codes. Several seeds are shown as mean ±
+standard deviation.
+"""
 Row = dict[str, Any]
 Figures = Mapping[str, tuple[str, str | None]]
 SHOWN: Figures = {"MAP": ("map", None), "P@1": ("precision_at", "1"), "P@10": ("precision_at", "10")}
@@ -34,14 +41,7 @@ TITLES = {
 
 def page() -> str:
     """The text; what has not been run is left out."""
-    parts = [
-        "# Codes on collections of many kinds\n",
-        "The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside "
-        "the best of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH, "
-        "each with the setting of `compare --quick` that is best on held-out items. That choice among methods is made on "
-        "the test queries, in FAISS's favour. Baselines train on as many images, or rows, as the learned codes. Several "
-        "seeds are shown as mean ± standard deviation.\n",
-    ]  # fmt: skip
+    parts = ["# Codes on collections of many kinds\n", INTRODUCTION]
     for name, title in TITLES.items():
         files = sorted(FOLDER.glob(f"{name}-*-kind.json")) + sorted(FOLDER.glob(f"{name}-*-neighbors.json"))
         if files:
@@ -76,7 +76,8 @@ def _lines(rows: Sequence[Row], size: int, figures: Figures) -> Iterator[str]:
     for system in OWN:
         mine = [row for row in rows if row["system"] == system]
         if mine:
-            yield f"| {size} | {system} | {' | '.join(_mean([_of(row, f) for row in mine]) for f in figures.values())} |"
+            means = (_mean([_of(row, f) for row in mine]) for f in figures.values())
+            yield f"| {size} | {system} | {' | '.join(means)} |"
     baselines = [row for row in rows if row["system"] not in (*OWN, "Flat")]
     best = [max(baselines, key=lambda row: _of(row, f)) for f in figures.values()]
     found = [f"{_shown(_of(row, f))} ({row['system']})" for row, f in zip(best, figures.values(), strict=True)]
