@@ -19,11 +19,11 @@ FOLDER = RESULTS / "collections"
 PAGE = Path(__file__).parents[2] / "docs" / "collections.md"
 OWN = ("learned", "learned, additive", "learned, 4-bit", "learned, 4-bit, additive", "preserve")
 INTRODUCTION = """\
-The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside the
-best of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH, each with the
-setting of `compare --quick` that is best on held-out items. That choice among methods is made on the test queries, in
-FAISS's favour. Baselines train on as many images, or rows, as the learned codes. Several seeds are shown as mean ±
-standard deviation.
+The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside
+the best of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH,
+each with the setting of `compare --quick` that is best on held-out items. That choice among methods is made on the
+test queries, in FAISS's favour. Baselines train on as many images, or rows, as the learned codes. Several seeds are
+shown as mean ± standard deviation.
 """
 Row = dict[str, Any]
 Figures = Mapping[str, tuple[str, str | None]]

@@ -22,6 +22,7 @@ SECTIONS = {  # result files -> what they measure
     "encode": "Encoding images, answering queries",
     "export": "Export of stored codes",
     "filtered": "Search among chosen items",
+    "additive": "Search of additive codes",
     "evaluate": "Evaluation",
 }
 EXPORT = {  # column -> its figure in a row of export.json; what a file lacks is left out
@@ -39,6 +40,7 @@ TABLES = {
     "cache": "View cache",
     "query": "One query",
     "filtered": "Each share",
+    "additive": "Each size",
 }
 
 
