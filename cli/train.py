@@ -13,6 +13,7 @@ from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option,
 @click.command("train")
 @data_option("data", "Training images (labels are not used)")
 @data_option("validation", "Held-out images, of which figures are logged; of a protocol its queries", required=False)
+@data_option("queries-sample", "With --objective preserve, queries of another kind, such as texts", required=False)
 @click.option("--out", required=True, type=click.Path(), help="Folder of the run, to be made.")
 @click.option(
     "--preset",
@@ -65,6 +66,7 @@ from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option,
 def command(
     data: str,
     validation: str | None,
+    queries_sample: str | None,
     out: str,
     preset: str,
     config: str | None,
@@ -100,7 +102,7 @@ def command(
     started = time.monotonic()
     model = train(
         data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
-        validation=validation,
+        validation=validation, queries_sample=queries_sample,
     )  # fmt: skip
     c = model.config
     show(

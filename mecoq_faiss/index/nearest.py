@@ -1,4 +1,4 @@
-"""Exact nearest neighbors of items among themselves, by FAISS."""
+"""Exact nearest neighbors, by FAISS."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from mecoq_faiss.runtime.progress import progress
 BLOCK = 4096  # queries at a time
 
 
-def nearest(x: np.ndarray, k: int, metric: str) -> np.ndarray:
-    """Of each row of x (n, F) float32 the k nearest others, (n, k) int64, by `cosine`, `ip` or `l2`.
+def nearest(x: np.ndarray, k: int, metric: str, queries: np.ndarray | None = None) -> np.ndarray:
+    """Of each query (nq, F) the k nearest rows of x (n, F), (nq, k) int64, by `cosine`, `ip` or `l2`; float32.
 
-    k is at most n - 1. Of equal rows one may stand in the place of the row itself, which is left out by its number.
+    Without queries, of each row of x the k nearest others; of equal rows one may stand in the place of the row itself,
+    which is left out by its number. k is at most n, or n - 1.
     """
+    own = queries is None
+    xq = x if queries is None else queries
     if metric == "cosine":
-        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        x, xq = _unit(x), _unit(xq)
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    blocks = range(0, len(x), BLOCK)
+    blocks = range(0, len(xq), BLOCK)
     found = [
-        faiss.knn(x[start : start + BLOCK], x, k + 1, kind)[1]
+        faiss.knn(xq[start : start + BLOCK], x, k + own, kind)[1]
         for start in progress(blocks, total=len(blocks), label="neighbors", unit="blocks")
     ]
     I = np.concatenate(found)
+    if not own:
+        return I
     itself = np.arange(len(x))[:, None] == I
     itself[~itself.any(axis=1), -1] = True  # not among its own k + 1 nearest: the last one goes
     return I[~itself].reshape(len(x), k)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -36,6 +36,7 @@ def train(
     budget: float | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     validation: str | Path | Source | None = None,
+    queries_sample: str | Path | Source | None = None,
 ) -> MeCoQ:
     """Train MeCoQ on unlabelled images or features and write a run folder.
 
@@ -61,6 +62,9 @@ def train(
             a query against all others by their codes: with labels `validation_map` (MAP@1000, or of all) and
             `validation_precision_1`; without, `validation_recall_10`, the share of its 10 nearest by the cosine of
             centred backbone features among its 10 best. They choose nothing, and change no byte of the result.
+        queries_sample: for codes that preserve a metric, features of queries that are not distributed as the items are
+            (texts of CLIP, where the items are its images): a source of the same kind and width. The codes learn to
+            find these queries' nearest items. They are encoded as the items are.
 
     Returns:
         The trained model, in eval mode. torch's global random state is left as it was.
@@ -82,9 +86,11 @@ def train(
     source = as_source(data, "train")
     if validation is not None:
         validation = as_source(validation, "queries")
+    if queries_sample is not None:
+        queries_sample = as_source(queries_sample, "queries")
     return fit_run(
         source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
-        callback=callback, validation=validation,
+        callback=callback, validation=validation, queries_sample=queries_sample,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from mecoq_faiss.training.place import check_place
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
+    check_queries,
     check_same_data,
     chosen,
     default_objective,
@@ -56,6 +57,7 @@ def fit_run(
     budget: float | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     validation: Source | None = None,
+    queries_sample: Source | None = None,
 ) -> MeCoQ:
     """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
 
@@ -71,7 +73,7 @@ def fit_run(
     with run.opened(), random_state_kept(device):
         return _fit_run(
             run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget, callback,
-            validation,
+            validation, queries_sample,
         )  # fmt: skip
 
 
@@ -86,9 +88,10 @@ def _fit_run(
     budget: float | None,
     callback: Callable[[dict[str, Any]], None] | None,
     validation: Source | None,
+    queries_sample: Source | None,
 ) -> MeCoQ:
     if resume:
-        check_same_data(run.split_file, source)
+        check_same_data(run.split_file, source, queries_sample)
         model_config, train_config = _settings_of(run, source, model_config, train_config)
         if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
             train_config = replace(train_config, cached_views=most_views(len(source)))
@@ -103,7 +106,9 @@ def _fit_run(
             defaults = make_configs(**settings_for(protocol=protocol, objective=default_objective(source)))
             model_config, train_config = model_config or defaults[0], train_config or defaults[1]
         model_config = fit_to_source(model_config, source)
-        check_enough(source, train_config)
+        if queries_sample is not None:
+            check_queries(queries_sample, source, model_config)
+        check_enough(source if queries_sample is None else queries_sample, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
     model.backbone.micro_batch = train_config.micro_batch
@@ -111,7 +116,7 @@ def _fit_run(
         model.backbone.compile_net()
     try:
         held_out = None if validation is None else Validation(validation, model, train_config, device)
-        pairs = make_pairs(source, model, train_config, device, None if resume else budget)
+        pairs = make_pairs(source, model, train_config, device, None if resume else budget, queries_sample)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
         objective = make_objective(source, model.to(device), train_config, device)
@@ -120,7 +125,7 @@ def _fit_run(
             run.remove_temporary()  # what a killed start left
             run.remove()
             run.write_config(model_config, train_config)
-            write_text(run.split_file, describe_data(source))
+            write_text(run.split_file, describe_data(source, queries_sample))
             save_model(model, run.model_file)
         _fit(run, objective, pairs, train_config, device, tensorboard, callback, held_out)
     except BaseException as error:

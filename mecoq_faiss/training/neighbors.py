@@ -1,4 +1,4 @@
-"""Batches of items and of some near neighbors of each, by the exact metric of given features."""
+"""Batches of queries and of items, near neighbors of theirs among these, by the exact metric of given features."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.index.nearest import nearest
 from mecoq_faiss.training.pairs import Pairs
 
-MOST_ROWS = 50_000  # items that are trained on, a seeded sample of more: their neighbors are found among themselves
-NEAREST, DRAWN = 50, 10  # neighbors of an item, and how many of them stand in a batch with it
+MOST_ROWS = 50_000  # items, and queries, that are trained on; a seeded sample of more
+NEAREST, DRAWN = 50, 10  # neighbors of a query, and how many of them stand in a batch with it
 
 
 class Neighbors(NamedTuple):
-    """Features (b, F) of items, (n, F) of neighbors of theirs; bool (b, b + n), whether two are the same one."""
+    """Features of queries (b, F) and of items (n, F); bool (b, n), whether a query and an item are the same one."""
 
     view1: Tensor
     view2: Tensor
@@ -26,25 +26,42 @@ class Neighbors(NamedTuple):
 
 
 class NeighborPairs(Pairs):
-    """Each item with 10 of its 50 nearest, drawn anew every epoch; of features (n, V, F) the first views."""
+    """Queries, each with 10 of its 50 nearest items, drawn anew every epoch.
+
+    Every item is a query, unless `queries`, of the same width, are given: then as many items as queries are drawn at
+    random too, so that those come up which are near to none. Of features (n, V, F) the first views are taken.
+    """
 
     def __init__(
-        self, features: np.ndarray | FeatureRows, metric: str, batch_size: int, seed: int, device: str
+        self,
+        features: np.ndarray | FeatureRows,
+        metric: str,
+        batch_size: int,
+        seed: int,
+        device: str,
+        queries: np.ndarray | FeatureRows | None = None,
     ) -> None:
-        rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_ROWS])
-        x = features[rows]
-        self.features = np.ascontiguousarray(x if x.ndim == 2 else x[:, 0], dtype=np.float32)
-        self.near = nearest(self.features, min(NEAREST, len(rows) - 1), metric)  # (n, NEAREST)
-        super().__init__(np.arange(len(rows)), batch_size, seed, device)
+        self.features = _sample(features, seed)
+        self.queries = None if queries is None else _sample(queries, seed)
+        own = self.queries is None
+        self.near = nearest(self.features, min(NEAREST, len(self.features) - own), metric, self.queries)
+        super().__init__(np.arange(len(self.near)), batch_size, seed, device)
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Neighbors]:  # type: ignore[override]
         """The batches of an epoch, from a step on."""
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
-            drawn = rng.integers(0, self.near.shape[1], (len(rows), DRAWN))
-            others = np.unique(self.near[rows[:, None], drawn])
-            same = torch.from_numpy(rows[:, None] == np.concatenate([rows, others]))
-            yield Neighbors(self._take(rows), self._take(others), same.to(self.device))
+            near = self.near[rows[:, None], rng.integers(0, self.near.shape[1], (len(rows), DRAWN))]
+            others = rows if self.queries is None else rng.integers(0, len(self.features), len(rows))
+            items = np.unique(np.concatenate([near.ravel(), others]))
+            same = (rows[:, None] == items) & (self.queries is None)
+            queries = self._tensor(self.features if self.queries is None else self.queries, rows)
+            yield Neighbors(queries, self._tensor(self.features, items), torch.from_numpy(same).to(self.device))
 
-    def _take(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.features[rows]).to(self.device)
+    def _tensor(self, x: np.ndarray, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(x[rows]).to(self.device)
+
+
+def _sample(features: np.ndarray | FeatureRows, seed: int) -> np.ndarray:
+    x = features[np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_ROWS])]
+    return np.ascontiguousarray(x if x.ndim == 2 else x[:, 0], dtype=np.float32)

@@ -24,7 +24,7 @@ FIDELITY = 1.0  # weight of the distance of sums from what they stand for
 
 
 class Preserve(Objective):
-    """Scores items of a batch against all of them and their neighbors, exactly and by codes.
+    """Scores queries of a batch against its items, near neighbors of theirs among them, exactly and by codes.
 
     The loss is how far the two rank otherwise, and the distance of the codes' sums from their keys. The codes' gradient
     goes to their codewords, and straight through to the embedding.
@@ -37,17 +37,16 @@ class Preserve(Objective):
 
     def forward(self, pair: Any, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of `training.neighbors.Neighbors`, and its terms, detached scalars."""
-        q, N = self.quantizer, len(pair.view1)
-        x = self.model.standardize(torch.cat([pair.view1, pair.view2]).float())
-        queries = q.query(self.model.projection(x))
-        keys = q.keys(queries)
+        q = self.quantizer
+        xq, xb = (self.model.standardize(x.float()) for x in (pair.view1, pair.view2))
+        queries, keys = q.query(self.model.projection(xq)), q.keys(q.query(self.model.projection(xb)))
         with torch.no_grad():
             codes = beam_search(q.codebooks, keys, BEAM)
             self.count(codes.long())
         coded = sums(q.codebooks, codes)
         distance = (coded - keys).square().sum(dim=1).mean()
-        scores = queries[:N] @ (coded + keys - keys.detach()).T
-        exact = exact_scores(x[:N], x, q.metric)
+        scores = queries @ (coded + keys - keys.detach()).T
+        exact = exact_scores(xq, xb, q.metric)
         temperature: float | Tensor = self.config.preserve_temperature
         if q.metric != "cosine":  # whose scores may have any spread
             spread = exact.masked_fill(pair.same, 0).std(dim=1, keepdim=True)

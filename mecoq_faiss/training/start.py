@@ -48,6 +48,19 @@ def fit_to_source(config: ModelConfig, source: Source) -> ModelConfig:
     return dataclasses.replace(config, backbone="features", weights="none", trainable_layers=0, feature_dim=width, D=D)
 
 
+def check_queries(queries: Source, source: Source, config: ModelConfig) -> None:
+    """ValueError where a sample of queries does not fit the items, or the objective has no use for it."""
+    if config.metric == "aqs":
+        raise ValueError("a sample of queries is for codes that preserve a metric: add --objective preserve")
+    if queries.kind != source.kind:
+        raise ValueError(f"{queries.name} holds {queries.kind}, {source.name} {source.kind}: give queries of that kind")
+    if isinstance(queries, FeatureSource) and isinstance(source, FeatureSource):
+        width, wanted = queries.features.shape[-1], source.features.shape[-1]
+        if width != wanted:
+            raise ValueError(f"{queries.name} holds features of width {width}, {source.name} of {wanted}")
+        queries.check_finite()
+
+
 def default_objective(source: Source) -> str:
     """`preserve` where single vectors of each item are given, which have no views; else `both`."""
     return "preserve" if isinstance(source, FeatureSource) and source.features.ndim == 2 else "both"
@@ -66,18 +79,20 @@ def batch_size(images: int, config: TrainConfig) -> int:
     return config.batch_size or (DEFAULT_BATCH if images >= DEFAULT_BATCH else max(2, images // 2))
 
 
-def check_same_data(split_file: Path, source: Source) -> None:
-    """ValueError where a run was started on other data than `source`."""
+def check_same_data(split_file: Path, source: Source, queries: Source | None = None) -> None:
+    """ValueError where a run was started on other data than `source`, or with another sample of queries."""
     try:
         split = json.loads(read_small(split_file, MOST_SPLIT))
         fingerprint, name = split["fingerprint"], " ".join(str(split["source"]).split())[:100]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{split_file} is missing or damaged ({error}): train anew") from error
+    if split.get("queries_sample") != (queries.fingerprint if queries else None):
+        raise ValueError(f"{split_file.parent} was trained with another sample of queries: resume with the same one")
     if fingerprint != source.fingerprint:
         raise ValueError(f"{split_file.parent} was trained on other data ({name}): resume with the same --data")
 
 
-def describe_data(source: Source) -> str:
+def describe_data(source: Source, queries: Source | None = None) -> str:
     """What a run is trained on, as JSON; a protocol's chosen images are named."""
     description: dict[str, Any] = {
         "source": source.name,
@@ -85,12 +100,21 @@ def describe_data(source: Source) -> str:
         "fingerprint": source.fingerprint,
         "protocol": source.protocol,
     }
+    if queries is not None:
+        description["queries_sample"] = queries.fingerprint
     if source.protocol:
         description["paths"] = list(source.paths)
     return json.dumps(description, indent=2) + "\n"
 
 
-def make_pairs(source: Source, model: MeCoQ, c: TrainConfig, device: str, budget: float | None = None) -> Pairs:
+def make_pairs(
+    source: Source,
+    model: MeCoQ,
+    c: TrainConfig,
+    device: str,
+    budget: float | None = None,
+    queries: Source | None = None,
+) -> Pairs:
     """The batches of two views that the source, the backbone and the settings ask for.
 
     `budget`, in seconds, chooses the number of cached views where the settings leave it open; ValueError where there
@@ -104,8 +128,11 @@ def make_pairs(source: Source, model: MeCoQ, c: TrainConfig, device: str, budget
             "layers that learn, or view_cache=false): leave --budget out"
         )
     if model.preserves:
-        features, rows = given_features(source, model, c.workers, device)
-        return NeighborPairs(features, model.config.metric, batch_size(len(rows), c), c.seed, device)
+        features, _ = given_features(source, model, c.workers, device)
+        sample = None if queries is None else given_features(queries, model, c.workers, device)[0]
+        trained_on = features if sample is None else sample
+        batch = batch_size(len(trained_on), c)
+        return NeighborPairs(features, model.config.metric, batch, c.seed, device, sample)
     if isinstance(source, FeatureSource):
         batch = batch_size(len(source), c)
         if source.features.ndim == 3 and source.features.shape[1] >= 2:

@@ -19,6 +19,12 @@ def test_the_nearest_others(metric: str, monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_array_equal(nearest(x, 6, metric), np.argsort(-scores, axis=1)[:, :6])
 
 
+def test_the_nearest_to_queries() -> None:
+    rng = np.random.default_rng(0)
+    x, xq = (rng.normal(size=(n, 5)).astype(np.float32) for n in (40, 7))
+    np.testing.assert_array_equal(nearest(x, 3, "ip", xq), np.argsort(-(xq @ x.T), axis=1)[:, :3])
+
+
 def test_of_equal_rows_none_is_its_own_neighbor() -> None:
     I = nearest(np.ones((5, 2), np.float32), 2, "l2")
     assert I.shape == (5, 2) and not (np.arange(5)[:, None] == I).any()

@@ -35,13 +35,13 @@ def x() -> np.ndarray:
     )
 
 
-def recall(x: np.ndarray, model: MeCoQ, metric: str, k: int = 10) -> float:
-    """The share of the k exactly nearest that are among the k best by codes; a query finds itself too."""
+def recall(x: np.ndarray, model: MeCoQ, metric: str, k: int = 10, xq: np.ndarray | None = None) -> float:
+    """The share of the k exactly nearest that are among the k best by codes; without queries each item is one."""
+    given, items = torch.from_numpy(x if xq is None else xq), torch.from_numpy(x)
     with torch.no_grad():
-        xq = model.vectors(torch.from_numpy(x))
-        codes = model.coder.encode(xq).numpy()
-    _, I = build_index(model.coder.index_codebooks().numpy(), codes, additive=True).search(xq.numpy(), k)
-    exact = exact_scores(torch.from_numpy(x), torch.from_numpy(x), metric).topk(k, dim=1).indices.numpy()
+        codes, queries = model.coder.encode(model.vectors(items)).numpy(), model.vectors(given).numpy()
+    _, I = build_index(model.coder.index_codebooks().numpy(), codes, additive=True).search(queries, k)
+    exact = exact_scores(given, items, metric).topk(k, dim=1).indices.numpy()
     return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(I, exact, strict=True)]))
 
 
@@ -82,13 +82,36 @@ def test_training_finds_more_neighbors_than_the_start_and_exports(metric: str, x
     np.testing.assert_allclose(index.reconstruct_n(0, N), vectors, atol=1e-6)
 
 
+def test_a_sample_of_the_queries_helps_to_find_what_is_near_to_such(x: np.ndarray, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    queries = (-1 + rng.normal(size=(300, F)) * np.geomspace(3, 0.1, F)).astype(np.float32)  # another kind of vectors
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "q.npy", queries[:200])
+    config = TrainConfig(epochs=40, batch_size=50, lr=1e-3, codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0)
+    with_them = train(tmp_path / "x.npy", tmp_path / "a", model_of("cosine"), config, queries_sample=tmp_path / "q.npy")
+    without = train(tmp_path / "x.npy", tmp_path / "b", model_of("cosine"), config)
+    unseen = queries[200:]
+    assert recall(x, with_them, "cosine", xq=unseen) > recall(x, without, "cosine", xq=unseen) + 0.05
+    with pytest.raises(ValueError, match="another sample of queries"):
+        train(tmp_path / "x.npy", tmp_path / "a", model_of("cosine"), config, resume=True)
+
+
+def test_a_sample_of_queries_that_does_not_fit(x: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "q.npy", x[:, :5])
+    semantic = ModelConfig(D=8, M=2, nbits=4, hidden=8)
+    for model, reason in ((model_of("ip"), "width 5"), (semantic, "--objective preserve")):
+        with pytest.raises(ValueError, match=reason):
+            train(tmp_path / "x.npy", tmp_path / "run", model, TrainConfig(), queries_sample=tmp_path / "q.npy")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_query_and_itself_do_not_count(x: np.ndarray) -> None:
     pairs, model = NeighborPairs(x, "cosine", 8, 0, "cpu"), MeCoQ(model_of("cosine"))
     start_preserving(model, pairs, seed=0)
     objective = Preserve(model, TrainConfig())
     batch = next(iter(pairs.batches(1)))
-    assert batch.same[:, :8].diagonal().all()
-    found = objective(batch, 1)[1]["distillation"]
-    x1 = batch.view1.clone()
-    alone = batch._replace(view2=x1, same=torch.cat([torch.ones(8, 8), torch.ones(8, 8)], dim=1).bool())
-    assert found > 0 and objective(alone, 1)[1]["distillation"] == 0
+    assert (batch.same.sum(dim=1) == 1).all() and torch.equal(batch.view2[batch.same.long().argmax(dim=1)], batch.view1)
+    assert objective(batch, 1)[1]["distillation"] > 0
+    nothing_counts = batch._replace(same=torch.ones_like(batch.same))
+    assert objective(nothing_counts, 1)[1]["distillation"] == 0
