@@ -72,7 +72,7 @@ def fine_tuning_costs(a: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     trainers: dict[str, Trainer] = {}
     for name in a.fine_tuning:
-        config = TrainConfig(batch_size=a.tuning_batch, memory_start_epoch=1, **FINE_TUNING[name])
+        config = TrainConfig(batch_size=a.tuning_batch, memory_start_epoch=1, preserve_weight=0.0, **FINE_TUNING[name])
         torch.manual_seed(0)
         model = MeCoQ(ModelConfig(a.backbone, "none", trainable_layers=-1, image_size=a.image_size)).to(a.device)
         model.backbone.micro_batch = config.micro_batch

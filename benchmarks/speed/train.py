@@ -45,7 +45,7 @@ def cpu_clock(a: argparse.Namespace) -> Callable[[], float]:
 
 
 def memory_config(slots: int, batch: int) -> TrainConfig:
-    return TrainConfig(batch_size=batch, memory_size=slots, memory_start_epoch=1)
+    return TrainConfig(batch_size=batch, memory_size=slots, memory_start_epoch=1, preserve_weight=0.0)
 
 
 def filled(trainer: Trainer) -> Trainer:

@@ -68,5 +68,8 @@ def test_ids_that_are_none(run: Path, tmp_path: Path) -> None:
     assert "no file" in fails(*call, tmp_path / "nowhere.npy")
     for name in ("text.npy", "other.h5"):
         message = fails(*call, tmp_path / name)
-        assert f"{name} holds no ids" in message and "give a .npy file of int64, an .h5 file with ids, or a table" in message
+        assert (
+            f"{name} holds no ids" in message
+            and "give a .npy file of int64, an .h5 file with ids, or a table" in message
+        )
     assert not (tmp_path / "bundle").exists()
