@@ -15,7 +15,7 @@ from PIL import Image
 from tests.faults.child import run
 
 QUICK = ["--bits", "16", "--dim", "16", "--set", "hidden=16", "--epochs", "2", "--batch-size", "20"]
-FEATURES = ["train", "--data", "f.h5", "--backbone", "features", *QUICK, "--workers", "0"]
+FEATURES = ["train", "--data", "f.h5", "--backbone", "features", "--objective", "semantic", *QUICK, "--workers", "0"]
 PICTURES = ["train", "--data", "photos", "--backbone", "pixels", "--image-size", "8", *QUICK]
 RUN, PRUN = "run", "prun"  # of features and of pictures
 BUNDLE, PBUNDLE, UPDATED, TWICE, OTHER = "bundle", "pbundle", "updated", "twice", "other"
