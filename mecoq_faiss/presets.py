@@ -52,7 +52,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "both": {},
     "preserve": dict(
         metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=8, lr=1e-3,
-        codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, batch_size=128, preserve_temperature=0.1,
+        codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, preserve_temperature=0.1,
     ),
 }  # fmt: skip
 """What similar is to mean -> settings: of one kind, as the images' views tell; near by given features; or both."""

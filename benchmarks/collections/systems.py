@@ -25,7 +25,7 @@ from mecoq_faiss.evaluation import evaluate_neighbors, evaluate_search
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import settings_for
 from mecoq_faiss.training.additive import fit_additive
-from mecoq_faiss.training.neighbors import NeighborPairs
+from mecoq_faiss.training.neighbors import QUERIES, NeighborPairs
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.preserve import Preserve
 from mecoq_faiss.training.start import prepare
@@ -123,7 +123,7 @@ def _preserve(data: Data, settings: dict[str, Any], xt: Array, near: Array) -> R
     model_config, c = make_configs(**settings)
     torch.manual_seed(c.seed)
     model = MeCoQ(model_config)
-    pairs = NeighborPairs(xt, model_config.metric, c.batch_size, c.seed, "cpu")
+    pairs = NeighborPairs(xt, model_config.metric, QUERIES, c.seed, "cpu")
     prepare(model, pairs, c.codebook_init, c.seed)
     objective = Preserve(model, c)
     trainer = Trainer(

@@ -103,7 +103,9 @@ def _fit_run(
     else:
         if model_config is None or train_config is None:
             protocol = (source.protocol or {}).get("name", "")
-            defaults = make_configs(**settings_for(protocol=protocol, objective=default_objective(source)))
+            defaults = make_configs(
+                **settings_for(protocol=protocol, objective=default_objective(source, model_config))
+            )
             model_config, train_config = model_config or defaults[0], train_config or defaults[1]
         model_config = fit_to_source(model_config, source)
         if queries_sample is not None:

@@ -14,6 +14,7 @@ from mecoq_faiss.index.nearest import nearest
 from mecoq_faiss.training.pairs import Pairs
 
 MOST_ROWS = 50_000  # items, and queries, that are trained on; a seeded sample of more
+QUERIES = 128  # of a batch
 NEAREST, DRAWN = 50, 10  # neighbors of a query, and how many of them stand in a batch with it
 
 

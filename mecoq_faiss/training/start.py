@@ -18,7 +18,7 @@ from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.storage.files import read_small
 from mecoq_faiss.training.contrast import Contrast
-from mecoq_faiss.training.neighbors import NeighborPairs
+from mecoq_faiss.training.neighbors import QUERIES, NeighborPairs
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
@@ -61,8 +61,10 @@ def check_queries(queries: Source, source: Source, config: ModelConfig) -> None:
         queries.check_finite()
 
 
-def default_objective(source: Source) -> str:
-    """`preserve` where single vectors of each item are given, which have no views; else `both`."""
+def default_objective(source: Source, model: ModelConfig | None = None) -> str:
+    """`preserve` where the model says so, or without one where vectors without views are given; else `both`."""
+    if model is not None:
+        return "preserve" if model.metric != "aqs" else "both"
     return "preserve" if isinstance(source, FeatureSource) and source.features.ndim == 2 else "both"
 
 
@@ -74,9 +76,9 @@ def check_enough(items: Any, config: TrainConfig) -> None:
         raise ValueError(f"{len(items)} readable images are fewer than one batch of {needed}: {mend}")
 
 
-def batch_size(images: int, config: TrainConfig) -> int:
-    """What is set, or 512, or of fewer images the half of them."""
-    return config.batch_size or (DEFAULT_BATCH if images >= DEFAULT_BATCH else max(2, images // 2))
+def batch_size(images: int, config: TrainConfig, most: int = DEFAULT_BATCH) -> int:
+    """What is set, or `most`, or of fewer images the half of them."""
+    return config.batch_size or (most if images >= most else max(2, images // 2))
 
 
 def check_same_data(split_file: Path, source: Source, queries: Source | None = None) -> None:
@@ -131,7 +133,7 @@ def make_pairs(
         features, _ = given_features(source, model, c.workers, device)
         sample = None if queries is None else given_features(queries, model, c.workers, device)[0]
         trained_on = features if sample is None else sample
-        batch = batch_size(len(trained_on), c)
+        batch = batch_size(len(trained_on), c, QUERIES)
         return NeighborPairs(features, model.config.metric, batch, c.seed, device, sample)
     if isinstance(source, FeatureSource):
         batch = batch_size(len(source), c)
@@ -166,7 +168,7 @@ def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str) ->
 
 def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
     """The settings with the numbers that `make_pairs` chose in the place of 0."""
-    if not c.batch_size and pairs.batch_size != DEFAULT_BATCH:
+    if not c.batch_size and pairs.batch_size not in (DEFAULT_BATCH, QUERIES):
         logger.info("batch size %d, half of the images; --batch-size changes it", pairs.batch_size)
     views = c.cached_views
     if isinstance(source, ImageSource) and isinstance(pairs, CachedPairs):

@@ -357,7 +357,7 @@ def test_broken_features_in_the_middle_keep_the_last_checkpoint(
 
 def test_codebooks_from_data(features: Path, tmp_path: Path) -> None:
     """With a rate of next to nothing, the codewords stay segments of embeddings, again from the start after 48 rows."""
-    config = TrainConfig(epochs=1, batch_size=16, lr=1e-20, codebook_init="data")
+    config = TrainConfig(epochs=1, batch_size=16, lr=1e-20, codebook_init="data", polish_rounds=0)
     model = train(features, tmp_path / "run", replace(MODEL, nbits=8), config)
     with torch.no_grad():
         segments = model.quantizer.segments(model.embed(torch.from_numpy(np.load(features)).flatten(0, 1)))
@@ -380,7 +380,8 @@ def test_features_are_standardized_by_the_vectors_that_will_be_encoded(tmp_path:
 def test_codewords_are_drawn_from_the_vectors_that_will_be_encoded(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    config = TrainConfig(epochs=1, batch_size=100, lr=1e-20, codebook_init="data", feature_dropout=0.5)
+    given = {"codebook_init": "data", "feature_dropout": 0.5, "polish_rounds": 0}
+    config = TrainConfig(epochs=1, batch_size=100, lr=1e-20, **given)  # type: ignore[arg-type]
     model = train(tmp_path / "x.npy", tmp_path / "run", replace(MODEL, nbits=8), config)
     with torch.no_grad():
         segments = model.quantizer.segments(model.embed(torch.from_numpy(x)))
@@ -555,7 +556,8 @@ def bad_start(name: str, folder: Path, features: Path) -> tuple[Any, ModelConfig
     for i in range(20):
         (folder / "broken" / f"{i}.jpg").write_bytes(b"broken")
     view_cache = name == "unreadable"
-    return folder / "broken", replace(MODEL, standardize=name != "unseen"), replace(config, view_cache=view_cache)
+    config = replace(config, view_cache=view_cache, preserve_weight=0.0)
+    return folder / "broken", replace(MODEL, standardize=name != "unseen"), config
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ FEATURES = ModelConfig(backbone="features", weights="none", feature_dim=10, hidd
 
 def objective_of(model: ModelConfig = FEATURES, **settings: object) -> Contrast:
     torch.manual_seed(0)
-    given = {"positive_prior": 0.15, "asymmetric_share": 0.0} | settings
+    given = {"positive_prior": 0.15, "asymmetric_share": 0.0, "preserve_weight": 0.0} | settings
     return Contrast(MeCoQ(model), TrainConfig(**given)).train()  # type: ignore[arg-type]
 
 

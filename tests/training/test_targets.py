@@ -13,8 +13,8 @@ from mecoq_faiss.training.targets import Targets
 
 
 def test_rows_of_the_source_where_some_cannot_be_read() -> None:
-    x = np.random.default_rng(0).normal(3, 2, (4, 6)).astype(np.float32)
-    targets = Targets(x, np.array([0, 2, 5, 6]), "cpu")
+    x = np.random.default_rng(0).normal(3, 2, (40, 6)).astype(np.float32)
+    targets = Targets(x, np.array([0, 2, 5, *range(6, 43)]), "cpu")
     standard = (x - x.mean(axis=0)) / x.std(axis=0)
     expected = standard / np.linalg.norm(standard, axis=1, keepdims=True)
     np.testing.assert_allclose(targets.take(np.array([5, 0])), expected[[2, 0]], atol=1e-5)
