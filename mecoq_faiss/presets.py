@@ -51,8 +51,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "semantic": {"preserve_weight": 0.0},
     "both": {},
     "preserve": dict(
-        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=8, lr=1e-3,
-        codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, preserve_temperature=0.1,
+        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=12, lr=3e-4,
+        codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, preserve_temperature=0.05,
     ),
 }  # fmt: skip
 """What similar is to mean -> settings: of one kind, as the images' views tell; near by given features; or both."""
@@ -100,6 +100,8 @@ def settings_for(
         raise ValueError(f"objective={named!r}: choose one of {', '.join(OBJECTIVES)}")
     if named is not None or (preset_name == "default" and not started_with):
         base = base | OBJECTIVES[named or objective]
+    if given.get("metric", "aqs") != "aqs" and base.get("metric", "aqs") == "aqs":
+        raise ValueError(f"metric={given['metric']} is to be preserved: set objective=preserve")
     for name in given.keys() & {"bits", "M", "nbits"}:
         if type(given[name]) is not int:
             raise ValueError(f"{name}={given[name]!r} must be of type int")

@@ -17,7 +17,7 @@ from benchmarks.paper.cells import Cells, Result
 from benchmarks.paper.data import Data
 from benchmarks.paper.experiment import PRECISION_AT, default_settings, fit
 from mecoq_faiss.additive import AdditiveQuantizer
-from mecoq_faiss.baselines import Baseline, choose, grid
+from mecoq_faiss.baselines import Baseline, Goal, choose_for, grid
 from mecoq_faiss.baselines.choice import QUICK_ROUNDS
 from mecoq_faiss.comparison.contenders import Contender, baseline_contender, learned_contender
 from mecoq_faiss.config import make_configs
@@ -73,24 +73,29 @@ def _additive(model: MeCoQ, data: Data) -> MeCoQ:
     return model
 
 
+JUDGED: dict[Goal, str] = {"map": "kind", "neighbours": "neighbors"}
+
+
 def _faiss(
     data: Data, cells: Cells, num_bytes: int, labels: Array | None, xt: Array, held: Array, near: Array
 ) -> list[Result]:
     """Each of FAISS's methods with the setting that is best on held-out items, by labels or by their neighbors."""
-    goal = "neighbors" if labels is None else "kind"
-    settings = [s for s in grid(num_bytes, data.xb.shape[1], quick=True) if s.min_rows <= len(xt)]
+    goal: Goal = "neighbours" if labels is None else "map"
+    metric = "cosine" if labels is None else "aqs"
+    settings = [s for s in grid(num_bytes, data.xb.shape[1], quick=True, metric=metric) if s.min_rows <= len(xt)]
 
     def pick() -> Result:
         k = max(10, round(data.k * len(held) / len(data.xb)))
-        best, _ = choose(settings, xt, data.xb[held], None if labels is None else labels[held], k, rounds=QUICK_ROUNDS)
-        return {"names": {method: setting.name for method, setting in best.items()}}
+        known = None if labels is None else labels[held]
+        best, _ = choose_for([goal], settings, xt, data.xb[held], known, k, rounds=QUICK_ROUNDS, metric=metric)
+        return {"names": {method: setting.name for method, setting in best[goal].items()}}
 
     key = {"grid": [s.name for s in settings]}
-    names = cells.get(f"FAISS settings {num_bytes} bytes by {goal}", key, pick)["names"]
+    names = cells.get(f"FAISS settings {num_bytes} bytes by {JUDGED[goal]}", key, pick)["names"]
     by_name = {s.name: s for s in settings}
     rows = []
     for method, name in names.items():
-        what = f"{method} by {goal}" + (f" {num_bytes} bytes" if method != "Flat" else "")
+        what = f"{method} by {JUDGED[goal]}" + (f" {num_bytes} bytes" if method != "Flat" else "")
         found = cells.get(what, {"setting": name}, partial(_baseline, data, by_name[name], xt, near))
         rows.append({"system": method, "bytes": num_bytes, "seed": 0, "setting": name, **found})
     return rows

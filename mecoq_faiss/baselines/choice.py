@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mecoq_faiss.baselines.baseline import METRIC_FREE, Array, Baseline, FittedBaseline, Method
 from mecoq_faiss.baselines.chain import Chains, finite_features
+from mecoq_faiss.baselines.grid import EXACT
 from mecoq_faiss.evaluation import evaluate_neighbors, evaluate_search
 from mecoq_faiss.runtime.progress import progress
 
@@ -96,12 +97,13 @@ def choose_for(
     seed: int = 0,
     num_queries: int = 1000,
     rounds: Sequence[Round] = ROUNDS,
+    metric: str = "aqs",
 ) -> tuple[dict[Goal, dict[Method, Baseline]], list[dict[str, Any]]]:
     """Each method's best setting for each goal, judged on held-out items of the database: never on the test queries.
 
     A seeded draw of the held-out items (at most `num_queries`, and a fifth of them) plays the queries, the rest the
-    database. The score is MAP@k (`map`), or recall@10 of the neighbours that the centred and normalised uncompressed
-    features have (`neighbours`). Each of `rounds` is a cheaper look at what is left, of which the best of every method
+    database. The score is MAP@k (`map`), or recall@10 of the neighbours that the uncompressed features have by `metric`
+    (`neighbours`). Each of `rounds` is a cheaper look at what is left, of which the best of every method
     by each goal go on; one that would leave nothing out is skipped, and so is a further one that has all rows. The last
     look has all rows, all held-out items and all iterations.
 
@@ -115,6 +117,7 @@ def choose_for(
         seed: of the draws and of every fit.
         num_queries: the most held-out items that play queries.
         rounds: cheaper looks before the last; none: every setting in full.
+        metric: a model's; of `aqs` neighbours are those of the centred and normalised features.
 
     Returns:
         For each goal the best setting by method, and for the record, the last round first and in each the best first,
@@ -137,7 +140,8 @@ def choose_for(
         if this is not everything and not (cheaper and any(len(mine) > this.keep for mine in _rivals(left))):
             continue
         q, b = order[:num_queries][: this.queries], order[num_queries:][: this.database]
-        judge = _judge(goals, xt, xb_held, labels, q, b, min(k, max(10, round(k * len(b) / (n - num_queries)))))
+        cut = min(k, max(10, round(k * len(b) / (n - num_queries))))
+        judge = _judge(goals, xt, xb_held, labels, q, b, cut, metric)
         scores = _scores(left, xt, judge, this, seed, f"baselines, round {number} of {len(rounds) + 1}")
         ranked = [sorted(left, key=lambda s, i=i: -scores[s][i]) for i in range(len(goals))]  # type: ignore[misc]
         going = {s for each in ranked for mine in _rivals(each) for s in mine[: this.keep]}
@@ -174,10 +178,11 @@ def _judge(
     q: NDArray[np.int64],
     b: NDArray[np.int64],
     k: int,
+    metric: str,
 ) -> _Judge:
     neighbors = labels_q = labels_b = None
     if "neighbours" in goals:
-        exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+        exact = EXACT[metric].fit(xt)
         _, neighbors = exact.search(exact.index(x[b]), x[q], NEIGHBORS)
     if "map" in goals:
         assert labels is not None

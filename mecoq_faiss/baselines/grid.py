@@ -21,9 +21,21 @@ from mecoq_faiss.baselines.codes import ADDITIVE, SPLITS
 WIDTHS = (32, 64, 128)
 QUICK_WIDTHS = (64,)
 QUICK_PREPROCESSES: tuple[Preprocess, ...] = ("raw", "centred+normalised", "standardised+normalised")
+QUICK_GIVEN: tuple[Preprocess, ...] = ("raw", "normalised", "centred+normalised")  # where a metric is given
 
 
-def grid(num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick: bool = False) -> list[Baseline]:
+EXACT: dict[str, Baseline] = {
+    "aqs": Baseline("Flat", preprocess="centred+normalised", metric="IP"),
+    "cosine": Baseline("Flat", preprocess="normalised", metric="IP"),
+    "ip": Baseline("Flat", metric="IP"),
+    "l2": Baseline("Flat", metric="L2"),
+}
+"""By a model's metric: the search whose first results are the exact neighbors."""
+
+
+def grid(
+    num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick: bool = False, metric: str = "aqs"
+) -> list[Baseline]:
     """Every setting tried at `num_bytes` bytes a vector for features of `dim` dimensions, Flat included.
 
     `widths` of OPQ and of principal components (32, 64 and 128) are rounded up to what the sub-quantizers divide, and
@@ -36,9 +48,11 @@ def grid(num_bytes: int, dim: int, *, widths: Sequence[int] | None = None, quick
     - PRQ and PLSQ where the codebooks do not divide into two halves (8-bit codes by L2, of an even number of bytes).
     - RaBitQ up to 8 bytes, which its factors fill.
 
-    `quick` has fewer preprocessings, and one width.
+    `quick` has fewer preprocessings, and one width; which they are follows from the model's `metric`.
     """
-    preprocesses = QUICK_PREPROCESSES if quick else PREPROCESSES
+    preprocesses = PREPROCESSES
+    if quick:
+        preprocesses = QUICK_PREPROCESSES if metric == "aqs" else QUICK_GIVEN
     widths = (QUICK_WIDTHS if quick else WIDTHS) if widths is None else widths
     widths = [width for width in widths if width <= dim] or [dim]
     settings = []

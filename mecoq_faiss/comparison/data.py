@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.fixed_features import fixed_features
-from mecoq_faiss.baselines import Baseline
+from mecoq_faiss.baselines import EXACT
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.comparison.copies import FEWEST_COPIES, choose_rows, copy_features
@@ -172,7 +172,7 @@ def _task(
     workers: int,
 ) -> Task:
     """Exact neighbours of the queries, and where there are `view_rows` a view of each."""
-    exact = Baseline("Flat", preprocess="centred+normalised", metric="IP").fit(xt)
+    exact = EXACT[model.config.metric].fit(xt)
     _, neighbors = exact.search(exact.index(xb), xq, NEIGHBORS)
     views = None
     if view_rows is not None:

@@ -58,6 +58,9 @@ def _tried(row: dict[str, Any]) -> tuple[str, str]:
     return f"{row['measure']}, {row['also_measure']}", f"{row['score']:.4f}, {row['also']:.4f}"
 
 
+EXACT_BY = {"aqs": "centred and normalised", "cosine": "by cosine", "ip": "by inner product", "l2": "by L2 distance"}
+
+
 def _note(report: dict[str, Any]) -> str:
     d = report["data"]
     parts = {
@@ -71,8 +74,8 @@ def _note(report: dict[str, Any]) -> str:
         "neighbours": "No labels and no images.",
     }
     neighbors = (
-        " Exact neighbours: of the ten nearest by uncompressed features, centred and normalised, the share among the "
-        "first 10 and the first 100 results."
+        f" Exact neighbours: of the ten nearest by uncompressed features, {EXACT_BY[report['model']['metric']]}, the "
+        "share among the first 10 and the first 100 results."
     )
     seeds = (
         f" Means and deviations are over {d['seeds']} seeds, all else is the first one's; each seed's model is judged "

@@ -114,7 +114,8 @@ def compare(
     temporary.mkdir(parents=True)
     try:
         num_bytes = model.config.bits // 8
-        settings = grid(num_bytes, data.xb.shape[1], quick=quick) if settings is None else settings
+        if settings is None:
+            settings = grid(num_bytes, data.xb.shape[1], quick=quick, metric=model_config.metric)
         held = data.held
         labels = None if data.task.labels_db is None else data.task.labels_db[held]
         usable = [s for s in settings if s.min_rows <= min(len(data.xt_choice), len(data.xt))]
@@ -122,7 +123,9 @@ def compare(
         rounds = QUICK_ROUNDS if quick else ROUNDS
         logger.info("choosing among %d settings of the baselines on %d held-out items", len(usable), len(held))
         goals: list[Goal] = ["neighbours"] if labels is None else ["map", "neighbours"]
-        best, table = choose_for(goals, usable, data.xt_choice, data.xb[held], labels, k_held, rounds=rounds)
+        best, table = choose_for(
+            goals, usable, data.xt_choice, data.xb[held], labels, k_held, rounds=rounds, metric=model_config.metric
+        )
 
         methods, shown = [], []
         logger.info("measuring %s", LEARNED)

@@ -19,7 +19,6 @@ from mecoq_faiss.training.polish import MOST_VIEWS
 
 BEAM = 4  # of a step's codes, which need not be the best
 SPREAD = 0.1  # by which cosines of pooled features deviate
-SPREAD = 0.1  # by which cosines of pooled features deviate
 FIDELITY = 1.0  # weight of the distance of sums from what they stand for
 
 
@@ -44,13 +43,11 @@ class Preserve(Objective):
             codes = beam_search(q.codebooks, keys, BEAM)
             self.count(codes.long())
         coded = sums(q.codebooks, codes)
-        distance = (coded - keys).square().sum(dim=1).mean()
+        distance = (coded - keys).square().sum() / (keys - keys.mean(dim=0)).square().sum().detach()
         scores = queries @ (coded + keys - keys.detach()).T
         exact = exact_scores(xq, xb, q.metric)
-        temperature: float | Tensor = self.config.preserve_temperature
-        if q.metric != "cosine":  # whose scores may have any spread
-            spread = exact.masked_fill(pair.same, 0).std(dim=1, keepdim=True)
-            temperature = temperature * spread.clamp_min(1e-6) / SPREAD
+        spread = exact.masked_fill(pair.same, exact.mean()).std(dim=1, keepdim=True)  # of raw features it may be any
+        temperature = self.config.preserve_temperature * spread.clamp_min(1e-6) / SPREAD
         distillation = ranking_distillation(exact, scores, pair.same, temperature=temperature)
         loss = distillation + FIDELITY * distance
         terms = {"loss": loss, "distillation": distillation, "quantization_error": distance}

@@ -22,6 +22,11 @@ def test_every_codebook_leaves_less_and_a_seed_repeats() -> None:
     np.testing.assert_array_equal(C, residual_codebooks(x, 3, 16, seed=1))
 
 
+def test_fewer_rows_than_dimensions() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    assert left(residual_codebooks(x, 2, 16, seed=0), x) < 0.7 * left(np.empty((0, 1, 64)), x)
+
+
 def test_fewer_rows_than_codewords_are_all_kept() -> None:
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     assert left(residual_codebooks(x, 1, 16, seed=0), x) < 1e-10

@@ -111,8 +111,8 @@ def test_quick_is_a_smaller_grid_in_fewer_rounds(
     asked: dict[str, Any] = {}
     choose_for = compare_module.choose_for
 
-    def grid(num_bytes: int, dim: int, *, quick: bool) -> list[Baseline]:
-        asked.update(num_bytes=num_bytes, dim=dim, quick=quick)
+    def grid(num_bytes: int, dim: int, *, quick: bool, metric: str) -> list[Baseline]:
+        asked.update(num_bytes=num_bytes, dim=dim, quick=quick, metric=metric)
         return SETTINGS[:1]
 
     def spied(*arguments: Any, **named: Any) -> Any:
@@ -122,7 +122,8 @@ def test_quick_is_a_smaller_grid_in_fewer_rounds(
     monkeypatch.setattr(compare_module, "grid", grid)
     monkeypatch.setattr(compare_module, "choose_for", spied)
     report = compare(digits_run, "digits", "digits", tmp_path / "r", 100, quick=quick)
-    assert asked == {"num_bytes": 2, "dim": 192, "quick": quick, "rounds": QUICK_ROUNDS if quick else ROUNDS}
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    assert asked == {"num_bytes": 2, "dim": 192, "quick": quick, "rounds": rounds, "metric": "aqs"}
     assert report["data"]["quick"] is quick and report["choice"][0]["round"] == len(asked["rounds"]) + 1
 
 
