@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from mecoq_faiss.config import ModelConfig, code_shape, read_toml
+from mecoq_faiss.config import ModelConfig, code_shape
+from mecoq_faiss.config_file import read_toml
 from mecoq_faiss.runtime.suggest import did_you_mean
 
 logger = logging.getLogger("mecoq_faiss")

@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from mecoq_faiss.config import ModelConfig, TrainConfig, code_shape, from_json, make_configs, read_toml, to_json
+from mecoq_faiss.config import ModelConfig, TrainConfig, code_shape, make_configs
+from mecoq_faiss.config_file import from_json, read_toml, to_json
 
 
 def refused(cls, text: str, settings: dict) -> None:

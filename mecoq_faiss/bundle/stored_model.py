@@ -7,7 +7,8 @@ import os
 from io import BufferedReader
 
 from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned
-from mecoq_faiss.config import CODES, ModelConfig, from_json
+from mecoq_faiss.config import CODES, ModelConfig
+from mecoq_faiss.config_file import from_json
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.model_file import load_model
 

@@ -34,7 +34,7 @@ from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
-from mecoq_faiss.config import to_json
+from mecoq_faiss.config_file import to_json
 from mecoq_faiss.data.given import TABLES, Table, check_given, read_columns
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks

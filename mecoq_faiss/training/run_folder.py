@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from mecoq_faiss.config import ModelConfig, TrainConfig, from_json, to_json
+from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.config_file import from_json, to_json
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.storage.files import check_regular, locked, open_regular, read_small, replacing, write_text
 from mecoq_faiss.training.checkpoint import Checkpoint, StoredTensor
