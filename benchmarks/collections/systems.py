@@ -73,6 +73,27 @@ def _additive(model: MeCoQ, data: Data) -> MeCoQ:
     return model
 
 
+PARTS: dict[str, dict[str, Any]] = {
+    "the default recipe": {},
+    "without distillation": {"preserve_weight": 0.0},
+    "reconstructions only": {"asymmetric_share": 0.0},
+    "without polishing": {"polish_rounds": 0},
+    "without the three": {"preserve_weight": 0.0, "asymmetric_share": 0.0, "polish_rounds": 0},
+    "positive prior 0.05": {"positive_prior": 0.05},
+}
+
+
+def parts(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
+    """What each part of the default recipe is worth: the product codes without it."""
+    near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
+    rows = []
+    for system, change in PARTS.items():
+        s = default_settings(8 * num_bytes, **change, cached_views=data.views.shape[1])
+        found = cells.get(f"learned {num_bytes} bytes seed 0", s | {"seed": 0}, partial(_learned, data, s, near))
+        rows.append({"system": system, "bytes": num_bytes, "seed": 0, "setting": s, **found["product"]})
+    return rows
+
+
 JUDGED: dict[Goal, str] = {"map": "kind", "neighbours": "neighbors"}
 
 
