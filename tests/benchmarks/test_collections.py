@@ -1,0 +1,48 @@
+"""The benchmark of many collections: how sets are drawn, what is judged, and that the page is the results'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.collections import page, sets, systems
+
+
+def test_sets_are_drawn_from_the_classes_and_do_not_overlap(tmp_path: Path) -> None:
+    for c in "abcd":
+        for i in range(12):
+            (tmp_path / c).mkdir(exist_ok=True)
+            Image.new("L", (4, 4), 20 * i).save(tmp_path / c / f"{i}.png")
+    source = sets._images(str(tmp_path))
+    split = sets._of_classes(source, np.array([10, 6, 5]), share=0.2)
+    queries, database = (np.bincount(part.labels, minlength=4) for part in (split.queries, split.database))  # type: ignore[arg-type]
+    assert sorted(queries + database) == [0, 5, 6, 10] and sorted(queries) == [0, 1, 1, 2]
+    assert not set(split.queries.paths) & set(split.database.paths)
+    assert split.train.paths == split.database.paths
+    assert sets._some(source, 7).paths == sets._some(source, 7).paths and len(sets._some(source, 7)) == 7
+
+
+def test_neighbors_are_those_of_the_normalised_features() -> None:
+    rng = np.random.default_rng(0)
+    xt, xb, xq = (3 + rng.normal(size=(n, 5)) for n in (30, 40, 6))
+    found = systems.neighbors(systems.normalised(xb, xt), systems.normalised(xq, xt))
+    b, q = xb - xt.mean(axis=0), xq - xt.mean(axis=0)
+    cosines = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+    np.testing.assert_array_equal(found, np.argsort(-cosines, axis=1)[:, :10])
+
+
+def test_a_table_has_the_means_of_seeds_and_the_best_of_faiss_for_each_figure() -> None:
+    def row(system: str, seed: int, mean: float, first: float) -> dict:
+        figures = {"map": mean, "precision_at": {"1": first, "10": 0.3}, "recall_at": {"10": 0.5, "100": 0.9}}
+        return {"system": system, "bytes": 4, "seed": seed, **figures}
+
+    rows = [row("learned", 0, 0.5, 0.5), row("learned", 1, 0.52, 0.5), row("PQ", 0, 0.4, 0.1), row("RQ", 0, 0.3, 0.6)]
+    table = page._table([*rows, row("Flat", 0, 0.9, 0.9)], page.SHOWN)
+    assert "| 4 | learned | 51.0 ± 1.4 | 50.0 ± 0.0 | 30.0 ± 0.0 |" in table
+    assert "| 4 | best of FAISS | 40.0 (PQ) | 60.0 (RQ) | 30.0 (PQ) |" in table
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
