@@ -28,7 +28,7 @@ def test_it_prints_a_table_and_writes_a_report(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learned row's precisions are those that `evaluate` prints."""
-    monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim, quick: SETTINGS)
+    monkeypatch.setattr(compare_module, "grid", lambda num_bytes, dim, quick, metric: SETTINGS)
     monkeypatch.setattr(compare_module, "warnings", lambda *_: ["few images"])
     arguments = (digits_run, "--queries", "digits", "--database", "digits", "-k", 100)
     shown = ok("compare", *arguments, "--out", tmp_path / "a")

@@ -11,10 +11,16 @@ import torch
 from mecoq_faiss import ModelConfig, TrainConfig, load_encoder, train
 from mecoq_faiss.index import build_index
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.presets import OBJECTIVES
 from mecoq_faiss.training.neighbors import NeighborPairs
 from mecoq_faiss.training.preserve import Preserve, exact_scores, start_preserving
 
 METRICS = ("cosine", "ip", "l2")
+RECIPE = {
+    name: value
+    for name, value in OBJECTIVES["preserve"].items()
+    if name not in ("metric", "codes", "projection", "standardize", "D")
+}
 N, F = 400, 12
 
 
@@ -70,7 +76,7 @@ def test_without_codes_the_start_has_the_exact_ranks(metric: str, x: np.ndarray)
 @pytest.mark.parametrize("metric", METRICS)
 def test_training_finds_more_neighbors_than_the_start_and_exports(metric: str, x: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
-    config = TrainConfig(epochs=30, batch_size=50, lr=1e-3, codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0)
+    config = TrainConfig(**RECIPE | {"epochs": 30, "batch_size": 50})  # type: ignore[arg-type]
     torch.manual_seed(0)
     start = MeCoQ(model_of(metric))
     start_preserving(start, NeighborPairs(x, metric, 50, 0, "cpu"), seed=0)
@@ -87,7 +93,7 @@ def test_a_sample_of_the_queries_helps_to_find_what_is_near_to_such(x: np.ndarra
     queries = (-1 + rng.normal(size=(300, F)) * np.geomspace(3, 0.1, F)).astype(np.float32)  # another kind of vectors
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "q.npy", queries[:200])
-    config = TrainConfig(epochs=40, batch_size=50, lr=1e-3, codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0)
+    config = TrainConfig(**RECIPE | {"epochs": 150, "batch_size": 50})  # type: ignore[arg-type]
     with_them = train(tmp_path / "x.npy", tmp_path / "a", model_of("cosine"), config, queries_sample=tmp_path / "q.npy")
     without = train(tmp_path / "x.npy", tmp_path / "b", model_of("cosine"), config)
     unseen = queries[200:]
