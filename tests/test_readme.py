@@ -90,7 +90,7 @@ def test_the_commands_and_the_four_lines(home: Path, weights: Path) -> None:
 SYSTEMS = {
     "**mecoq-faiss**": "learned",
     "mecoq-faiss, `--codes additive`": "learned, additive",
-    "PQ": "PQ",
+    "PQ": "PQ, standardised",
     "OPQ": "OPQ",
     "RQ": "RQ",
     "PLSQ": "PLSQ",
