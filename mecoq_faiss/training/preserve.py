@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mecoq_faiss.additive import beam_search, sums
 from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.index.residual import residual_codebooks
 from mecoq_faiss.loss import ranking_distillation
 from mecoq_faiss.model import MeCoQ, Rescale
-from mecoq_faiss.training.additive import fitted_codebooks
 from mecoq_faiss.training.neighbors import NeighborPairs
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.polish import MOST_VIEWS
@@ -79,4 +79,7 @@ def start_preserving(model: MeCoQ, pairs: NeighborPairs, seed: int) -> None:
     axes = torch.linalg.eigh(x.double().T @ x.double()).eigenvectors.flip(1)[:, :width].T  # (width, F)
     linear.weight.zero_()[:width] = axes
     linear.bias.zero_()
-    q.set_codebooks(fitted_codebooks(q.keys(q.query(linear(x))), q.M, q.K, seed))
+    keys = q.keys(q.query(linear(x))).cpu().numpy()
+    q.set_codebooks(
+        torch.from_numpy(residual_codebooks(keys, q.M, q.K, seed))
+    )  # least squares would fit few rows too well
