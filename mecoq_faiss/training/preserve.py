@@ -80,6 +80,5 @@ def start_preserving(model: MeCoQ, pairs: NeighborPairs, seed: int) -> None:
     linear.weight.zero_()[:width] = axes
     linear.bias.zero_()
     keys = q.keys(q.query(linear(x))).cpu().numpy()
-    q.set_codebooks(
-        torch.from_numpy(residual_codebooks(keys, q.M, q.K, seed))
-    )  # least squares would fit few rows too well
+    codebooks = residual_codebooks(keys, q.M, q.K, seed)  # refined by least squares they fit few rows too closely
+    q.set_codebooks(torch.from_numpy(codebooks))
