@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.cells import Cells, Result
 from benchmarks.paper.data import Data
-from benchmarks.paper.experiment import PRECISION_AT, default_settings, fit
+from benchmarks.paper.experiment import PRECISION_AT, default_settings, fit, run_epochs
 from mecoq_faiss.additive import AdditiveQuantizer
 from mecoq_faiss.baselines import Baseline, Goal, choose_for, grid
 from mecoq_faiss.baselines.choice import QUICK_ROUNDS
@@ -29,7 +29,6 @@ from mecoq_faiss.training.neighbors import QUERIES, NeighborPairs
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.preserve import Preserve
 from mecoq_faiss.training.start import prepare
-from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 Array = NDArray[Any]
 NEIGHBORS, PRESERVED_ROWS = 10, 20_000
@@ -158,14 +157,7 @@ def _preserve(data: Data, settings: dict[str, Any], xt: Array, near: Array) -> R
     model = MeCoQ(model_config)
     pairs = NeighborPairs(xt, model_config.metric, QUERIES, c.seed, "cpu")
     prepare(model, pairs, c.codebook_init, c.seed)
-    objective = Preserve(model, c)
-    trainer = Trainer(
-        objective, objective.optimizer(), pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs,
-        final_lr_scale=c.final_lr_scale, seed=c.seed, after_step=objective.after_step,
-        end_epoch=objective.end_epoch, record=lambda values: None, save=lambda epoch, step: None,
-    )  # fmt: skip
-    for epoch in range(1, c.epochs + 1):
-        trainer.run_epoch(epoch, 0, StopSignal())
+    run_epochs(Preserve(model, c), pairs, c)
     seconds = time.monotonic() - started
     return _figures(data, learned_contender(model.eval(), data.xb), near) | {"train_seconds": seconds}
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.data import Data
 from mecoq_faiss.comparison.contenders import learned_contender
-from mecoq_faiss.config import DEFAULT_BATCH, make_configs
+from mecoq_faiss.config import DEFAULT_BATCH, TrainConfig, make_configs
 from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.evaluation import evaluate_search
 from mecoq_faiss.model import MeCoQ
@@ -23,8 +23,8 @@ from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, Pairs
-from mecoq_faiss.training.start import batch_size, make_pairs, prepare
-from mecoq_faiss.training.targets import Targets, targets_of
+from mecoq_faiss.training.start import batch_size, make_objective, make_pairs, prepare
+from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 Settings = dict[str, Any]
@@ -73,16 +73,13 @@ def fit(
     torch.manual_seed(c.seed)
     model = MeCoQ(model_config)
     pairs: Pairs
+    objective: Objective
     if isinstance(data, ImageSource):
-        pairs = make_pairs(data, model, c, "cpu")
+        pairs, objective = make_pairs(data, model, c, "cpu"), make_objective(data, model, c, "cpu")
     else:
         pairs = CachedPairs(data, batch_size(len(data), c), c.seed, "cpu")
-    targets = None
-    if c.preserve_weight and isinstance(data, ImageSource):
-        targets = targets_of(data, model, c.workers, "cpu")
-    elif c.preserve_weight:
-        targets = Targets(data if xt is None else xt, np.arange(len(data)), "cpu")  # type: ignore[arg-type]
-    objective = Contrast(model, c, targets)
+        targets = Targets(data if xt is None else xt, np.arange(len(data)), "cpu") if c.preserve_weight else None
+        objective = Contrast(model, c, targets)
     prepare(model, pairs, c.codebook_init, c.seed)
     steps: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
@@ -95,6 +92,19 @@ def fit(
         epochs.append(values | {name: float(np.mean([step[name] for step in steps])) for name in terms})
         steps.clear()
 
+    run_epochs(objective, pairs, c, record, on_epoch)
+    finish_codebooks(model, pairs, c)
+    return model.eval(), epochs
+
+
+def run_epochs(
+    objective: Objective,
+    pairs: Pairs,
+    c: TrainConfig,
+    record: Callable[[dict[str, Any]], None] = lambda values: None,
+    on_epoch: Callable[[int, Objective], None] | None = None,
+) -> None:
+    """All epochs of a prepared objective, nothing saved; `record` and `on_epoch` as in `Trainer` and in `fit`."""
     trainer = Trainer(
         objective, objective.optimizer(), pairs, epochs=c.epochs, warmup_epochs=c.warmup_epochs,
         final_lr_scale=c.final_lr_scale, seed=c.seed, after_step=objective.after_step,
@@ -107,8 +117,6 @@ def fit(
         trainer.run_epoch(epoch, 0, StopSignal())
         if on_epoch:
             on_epoch(epoch, objective)
-    finish_codebooks(model, pairs, c)
-    return model.eval(), epochs
 
 
 def figures(index: Any, xq: NDArray[Any], data: Data) -> dict[str, Any]:

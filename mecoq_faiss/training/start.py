@@ -25,6 +25,7 @@ from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pa
 from mecoq_faiss.training.preserve import Preserve, start_preserving
 from mecoq_faiss.training.targets import given_features, targets_of
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
+from mecoq_faiss.training.validation import check_width
 
 logger = logging.getLogger("mecoq_faiss")
 MOST_SPLIT = 1 << 28  # bytes; a protocol's split.json names all its images
@@ -54,11 +55,7 @@ def check_queries(queries: Source, source: Source, config: ModelConfig) -> None:
         raise ValueError("a sample of queries is for codes that preserve a metric: add --objective preserve")
     if queries.kind != source.kind:
         raise ValueError(f"{queries.name} holds {queries.kind}, {source.name} {source.kind}: give queries of that kind")
-    if isinstance(queries, FeatureSource) and isinstance(source, FeatureSource):
-        width, wanted = queries.features.shape[-1], source.features.shape[-1]
-        if width != wanted:
-            raise ValueError(f"{queries.name} holds features of width {width}, {source.name} of {wanted}")
-        queries.check_finite()
+    check_width(queries, source)
 
 
 def default_objective(source: Source, model: ModelConfig | None = None) -> str:
@@ -168,7 +165,8 @@ def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str) ->
 
 def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
     """The settings with the numbers that `make_pairs` chose in the place of 0."""
-    if not c.batch_size and pairs.batch_size not in (DEFAULT_BATCH, QUERIES):
+    usual = QUERIES if isinstance(pairs, NeighborPairs) else DEFAULT_BATCH
+    if not c.batch_size and pairs.batch_size != usual:
         logger.info("batch size %d, half of the images; --batch-size changes it", pairs.batch_size)
     views = c.cached_views
     if isinstance(source, ImageSource) and isinstance(pairs, CachedPairs):

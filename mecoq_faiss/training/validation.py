@@ -27,14 +27,19 @@ def check_validation(validation: Source, source: Source) -> None:
             f"{validation.name} holds {validation.kind}, and {source.name}, which is trained on, {source.kind}: "
             "give validation of the same kind"
         )
-    if isinstance(validation, FeatureSource) and isinstance(source, FeatureSource):
-        width, wanted = validation.features.shape[-1], source.features.shape[-1]
-        if width != wanted:
-            raise ValueError(f"{validation.name} holds features of width {width}, {source.name} of {wanted}")
-        validation.check_finite()
+    check_width(validation, source)
     _check_enough(validation.name, len(validation))
     if validation.fingerprint == source.fingerprint:
         raise ValueError(f"{validation.name} is what is trained on: give items for validation that are not")
+
+
+def check_width(given: Source, source: Source) -> None:
+    """ValueError where features are not finite, or not of the width of those trained on."""
+    if isinstance(given, FeatureSource) and isinstance(source, FeatureSource):
+        width, wanted = given.features.shape[-1], source.features.shape[-1]
+        if width != wanted:
+            raise ValueError(f"{given.name} holds features of width {width}, {source.name} of {wanted}")
+        given.check_finite()
 
 
 class Validation:
