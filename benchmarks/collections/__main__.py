@@ -10,23 +10,25 @@ import logging
 from pathlib import Path
 
 from benchmarks.collections.sets import COLLECTIONS
-from benchmarks.collections.systems import of_one_kind, parts, preserved
+from benchmarks.collections.systems import PRESERVED_ROWS, of_one_kind, parts, preserved
+from benchmarks.collections.text import of_texts
 from benchmarks.paper.cells import Cells
-from benchmarks.paper.data import of_images
+from benchmarks.paper.data import Data, Embeddings, of_images
 from benchmarks.paper.tables import faiss_threads
 
-GOALS = {"kind": of_one_kind, "neighbors": preserved, "parts": parts}
+GOALS = {"kind": of_one_kind, "parts": parts}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collection", required=True, help=f"NAME:ROOT, of {', '.join(COLLECTIONS)}")
+    parser.add_argument("--collection", required=True, help=f"NAME:ROOT, of {', '.join(COLLECTIONS)}, or text:WORDNET")
     parser.add_argument("--backbone", default="timm:mobilenetv1_100", help="frozen feature extractor")
     parser.add_argument("--weights", default="default", help="its weights: default, none, or a file")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--views", type=int, default=10, help="cached random views an image")
-    parser.add_argument("--goals", nargs="+", choices=list(GOALS), default=["kind", "neighbors"])
+    parser.add_argument("--goals", nargs="+", choices=[*GOALS, "neighbors"], default=["kind", "neighbors"])
     parser.add_argument("--bytes", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--rows", type=int, default=PRESERVED_ROWS, help="of given embeddings that are trained on")
     parser.add_argument("--seeds", type=int, default=1, help="of 4 bytes; of other sizes one")
     parser.add_argument("--threads", type=int, default=1, help="of training and search")
     parser.add_argument("--workers", type=int, default=-1, help="that decode images")
@@ -37,17 +39,28 @@ def main(arguments: list[str] | None = None) -> None:
     faiss_threads(a.threads)
     name, _, root = a.collection.partition(":")
     net = {"backbone": a.backbone, "weights": a.weights, "image_size": a.image_size}
-    data = of_images(name, *COLLECTIONS[name](root), net, a.views, a.workers)
+    data: Data | Embeddings
+    if name == "text":
+        data, net = of_texts(root), {"backbone": "tf-idf", "weights": "none", "image_size": 0}
+    else:
+        data = of_images(name, *COLLECTIONS[name](root), net, a.views, a.workers)
     common = {
-        "collection": name, "train": len(data.views), "queries": len(data.xq), "database": len(data.xb),
-        "backbone": a.backbone, "weights": Path(a.weights).name, "image_size": a.image_size,
+        "collection": name, "train": len(data.xt), "queries": len(data.xq), "database": len(data.xb),
+        **net, "weights": Path(net["weights"]).name,
     }  # fmt: skip
     cells = Cells(a.out, common)  # settings say how many views; baselines have none
     for goal in a.goals:
         rows = []
         for num_bytes in a.bytes:
-            rows += GOALS[goal](data, cells, num_bytes, a.seeds)
-            cells.write(f"{name}-{a.backbone.rpartition(':')[2]}-{goal}", {"k": data.k, "views": a.views, "rows": rows})
+            if goal == "neighbors":
+                rows += preserved(data, cells, num_bytes, a.seeds, a.rows)
+            elif isinstance(data, Data):
+                rows += GOALS[goal](data, cells, num_bytes, a.seeds)
+            else:
+                parser.error(f"--goals {goal} needs images: give --goals neighbors")
+            cells.write(
+                f"{name}-{net['backbone'].rpartition(':')[2]}-{goal}", {"k": data.k, "views": a.views, "rows": rows}
+            )
 
 
 if __name__ == "__main__":

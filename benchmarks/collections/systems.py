@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.paper.cells import Cells, Result
-from benchmarks.paper.data import Data
+from benchmarks.paper.controls import fit_unquantized
+from benchmarks.paper.data import Data, Embeddings
 from benchmarks.paper.experiment import PRECISION_AT, default_settings, fit, run_epochs
 from mecoq_faiss.additive import AdditiveQuantizer
 from mecoq_faiss.baselines import Baseline, Goal, choose_for, grid
@@ -80,6 +81,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "without the three": {"preserve_weight": 0.0, "asymmetric_share": 0.0, "polish_rounds": 0},
     "positive prior 0.05": {"positive_prior": 0.05},
 }
+UNQUANTIZED = "no quantizer in the loss, k-means after"
 
 
 def parts(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
@@ -90,7 +92,13 @@ def parts(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
         s = default_settings(8 * num_bytes, **change, cached_views=data.views.shape[1])
         found = cells.get(f"learned {num_bytes} bytes seed 0", s | {"seed": 0}, partial(_learned, data, s, near))
         rows.append({"system": system, "bytes": num_bytes, "seed": 0, "setting": s, **found["product"]})
-    return rows
+    s = default_settings(8 * num_bytes, cached_views=data.views.shape[1]) | {"seed": 0}
+    found = cells.get(f"{UNQUANTIZED} {num_bytes} bytes", s, partial(_unquantized, data, s, near))
+    return [*rows, {"system": UNQUANTIZED, "bytes": num_bytes, "seed": 0, "setting": s, **found}]
+
+
+def _unquantized(data: Data, settings: dict[str, Any], near: Array) -> Result:
+    return _figures(data, learned_contender(fit_unquantized(data.views, settings, data.xt), data.xb), near)
 
 
 USUAL = "PQ, standardised"
@@ -98,7 +106,7 @@ JUDGED: dict[Goal, str] = {"map": "kind", "neighbours": "neighbors"}
 
 
 def _faiss(
-    data: Data, cells: Cells, num_bytes: int, labels: Array | None, xt: Array, held: Array, near: Array
+    data: Embeddings, cells: Cells, num_bytes: int, labels: Array | None, xt: Array, held: Array, near: Array
 ) -> list[Result]:
     """Each of FAISS's methods with the setting that is best on held-out items, by labels or by their neighbors."""
     goal: Goal = "neighbours" if labels is None else "map"
@@ -111,13 +119,14 @@ def _faiss(
         best, _ = choose_for([goal], settings, xt, data.xb[held], known, k, rounds=QUICK_ROUNDS, metric=metric)
         return {"names": {method: setting.name for method, setting in best[goal].items()}}
 
-    key = {"grid": [s.name for s in settings]}
+    trained = {} if goal == "map" else {"rows": len(xt)}
+    key = trained | {"grid": [s.name for s in settings]}
     names = cells.get(f"FAISS settings {num_bytes} bytes by {JUDGED[goal]}", key, pick)["names"]
     by_name = {s.name: s for s in settings}
     rows = []
     for method, name in names.items():
         what = f"{method} by {JUDGED[goal]}" + (f" {num_bytes} bytes" if method != "Flat" else "")
-        found = cells.get(what, {"setting": name}, partial(_baseline, data, by_name[name], xt, near))
+        found = cells.get(what, trained | {"setting": name}, partial(_baseline, data, by_name[name], xt, near))
         rows.append({"system": method, "bytes": num_bytes, "seed": 0, "setting": name, **found})
     if goal == "map":  # what full choices found best for PQ, whatever the quick one finds
         usual = Baseline("PQ", num_bytes, 8, "standardised+normalised", "IP")
@@ -128,29 +137,30 @@ def _faiss(
     return rows
 
 
-def _baseline(data: Data, setting: Baseline, xt: Array, near: Array) -> Result:
+def _baseline(data: Embeddings, setting: Baseline, xt: Array, near: Array) -> Result:
     return _figures(data, baseline_contender(setting.fit(xt, 0), data.xb), near)
 
 
-def preserved(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
+def preserved(data: Embeddings, cells: Cells, num_bytes: int, seeds: int, most: int = PRESERVED_ROWS) -> list[Result]:
     """Codes of given embeddings (centred and normalised features), judged by their exact neighbors by cosine."""
     own = dataclasses.replace(
         data, xb=normalised(data.xb, data.xt), xq=normalised(data.xq, data.xt), xt=normalised(data.xt, data.xt)
     )
     near = neighbors(own.xb, own.xq)
     order = np.random.default_rng(0).permutation(len(own.xb))
-    rows, rest = np.sort(order[:PRESERVED_ROWS]), order[PRESERVED_ROWS:]
+    rows, rest = np.sort(order[:most]), order[most:]
     xt, held = own.xb[rows], np.sort(rest[:10_000] if len(rest) >= 2_000 else order[: max(60, len(order) // 3)])
     found = []
     for seed in range(seeds if num_bytes == SEVERAL else 1):
         given = {"bits": 8 * num_bytes, "objective": "preserve", "backbone": "features", "weights": "none"}
         s = settings_for("default", None, given | {"feature_dim": xt.shape[1], "seed": seed})
-        result = cells.get(f"preserve {num_bytes} bytes seed {seed}", s, partial(_preserve, own, s, xt, near))
+        key = s | {"rows": len(xt)}
+        result = cells.get(f"preserve {num_bytes} bytes seed {seed}", key, partial(_preserve, own, s, xt, near))
         found.append({"system": "preserve", "bytes": num_bytes, "seed": seed, "setting": s, **result})
     return found + _faiss(own, cells, num_bytes, None, xt, held, near)
 
 
-def _preserve(data: Data, settings: dict[str, Any], xt: Array, near: Array) -> Result:
+def _preserve(data: Embeddings, settings: dict[str, Any], xt: Array, near: Array) -> Result:
     started = time.monotonic()
     model_config, c = make_configs(**settings)
     torch.manual_seed(c.seed)
@@ -162,7 +172,7 @@ def _preserve(data: Data, settings: dict[str, Any], xt: Array, near: Array) -> R
     return _figures(data, learned_contender(model.eval(), data.xb), near) | {"train_seconds": seconds}
 
 
-def _figures(data: Data, contender: Contender, near: Array) -> Result:
+def _figures(data: Embeddings, contender: Contender, near: Array) -> Result:
     xq = contender.queries(data.xq)
     found = evaluate_search(contender.index, xq, data.yq, data.yb, data.k)
     at = {str(n): float(found["precision"][n - 1]) for n in PRECISION_AT if n <= len(found["precision"])}

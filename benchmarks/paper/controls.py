@@ -24,8 +24,10 @@ from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.loss import debiased_contrastive_loss
 from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.training.contrast import rank_distance
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.start import batch_size
+from mecoq_faiss.training.targets import Targets
 
 Array = NDArray[Any]
 KMEANS_ROUNDS, KMEANS_ROWS = 15, 65_536
@@ -51,11 +53,11 @@ def spherical_kmeans(x: Array, K: int, seed: int, rounds: int = KMEANS_ROUNDS) -
     return C
 
 
-def fit_unquantized(views: Array, settings: Settings) -> MeCoQ:
+def fit_unquantized(views: Array, settings: Settings, xt: Array | None = None) -> MeCoQ:
     """Train the embedding alone on views (n, V, F), then cut it into segments and give each its k-means codewords.
 
-    The loss is the settings' (Eq. 6, 7) of the segment-normalised embedding; there is no memory and no regulariser,
-    which have no meaning without codes.
+    The loss is the settings' (Eq. 6, 7) of the segment-normalised embedding, and their distillation of the fixed views
+    xt (n, F), if given; there is no memory and no regulariser, which have no meaning without codes.
     """
     model_config, c = make_configs(**settings | {"feature_dim": views.shape[-1]})
     torch.manual_seed(c.seed)
@@ -65,10 +67,14 @@ def fit_unquantized(views: Array, settings: Settings) -> MeCoQ:
     optimizer = torch.optim.Adam(model.projection.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     pairs = CachedPairs(views, batch_size(len(views), c), c.seed, "cpu")
     steps = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, c.epochs * pairs.steps_per_epoch))
+    targets = None if xt is None else Targets(xt, np.arange(len(xt)), "cpu")
     for epoch in range(1, c.epochs + 1):
         for pair in pairs.batches(epoch):
             z1, z2 = model.vectors(torch.cat([pair.view1, pair.view2])).chunk(2)
             loss = debiased_contrastive_loss(z1, z2, temperature=c.temperature, positive_prior=c.positive_prior)
+            if c.preserve_weight and targets and pair.rows is not None:
+                x = targets.take(pair.rows)
+                loss = loss + c.preserve_weight * rank_distance(x, z1, z2, c.preserve_temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -21,33 +21,42 @@ CUTS = {"flickr25k": 5000, "nuswide": 5000}  # MAP@k of the paper; 1000 for the 
 
 
 @dataclass(frozen=True)
-class Data:
-    """Features (F wide) and labels of one protocol under a frozen backbone.
+class Embeddings:
+    """Features (F wide) and labels of a collection.
 
     Attributes:
-        name: the protocol, such as `cifar10-ii`.
-        views: (nt, V, F) float16, random views of the training images.
-        xt: (nt, F) their fixed views; xq (nq, F), xb (n, F) those of queries and database.
+        name: the collection, such as `cifar10-ii`.
+        xt: (nt, F), those to train on; xq (nq, F) and xb (n, F), those of queries and database.
         yq, yb: labels, which only judge.
         held: rows of the database that were not trained on: settings are chosen there.
-        train, queries, database: the images.
-        net: the backbone, as `ModelConfig` names it.
         k: the cut-off of MAP.
     """
 
     name: str
-    views: NDArray[Any]
     xt: NDArray[Any]
     xq: NDArray[Any]
     yq: NDArray[Any]
     xb: NDArray[Any]
     yb: NDArray[Any]
     held: NDArray[np.int64]
+    k: int
+
+
+@dataclass(frozen=True)
+class Data(Embeddings):
+    """Images and their features under a frozen backbone, those of fixed views above.
+
+    Attributes:
+        views: (nt, V, F) float16, random views of the training images.
+        train, queries, database: the images.
+        net: the backbone, as `ModelConfig` names it.
+    """
+
+    views: NDArray[Any]
     train: ImageSource
     queries: ImageSource
     database: ImageSource
     net: dict[str, Any]
-    k: int
 
 
 def load(
@@ -100,6 +109,6 @@ def of_images(
     k = min(CUTS.get(name, 1000), len(database))
     xb = np.asarray(xb)
     return Data(
-        name, np.asarray(views), xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, train, queries,
-        database, net, k,
+        name, xb[inside], np.asarray(xq), queries.labels, xb, database.labels, held, k, np.asarray(views), train,
+        queries, database, net,
     )  # fmt: skip

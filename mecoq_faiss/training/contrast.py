@@ -48,7 +48,9 @@ class Contrast(Objective):
             terms["entropy"] = entropy.detach()
         if c.preserve_weight:
             assert self.targets is not None and pair.rows is not None
-            distillation = self._distillation(self.targets.take(pair.rows), both)
+            x = self.targets.take(pair.rows)
+            z = self.model.quantizer.segments(both.z[: len(x)]).flatten(1)
+            distillation = rank_distance(x, z, both.z_hat[len(x) :].float(), c.preserve_temperature)
             loss = loss + c.preserve_weight * distillation
             terms["distillation"] = distillation.detach()
         self._latest = both.z[:N].detach(), both.p[:N].detach()
@@ -69,19 +71,6 @@ class Contrast(Objective):
         z1, z2 = self.model.quantizer.segments(both.z).flatten(1).chunk(2)
         return torch.lerp(score(), score(anchors=(z1, z2)), c.asymmetric_share)
 
-    def _distillation(self, x: Tensor, both: Quantized) -> Tensor:
-        """How far embeddings of first views rank reconstructions of second ones otherwise than targets (N, F) do.
-
-        Cosines in both; not in the paper.
-        """
-        z = F.normalize(self.model.quantizer.segments(both.z[: len(x)]).flatten(1), dim=1)
-        z_hat = F.normalize(both.z_hat[len(x) :].float(), dim=1)
-        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
-        return ranking_distillation(
-            x @ x.T, z @ z_hat.T, itself,
-            temperature=self.config.preserve_temperature, coded_temperature=2 * self.config.preserve_temperature,
-        )  # fmt: skip
-
     def _observe(self, both: Quantized) -> Tensor:
         """Count the codewords in use; the mean squared error of hard quantization, of segments of norm 1."""
         q = self.model.quantizer
@@ -100,3 +89,13 @@ class Contrast(Objective):
         """Figures of the codebooks after an epoch; the counts start again."""
         similarity = codeword_diversity(self.model.quantizer.codebooks).item()
         return super().end_epoch() | {"codeword_similarity": similarity}
+
+
+def rank_distance(x: Tensor, z: Tensor, z_hat: Tensor, temperature: float) -> Tensor:
+    """How far embeddings z (b, D) of first views rank reconstructions z_hat (b, D) of second ones otherwise than x.
+
+    Cosines in both, of z and z_hat at twice the temperature; x (b, F) are targets of norm 1. Not in the paper.
+    """
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    cosines = F.normalize(z, dim=1) @ F.normalize(z_hat, dim=1).T
+    return ranking_distillation(x @ x.T, cosines, itself, temperature=temperature, coded_temperature=2 * temperature)

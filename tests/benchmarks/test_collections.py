@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.collections import page, sets, systems
+from benchmarks.collections import page, sets, systems, text
 
 
 def test_sets_are_drawn_from_the_classes_and_do_not_overlap(tmp_path: Path) -> None:
@@ -31,6 +31,16 @@ def test_neighbors_are_those_of_the_normalised_features() -> None:
     b, q = xb - xt.mean(axis=0), xq - xt.mean(axis=0)
     cosines = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
     np.testing.assert_array_equal(found, np.argsort(-cosines, axis=1)[:, :10])
+
+
+def test_texts_are_split_into_definitions_and_their_fields(tmp_path: Path) -> None:
+    line = "0000174{} {:02} n 01 word 0 000 | a {} thing"
+    for part, field in (("noun", 3), ("verb", 29), ("adj", 0), ("adv", 2)):
+        lines = ["  1 This software", *(line.format(i, field, part) for i in range(2))]
+        (tmp_path / f"data.{part}").write_text("\n".join(lines))
+    texts, fields = text.definitions(tmp_path)
+    assert texts == [f"a {p} thing" for p in ("noun", "verb", "adj", "adv") for _ in range(2)]
+    assert fields.tolist() == [3, 3, 29, 29, 0, 0, 2, 2]
 
 
 def test_a_table_has_the_means_of_seeds_and_the_best_of_faiss_for_each_figure() -> None:

@@ -51,6 +51,11 @@ def test_contrast_without_a_quantizer_gives_codes_that_find_clusters() -> None:
     assert (labels[I] == labels[:, None]).mean() > 0.9
     again = controls.fit_unquantized(views, settings)
     assert torch.equal(again.quantizer.codebooks, model.quantizer.codebooks)
+    nowhere = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)  # features that know other neighbors
+    taught = controls.fit_unquantized(views, settings | {"preserve_weight": 10.0}, nowhere)
+    contender = learned_contender(taught, x)
+    _, I = contender.index.search(contender.queries(x), 10)
+    assert (labels[I] == labels[:, None]).mean() < 0.9
 
 
 def test_distillation_is_the_divergence_of_two_softmaxes() -> None:
