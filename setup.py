@@ -12,6 +12,14 @@ EXTRAS = {
     "timm": ["timm>=1.0"],
     "report": ["jinja2>=3.1", "matplotlib>=3.8", "scikit-learn>=1.3"],
     "metadata": ["duckdb>=2.0"],
+    "serve": [
+        "fastapi>=0.165",  # limits bodies
+        "uvicorn>=0.30",
+        "python-multipart>=0.0.18",
+        "prometheus-client>=0.20",
+        "limits>=4",
+        "pebble>=5",
+    ],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],
     "test": [
@@ -30,6 +38,7 @@ EXTRAS = {
     "fuzz": ["atheris>=3.0"],  # Linux and macOS, Python 3.11 to 3.13
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],
 }
+EXTRAS["test"] += [*EXTRAS["serve"], "httpx>=0.27", "playwright>=1.45"]
 EXTRAS["dev"] = EXTRAS["test"] + EXTRAS["docs"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
 EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "fuzz" for requirement in group})
 
@@ -46,6 +55,7 @@ setup(
     package_data={
         "mecoq_faiss": ["py.typed"],
         "mecoq_faiss.comparison": ["duplicates.html", "report.html"],
+        "mecoq_faiss.service": ["page/*"],
         "mecoq_faiss_cli": ["py.typed"],
     },
     install_requires=[

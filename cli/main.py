@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Compare a bundle's files with its manifest, and prove its index again.",
     "encode": "Encode images into embeddings and codes (HDF5).",
     "search": "Search a bundle with images or features.",
+    "serve": "Search a bundle over HTTP, and on a page (extra: serve).",
     "evaluate": "MAP@k of a run or a bundle, by labels.",
     "compare": "A run beside PQ, OPQ, ITQ and LSH at equal bytes: a report.",
     "tune": "Find the fastest index at a wanted recall, on your own queries.",

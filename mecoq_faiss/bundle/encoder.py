@@ -17,7 +17,7 @@ from mecoq_faiss.bundle.stored_model import read_model
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
 from mecoq_faiss.data.images import UnreadableImage, decode_image, upright_rgb
 from mecoq_faiss.data.views import fixed_view, to_float
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.training.run_folder import RunFolder
@@ -69,6 +69,19 @@ class Encoder:
         """Whether the model takes ready features and no images."""
         return self.model.config.backbone == "features"
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one ready view, (3, size, size), or of one row of features, (F,)."""
+        size = self.model.config.image_size
+        return (self.model.backbone.feature_dim,) if self.takes_features else (3, size, size)
+
+    @property
+    def top_score(self) -> float | None:
+        """The highest score, and the negative of the lowest: M, of additive codes 1; None where scores have none."""
+        if not self.is_additive:
+            return float(self.quantizer.M)
+        return 1.0 if self.model.config.metric in ("aqs", "cosine") else None
+
     def encode(self, images: Any, *, for_database: bool = False) -> np.ndarray:
         """Encode one image or many.
 
@@ -89,6 +102,18 @@ class Encoder:
         """
         xq = self._queries(images)
         return decode_codes(self.codebooks, self.codes(xq)) if for_database and self.is_additive else xq
+
+    def queries_of(self, codes: np.ndarray) -> np.ndarray:
+        """What codes (n, M) uint8 stand for as queries (n, d) float32: items like them are found by it."""
+        if not self.is_additive:
+            return decode_codes(self.codebooks, codes)
+        x = sum_codes(self.codebooks, codes)  # (n, D)
+        metric = self.model.config.metric
+        if metric == "l2":
+            x[:, -1] = 1
+        elif metric != "ip":
+            x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        return np.tile(x, self.quantizer.M)
 
     def _queries(self, images: Any) -> np.ndarray:
         if self.takes_features:

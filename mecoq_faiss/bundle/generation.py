@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from mecoq_faiss.bundle.columns import Classes
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import Items, items_in, segment_names
-from mecoq_faiss.bundle.metadata import metadata_in
+from mecoq_faiss.bundle.metadata import metadata_in, metadata_of
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.config import K_RESULTS
+from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.index.filtered import ChosenRows
 from mecoq_faiss.index.inspect import without_ids
 
@@ -69,6 +75,9 @@ class Generation:
             ids = self._table.column("ids")
             assert ids is not None
             self._ids = ids  # a memory map, where all items lie in one file
+            codes = self._table.lazy("codes")
+            assert codes is not None
+            self._codes, self._classes = codes, Classes(self._table)
             self._metadata = metadata_in(files)
             if self._metadata is not None:
                 name, number = self._metadata.name, self._metadata.file.fileno()
@@ -85,18 +94,68 @@ class Generation:
     def __len__(self) -> int:
         return self.manifest["counts"]["items"]
 
+    @cached_property
+    def name(self) -> str:
+        """Another for each export: the first of its manifest's SHA-256, in hex."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def columns(self) -> list[str]:
+        """What `where` may name."""
+        own = ["id", "path", *(["label"] if self._classes else [])]
+        return own + ([] if self._metadata is None else list(self._metadata.columns))
+
     def paths(self, rows: np.ndarray) -> list[str]:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
         return self._table.paths(rows)
 
     def search(self, queries: Any, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """See `Bundle.search`."""
+        k, chosen = self._checked(k), None if where is None else self._chosen(where)
+        return self._hits(self.encoder.encode(queries), k, chosen)
+
+    def search_vectors(self, xq: np.ndarray, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
+        """The same of queries (nq, d) float32 that `encoder` gave."""
+        k, chosen = self._checked(k), None if where is None else self._chosen(where)
+        return self._hits(xq, k, chosen)
+
+    def row_of(self, id: int) -> int:
+        """The row of the item with an id; KeyError where there is none."""
+        rows = np.flatnonzero(self._ids == id)
+        if not len(rows):
+            raise KeyError(id)
+        return int(rows[0])
+
+    def labels(self, rows: np.ndarray) -> list[str | None]:
+        """The classes of some rows; None where items have none, or several."""
+        return self._classes.of(rows).tolist() if self._classes else [None] * len(rows)
+
+    def metadata(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The metadata of the items with these ids, by id; items that have none are left out."""
+        return {} if self._metadata is None else metadata_of(self._metadata, ids)
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """The codes (m, M) uint8 of some rows (m,)."""
+        return np.asarray(self._codes[np.asarray(rows, np.int64)])
+
+    def queries_like(self, rows: np.ndarray) -> np.ndarray:
+        """What some rows (m,) stand for, as queries (m, d) float32: their own vectors are not kept."""
+        return self.encoder.queries_of(self.codes(rows))
+
+    def segment_scores(self, xq: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What each codeword of some rows (m,) adds to their score for one query (d,): (m, M)."""
+        vectors = decode_codes(self.encoder.codebooks, self.codes(rows))
+        M = self.manifest["M"]
+        return np.einsum("mij,ij->mi", vectors.reshape(len(rows), M, -1), xq.reshape(M, -1))
+
+    def _checked(self, k: int | None) -> int:
         n = len(self)
         k = min(K_RESULTS, n) if k is None else k
         if not 1 <= k <= n:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
-        chosen = None if where is None else self._chosen(where)
-        xq = self.encoder.encode(queries)
+        return k
+
+    def _hits(self, xq: np.ndarray, k: int, chosen: ChosenRows | None) -> list[list[Hit]]:
         D, I = (self._by_row if chosen is None else chosen).search(xq, k)
         found = I[I >= 0]  # inverted lists, or the chosen items, may be fewer than k
         paths = dict(zip(found.tolist(), self.paths(found), strict=True))

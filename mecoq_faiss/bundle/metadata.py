@@ -51,6 +51,23 @@ def metadata_in(files: Pinned) -> Metadata | None:
     return Metadata(str(files.bundle / METADATA), files.file(METADATA), said["rows"], said["columns"])
 
 
+def metadata_of(metadata: Metadata, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The metadata of some items, by id; items that have none are left out. ValueError for a damaged file."""
+    import duckdb
+
+    with connected([metadata.file]) as connection:
+        try:
+            rows = connection.execute(
+                f"FROM read_parquet({quoted(place(metadata.file))}) WHERE id IN (SELECT unnest(?::BIGINT[]))",
+                [list(ids)],
+            )
+            names = [column[0] for column in rows.description or ()]
+            found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+        except duckdb.Error as error:
+            raise ValueError(f"{metadata.name} is damaged ({reason(error)}): export the bundle again") from error
+    return {row.pop("id"): row for row in found}
+
+
 def check_metadata(connection: DuckDBPyConnection, metadata: Metadata) -> None:
     """ValueError unless rows and columns are those that the manifest says."""
     import duckdb

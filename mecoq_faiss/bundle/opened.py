@@ -78,12 +78,12 @@ class Bundle:
                 `UnreadableImage` (a ValueError) for a file that is no image.
             FileNotFoundError: a path that is not there.
         """
-        with self._in_use() as generation:
+        with self.in_use() as generation:
             return generation.search(queries, k, where)
 
     def paths(self, rows: ArrayLike) -> list[str]:
         """The paths of some rows (n,), as they were in the source; ValueError for a row that is not there."""
-        with self._in_use() as generation:
+        with self.in_use() as generation:
             return generation.paths(np.asarray(rows))
 
     def add(self, images: Sequence[str | Path], *, root: str | Path | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Bundle:
         return generation
 
     @contextmanager
-    def _in_use(self) -> Iterator[Generation]:
+    def in_use(self) -> Iterator[Generation]:
         """The export in use, which stays open until the block ends."""
         with self._lock:
             generation = self._current()

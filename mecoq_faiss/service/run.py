@@ -1,0 +1,49 @@
+"""Serve bundles until the process is told to end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+
+import faiss
+import torch
+
+from mecoq_faiss.service.settings import Settings
+
+logger = logging.getLogger("mecoq_faiss")
+
+
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Answer HTTP at host and port, until SIGINT or SIGTERM; requests that were begun are answered first.
+
+    Raises the errors of `open_bundle`, ImportError naming the extra where it is not installed, ValueError for settings
+    that are none.
+    """
+    try:
+        import uvicorn
+
+        from mecoq_faiss.service.app import create_app
+    except ImportError as error:
+        raise ImportError(f"serving needs more packages ({error.name}): pip install 'mecoq-faiss[serve]'") from error
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    faiss.omp_set_num_threads(cores)
+    app = create_app(settings)
+    if not is_loopback(host) and settings.api_keys is None:
+        logger.warning("anyone who reaches %s:%d may search: give --api-keys, or --host 127.0.0.1", host, port)
+    elif is_loopback(host):
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        # a page of others may point a name of its own here, and would read what this machine's user may
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "::1", host])
+    logger.info("http://%s:%d/ serves %s", host, port, ", ".join(str(path) for path in settings.bundles))
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, timeout_keep_alive=30)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
