@@ -179,7 +179,7 @@ def test_nothing_found_wrong_input_slow_and_offline(reading: Running, collection
 
 def test_with_a_key(serve: Any, collection: Path, keys: tuple[Path, str, str], open_page: Any) -> None:
     page = open_page(serve(collection / "bundle", images=collection / "photos", api_keys=keys[0]).url)
-    assert "give a key" in page.inner_text("#problem")
+    assert "asks for a key" in page.inner_text("#problem")
     shot(page, "key")
     page.fill("#key", keys[1])
     page.keyboard.press("Enter")

@@ -27,7 +27,10 @@ async function call(path, options = {}) {
   if (answer.ok) return answer;
   let said = `${answer.status} ${answer.statusText}`;
   try { said = (await answer.json()).error || said; } catch { /* no JSON: the status says enough */ }
-  if (answer.status === 401) showKey();
+  if (answer.status === 401) {
+    showKey();
+    said = "This service asks for a key: enter it above.";
+  }
   if (answer.status === 503 || answer.status === 429) said += ` (again in ${answer.headers.get("Retry-After") || 1} s)`;
   throw new Error(said);
 }

@@ -1,0 +1,125 @@
+"""The service beside its parts called directly: many clients at once, and one.
+
+python -m benchmarks.speed serve --bundle B --queries FOLDER [--clients 32] [--seconds 8] [--repeats 3]
+
+The limit is `encoder.encode` of 64 image files at once and `index.search`, in one process with all threads; of one
+client, the same with one image. The service and its clients share the machine with nobody else then, so the clients'
+own work, which a service does not have on its machine, counts against it here. Both sides take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import faiss
+import httpx
+import numpy as np
+
+from benchmarks.speed.load import forms, load
+from benchmarks.speed.measure import arguments, finish, goal, show, use_threads
+from mecoq_faiss import load_encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
+from mecoq_faiss.data.images import IMAGE_TYPES
+
+K, IMAGES = 10, 256
+START_SECONDS = 120.0
+
+
+def direct(encoder: Any, index: Any, images: Sequence[bytes], batch: int, seconds: float) -> dict[str, float]:
+    """Queries a second, and the latency of a batch in ms, of the encoder and the index in this process."""
+    latencies, done, number = [], 0, 0
+    end = time.perf_counter() + seconds
+    begin = time.perf_counter()
+    while (started := time.perf_counter()) < end:
+        chosen = [images[(number + i) % len(images)] for i in range(batch)]
+        index.search(encoder.encode(chosen), K)
+        latencies.append(time.perf_counter() - started)
+        done, number = done + batch, number + batch
+    return {"per_s": done / (time.perf_counter() - begin), "p50_ms": float(np.median(latencies) * 1000)}
+
+
+class Service:
+    """`mecoq-faiss serve` in a process of its own, until `stop`."""
+
+    def __init__(self, bundle: Path, workers: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "mecoq_faiss_cli.main", "serve", str(bundle), "--port", str(port)]
+        self._process = subprocess.Popen([*command, "--workers", str(workers)])
+        end = time.monotonic() + START_SECONDS
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise OSError("the service did not start")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def main() -> None:
+    parser = arguments(__doc__, "serve")
+    parser.set_defaults(threads=os.cpu_count() or 1)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--queries", type=Path, required=True, help="folder of images to search with")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=-1, help="decoding processes of the service")
+    a = parser.parse_args()
+    use_threads(a.threads)
+    files = sorted(path for path in a.queries.rglob("*") if path.suffix.lower() in IMAGE_TYPES)
+    images = [path.read_bytes() for path in files[:: max(1, len(files) // IMAGES)][:IMAGES]]
+    encoder, index = load_encoder(a.bundle), faiss.read_index(str(a.bundle / "index.faiss"))
+    direct(encoder, index, images, ENCODE_BATCH, 2)  # warm
+    service = Service(a.bundle, a.workers)
+    rows = []
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+            for turn in range(a.repeats):
+                sides: dict[str, Any] = {
+                    "direct": lambda: (direct(encoder, index, images, ENCODE_BATCH, a.seconds),
+                                       direct(encoder, index, images, 1, a.seconds / 2)),
+                    "service": lambda: (
+                        elsewhere.submit(load, service.url, forms(images, K), a.clients, a.seconds).result(),
+                        elsewhere.submit(load, service.url, forms(images, K), 1, a.seconds / 2).result(),
+                    ),
+                }  # fmt: skip
+                for name in list(sides)[:: -1 if turn % 2 else 1]:
+                    many, one = sides[name]()
+                    rows.append({"turn": turn, "side": name, "many": many, "one": one})
+    finally:
+        service.stop()
+    by_side = {name: [row for row in rows if row["side"] == name] for name in ("direct", "service")}
+    best = {name: max(row["many"]["per_s"] for row in mine) for name, mine in by_side.items()}
+    latency = {name: min(row["one"]["p50_ms"] for row in mine) for name, mine in by_side.items()}
+    tail = min(row["many"]["p99_ms"] / row["many"]["p50_ms"] for row in by_side["service"])
+    more = latency["service"] - 1.1 * latency["direct"]
+    show("the best of all turns", [
+        {"side": name, "queries_per_s": best[name], "one client, ms": latency[name]} for name in best
+    ])  # fmt: skip
+    goals = [
+        goal(f"rate at {a.clients} clients / direct, in batches", best["service"] / best["direct"], at_least=0.9),
+        goal(f"p99 / p50 at {a.clients} clients", tail, at_most=10),
+        goal("one client: ms more than 1.1 times direct", more, at_most=3),
+    ]
+    failures = sum(row[what]["failures"] for row in by_side["service"] for what in ("many", "one"))
+    finish(a.out, a, goals, rows=rows, failures=failures, backbone=encoder.model.config.backbone,
+           image_size=encoder.model.config.image_size, items=index.ntotal)  # fmt: skip
