@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,18 +14,13 @@ import numpy as np
 import torch
 
 from mecoq_faiss.backbone.network import Backbone
+from mecoq_faiss.runtime.cache import cache_folder
 from mecoq_faiss.storage.checksum import checksum
 from mecoq_faiss.storage.files import check_regular, locked
 from mecoq_faiss.storage.hdf5 import damaged_dataset
 from mecoq_faiss.storage.shards import finished, has_shards, map_array, read_key
 
 logger = logging.getLogger("mecoq_faiss")
-
-
-def cache_folder() -> Path:
-    """$MECOQ_FAISS_CACHE, or mecoq-faiss in the user's cache folder."""
-    base = os.environ.get("MECOQ_FAISS_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mecoq-faiss"
 
 
 def fingerprint(backbone: Backbone) -> str:

@@ -12,12 +12,14 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from mecoq_faiss.data.copied import copied
 from mecoq_faiss.data.features import FEATURE_TYPES, FeatureSource, open_features
 from mecoq_faiss.data.given import Table
 from mecoq_faiss.data.images import IMAGE_TYPES, UnreadableImage, decode_image
 from mecoq_faiss.data.protocols import PROTOCOL_SEED, PROTOCOLS, SPLITS, open_protocol
+from mecoq_faiss.data.sharded import RANGE, SHARD_TYPES, ShardedStore, expanded, is_shard, shards_in
 from mecoq_faiss.data.sidecar import with_sidecar
-from mecoq_faiss.data.stores import TAR_TYPES, FolderStore, ImageStore, TarStore, scan_folder
+from mecoq_faiss.data.stores import FolderStore, ImageStore, TarStore, scan_folder
 from mecoq_faiss.runtime.suggest import did_you_mean
 from mecoq_faiss.storage.files import check_regular
 
@@ -107,9 +109,11 @@ def open_source(src: str | Path, split: str) -> Source:
     """Open what the user calls SRC.
 
     Args:
-        src: a folder (searched recursively) or tar of images, whose first folder below the root is the class if
-            every image lies in one; an ``.h5``, ``.hdf5`` or ``.npy`` file of features, the last with a table beside
-            it if there is one (``with_sidecar``); or ``NAME[:ROOT][#SPLIT]`` of a built-in protocol. A string that is a
+        src: a folder (searched recursively), a tar or a Parquet file of images, whose first folder below the root (in a
+            Parquet file, whose column `label`) is the class if every image lies in one; a folder of nothing but such
+            files, or `shards/{000..099}.tar`; an ``.h5``, ``.hdf5`` or ``.npy`` file of features, the last with a table
+            beside it if there is one (``with_sidecar``); a URL that fsspec knows, such as ``s3://bucket/photos``, of
+            which a copy is kept in the cache; or ``NAME[:ROOT][#SPLIT]`` of a built-in protocol. A string that is a
             protocol's name means the protocol: write ``./digits`` for a folder of that name.
         split: "train", "queries" or "database": the protocol's split unless ``src`` names one; plain files
             and folders have one part only, and ignore it.
@@ -131,8 +135,12 @@ def open_source(src: str | Path, split: str) -> Source:
     if isinstance(src, str) and name in PROTOCOLS:
         _check_split(ending)
         return _protocol_source(text, name, Path(root).expanduser() if root else None, ending)
+    if "://" in text:
+        return replace(open_source(copied(text), split), name=text)
     if path.is_dir():
-        return _image_source(text, scan_folder(path))
+        return _folder_source(text, path)
+    if RANGE.search(text) and is_shard(text) and not path.exists():
+        return _image_source(text, ShardedStore(expanded(text)))
     if path.exists():
         return _file_source(text, path)
     if hash_sign and Path(base).expanduser().exists():
@@ -178,10 +186,20 @@ def _protocol_source(text: str, name: str, root: Path | None, split: str) -> Ima
     return ImageSource(text, paths, benchmark.labels[rows], benchmark.class_names, protocol, benchmark.store, rows)
 
 
+def _folder_source(text: str, path: Path) -> ImageSource:
+    shards = shards_in(path)
+    try:
+        return _image_source(text, scan_folder(path))
+    except ValueError:
+        if not shards:
+            raise
+    return _image_source(text, ShardedStore(shards))
+
+
 def _file_source(text: str, path: Path) -> Source:
     check_regular(path)
     file_name = path.name.lower()
-    if file_name.endswith(TAR_TYPES):
+    if file_name.endswith(SHARD_TYPES):
         return _image_source(text, TarStore(path))
     if file_name.endswith(FEATURE_TYPES):
         source = open_features(path, text)
@@ -190,7 +208,7 @@ def _file_source(text: str, path: Path) -> Source:
         raise ValueError(f"{text}: .npz cannot be read in parts; save its array alone with np.save as .npy")
     if file_name.endswith(IMAGE_TYPES):
         raise ValueError(f"{text}: a single image; give the folder that holds the images")
-    types = ", ".join(TAR_TYPES + FEATURE_TYPES)
+    types = ", ".join(SHARD_TYPES + FEATURE_TYPES)
     raise ValueError(f"{text}: unknown file type; give a folder of images or one of {types}")
 
 

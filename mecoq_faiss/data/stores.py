@@ -10,6 +10,8 @@ import tarfile
 import tempfile
 import weakref
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mecoq_faiss.data.images import IMAGE_TYPES, MAX_BYTES, PREFIX, UnreadableImage, decode_image, limit
+from mecoq_faiss.data.parquet_images import PARQUET, write_tar
 from mecoq_faiss.storage.files import open_regular, sha256
 
 _MOST_HEADER = 1 << 20  # bytes, of a tar's long names and pax headers
@@ -102,7 +105,8 @@ class ArrayStore:
 class TarStore:
     """Images in a tar, read in place with ``os.pread``.
 
-    A compressed tar is unpacked once into a temporary plain tar, removed when the store that made it goes.
+    A compressed tar, or a Parquet file, is unpacked once into a temporary plain tar, removed when the store that made
+    it goes.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -110,10 +114,13 @@ class TarStore:
         self.path = os.path.abspath(path)
         stat = os.stat(self.path)
         self._archive_stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        parquet = self.path.lower().endswith(PARQUET)
         try:
-            self._plain = self._unpack()
+            self._plain = self._plain_copy(partial(write_tar, self.path)) if parquet else self._unpack()
             members = _tar_images(self._plain)
         except _TAR_ERRORS as error:
+            if parquet:
+                raise
             reason = " ".join(str(error).split())[:150]
             raise ValueError(f"{path}: not a readable tar ({reason}); write it again with `tar cf`") from None
         if not members:
@@ -168,11 +175,20 @@ class TarStore:
         unpacker = lzma.open if magic == b"\xfd7zXZ\0" else gzip.open if magic[:2] == b"\x1f\x8b" else None
         if unpacker is None:
             return self.path
+
+        def unpack(target: BinaryIO) -> None:
+            with unpacker(self.path, "rb") as source:
+                self._copy(source, target)
+
+        return self._plain_copy(unpack)
+
+    def _plain_copy(self, write: Callable[[BinaryIO], None]) -> str:
+        """A temporary plain tar that `write` fills."""
         handle, plain = tempfile.mkstemp(prefix="mecoq-faiss-", suffix=".tar")
         weakref.finalize(self, _remove, plain, os.getpid())
-        with open(handle, "wb") as target, unpacker(self.path, "rb") as source:
+        with open(handle, "wb") as target:
             try:
-                self._copy(source, target)
+                write(target)
             except BaseException as error:
                 _remove(plain, os.getpid())  # at once: the error may be kept
                 if not isinstance(error, OSError) or isinstance(error, gzip.BadGzipFile):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mecoq_faiss.backbone.feature_cache import cache_folder
+from mecoq_faiss.runtime.cache import cache_folder
 from mecoq_faiss.runtime.environment import PACKAGES, environment
 from mecoq_faiss.runtime.risks import risks
 

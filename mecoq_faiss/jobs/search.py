@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.generation import Hit
 from mecoq_faiss.bundle.opened import open_bundle
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
+from mecoq_faiss.storage.files import check_writable_parent, replacing
+from mecoq_faiss.storage.table import connected, place, quoted
 
 
 def query_names(queries: Sequence[str | Path]) -> list[str]:
@@ -20,6 +23,34 @@ def query_names(queries: Sequence[str | Path]) -> list[str]:
         rows = len(open_features(path, str(path))) if path.suffix.lower() in FEATURE_TYPES else None
         names += [str(path)] if rows is None else [f"{path}:{row}" for row in range(rows)]
     return names
+
+
+def write_hits(out: str | Path, names: Sequence[str], results: Sequence[Sequence[Hit]]) -> int:
+    """Write the hits of queries as a Parquet file, a row each; how many there are.
+
+    Its columns are `query` (its name), `rank`, `score`, `row`, `path` and `id`. ValueError for another ending than
+    .parquet, FileExistsError where `out` is there, ImportError without DuckDB (extra: metadata).
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".parquet":
+        raise ValueError(f"--out {out}: choose a name that ends in .parquet")
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another file")
+    check_writable_parent(out)
+    found = [(name, hit) for name, hits in zip(names, results, strict=True) for hit in hits]
+    table = {"query": np.array([name for name, _ in found], object)}
+    for field, kind in (
+        ("rank", np.int32),
+        ("score", np.float32),
+        ("row", np.int64),
+        ("path", object),
+        ("id", np.int64),
+    ):
+        table[field] = np.array([getattr(hit, field) for _, hit in found], kind)
+    with replacing(out) as temporary, open(temporary, "wb") as target, connected([target]) as connection:
+        connection.register("hits", table)
+        connection.execute(f"COPY hits TO {quoted(place(target))} (FORMAT parquet, USE_TMP_FILE false)")
+    return len(found)
 
 
 def search(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from mecoq_faiss.backbone.feature_cache import cache_folder, fingerprint, from_cache, of_device
+from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_device
 from mecoq_faiss.backbone.network import Backbone, create_backbone
 from mecoq_faiss.storage.shards import write_in_shards
 
@@ -145,13 +145,3 @@ def linear(scale: float = 1.0) -> Backbone:
 def test_fingerprints():
     assert fingerprint(linear()) == fingerprint(linear())
     assert len({fingerprint(b) for b in (linear(), linear(2.0), create_backbone("pixels", image_size=8))}) == 3
-
-
-def test_cache_folder(monkeypatch):
-    monkeypatch.setenv("MECOQ_FAISS_CACHE", "/a/b")
-    assert cache_folder() == Path("/a/b")
-    monkeypatch.delenv("MECOQ_FAISS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_folder() == Path("/x/mecoq-faiss")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "mecoq-faiss"

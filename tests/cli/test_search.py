@@ -123,3 +123,17 @@ def test_altered_manifests_are_refused(broken: Path, digit_image: Path) -> None:
     for wrong in ([], {"format": "1"}, {"format": 1}, {"format": 1, "files": {}}):
         path.write_text(json.dumps(wrong))
         fails("search", broken, digit_image)
+
+
+def test_hits_go_into_a_table(bundle: Path, digit_image: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    out = tmp_path / "hits.parquet"
+    ok("search", bundle, digit_image, digit_image, "-k", 3, "--out", out)
+    [one, _] = json.loads(ok("search", bundle, digit_image, digit_image, "-k", 3, "--json"))
+    table = duckdb.connect().execute(f"FROM '{out}'")
+    names, rows = [column[0] for column in table.description or ()], table.fetchall()
+    wanted = [tuple([one["query"], *hit.values()]) for hit in one["hits"]]
+    assert names == ["query", "rank", "score", "row", "path", "id"] and rows[:3] == wanted and len(rows) == 6
+    assert "exists" in fails("search", bundle, digit_image, "--out", out)
+    assert ".parquet" in fails("search", bundle, digit_image, "--out", tmp_path / "hits.csv")
