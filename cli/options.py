@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 SRC = (
-    "a folder, a .tar or .parquet of images, or many such ('shards/{000..099}.tar'), an .h5/.npy file of features, a URL "
-    "that fsspec knows, or NAME[:ROOT][#SPLIT] (digits, cifar10-ii:ROOT, ...)"
+    "a folder, a .tar or .parquet of images, or many such ('shards/{000..099}.tar'), an .h5/.npy file of features, a "
+    "URL that fsspec knows, or NAME[:ROOT][#SPLIT] (digits, cifar10-ii:ROOT, ...)"
 )
 
 PROTOCOLS = ("flickr25k", "cifar10-i", "cifar10-ii", "nuswide")
