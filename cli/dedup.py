@@ -13,13 +13,17 @@ from .options import data_option, device_option, json_option, printable, workers
 @click.command("dedup")
 @click.argument("bundle", type=click.Path())
 @data_option("images", "The collection, to confirm what codes find by new embeddings", required=False)
-@click.option("--threshold", type=float, help="Least score of two codes, at most M.  [default: 0.98 * M]")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Least score of two codes, at most M (of additive codes a cosine).  [default: 0.98 * M, or 0.98]",
+)
 @click.option(
     "--cosine",
     type=float,
     default=0.98,
     show_default=True,
-    help="With --images, the least mean inner product of two embeddings' segments.",
+    help="With --images, the least mean inner product of two embeddings' segments (of additive codes their cosine).",
 )
 @click.option(
     "--html", metavar="FILE", type=click.Path(), help="Write a page of the groups, with pictures of --images."

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, unit_sums
 from mecoq_faiss.index.near import near_codes
 
-NEAR = 0.98  # of M: the default threshold of codes
+NEAR = 0.98  # of the greatest score (M, of additive codes 1): the default threshold of codes
 COSINE = 0.98  # of embeddings, mean over the segments
-TOLERANCE = 1e-4  # of scores in [-M, M], float32: so much below the threshold still counts
+TOLERANCE = 1e-4  # of scores, float32: so much below the threshold still counts
 EMBEDDED = 1 << 15  # about so many embeddings are held at once
 SCORES = 1 << 22  # so many are computed at once
 PAIRS = 1 << 20  # so many become Python's numbers at once
@@ -29,7 +29,7 @@ class Duplicate(NamedTuple):
 
     id: int  # the item's own
     path: str
-    score: float  # with the first of the group, in [-M, M]: of the embeddings where both are known, else of the codes
+    score: float  # with the first of the group: of the embeddings where both are known, else of the codes
     exact: bool  # the first of the group, or of the same content (SHA-256) as it
 
 
@@ -76,21 +76,24 @@ def find_groups(
     threshold: float,
     embed: Callable[[np.ndarray], np.ndarray] | None = None,
     cosine: float = COSINE,
+    additive: bool = False,
 ) -> list[Group]:
     """Groups of rows that are joined, directly or through others, by pairs of duplicates.
 
     A pair has equal content, or a score of its codes' vectors from `threshold` on and, with `embed`, a mean inner
-    product of its embeddings' segments from `cosine` on.
+    product of its embeddings' segments from `cosine` on. Of additive codes the score is the cosine of the sums, and a
+    vector is one segment.
 
     Args:
-        codebooks: (M, K, d) float32, every codeword of norm 1.
+        codebooks: (M, K, d) float32, every codeword of norm 1, or additive ones.
         codes: (n, M) uint8.
         content: (n, 32) uint8, SHA-256; zeros where it is not known. None where no one's is.
-        threshold: from -M to M.
-        embed: gives the embeddings (m, D) float32 of rows (m,), zeros where there is none.
+        threshold: from -M to M, of additive codes from -1 to 1.
+        embed: gives the embeddings (m, D) float32 of rows (m,), every segment of norm 1, zeros where there is none.
         cosine: above 0, at most 1.
+        additive: codes stand for the sum of their codewords.
     """
-    M = codes.shape[1]
+    vectors, segments = (unit_sums, 1) if additive else (decode_codes, codes.shape[1])
     same_content = np.arange(len(codes)) if content is None else _first_equal(content)
     if content is not None:
         unknown = ~content.any(axis=1)
@@ -100,18 +103,18 @@ def find_groups(
     candidates = Joined(len(codes))
     candidates.join(everyone, same_content)
     candidates.join(everyone, same_code)
-    for first, second in near_codes(codebooks, codes[distinct], threshold - TOLERANCE):
+    for first, second in near_codes(codebooks, codes[distinct], threshold - TOLERANCE, additive):
         candidates.join(distinct[first], distinct[second])
     found = []
     for groups in _chunks(candidates.groups()):
         z = None if embed is None else embed(np.concatenate(groups))
         for rows in groups:
-            x, here = decode_codes(codebooks, codes[rows]), None
+            x, here = vectors(codebooks, codes[rows]), None
             parts = [np.arange(len(rows))]
             if z is not None:
                 here, z = z[: len(rows)], z[len(rows) :]
                 _, same = np.unique(same_content[rows], return_inverse=True)
-                parts = _confirmed(x, here, same, threshold - TOLERANCE, M * cosine - TOLERANCE)
+                parts = _confirmed(x, here, same, threshold - TOLERANCE, segments * cosine - TOLERANCE)
             found += [_group(rows, part, x, here, same_content) for part in parts]
     return sorted(found, key=lambda group: int(group.rows[0]))
 

@@ -19,12 +19,9 @@ DTYPES = {  # safetensors' names of what networks are made of
 }  # fmt: skip
 
 
-def read_model(bundle: Pinned) -> MeCoQ:
-    """The model, in eval mode.
-
-    Raises ValueError, in one line, where configuration, weights and manifest do not fit each other.
-    """
-    config_file, weights = map(bundle.file, ENCODER_FILES)
+def read_model_config(bundle: Pinned) -> ModelConfig:
+    """The model's configuration; ValueError, in one line, where it does not fit the manifest."""
+    config_file = bundle.file(ENCODER_FILES[0])
     text = config_file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
         raise ValueError(f"{config_file.name} is larger than {MOST_BYTES:,} bytes: export the bundle again")
@@ -34,6 +31,15 @@ def read_model(bundle: Pinned) -> MeCoQ:
     _same(bundle, config_file, "codes", config.codes, bundle.manifest.get("codes", CODES[0]))
     additive = config.codes == "additive"
     _same(bundle, config_file, "D", config.D, bundle.manifest["d"] // (config.M if additive else 1))
+    return config
+
+
+def read_model(bundle: Pinned) -> MeCoQ:
+    """The model, in eval mode.
+
+    Raises ValueError, in one line, where configuration, weights and manifest do not fit each other.
+    """
+    config, weights = read_model_config(bundle), bundle.file(ENCODER_FILES[1])
     _check_size(config, weights)
     try:
         model = load_model(config, weights)

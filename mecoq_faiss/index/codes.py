@@ -61,6 +61,16 @@ def sum_codes(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return decode_codes(codebooks, codes).reshape(-1, M, d).sum(axis=1)
 
 
+def unit_sums(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The directions of the vectors that additive codes stand for, (n, d) float32."""
+    return directions(sum_codes(codebooks, codes))
+
+
+def directions(x: np.ndarray) -> np.ndarray:
+    """Vectors (n, d) float32, each divided by its norm; zeros stay zeros."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def pack_codes(codes: np.ndarray, nbits: int) -> np.ndarray:
     """Codes (n, M), one byte each -> FAISS's rows of ceil(M * nbits / 8) bytes, lowest bits first."""
     n, M = codes.shape

@@ -14,7 +14,9 @@ from mecoq_faiss.bundle.encoder import Encoder, encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in, stored
 from mecoq_faiss.bundle.stored_index import index_in
+from mecoq_faiss.bundle.stored_model import read_model_config
 from mecoq_faiss.data.sources import Source, as_source
+from mecoq_faiss.index.codes import directions
 from mecoq_faiss.index.inspect import read_codebooks
 from mecoq_faiss.storage.files import check_writable_parent
 
@@ -36,13 +38,19 @@ def dedup(
     Near the greatest threshold only codes that are near in one of their segments are compared; at a low one every
     different code is compared with every other.
 
+    Of additive codes a score is the cosine of the sums that the codes stand for, from -1 to 1, and of embeddings their
+    cosine: by it vectors that differ in length alone are duplicates, also where the codes preserve inner products or
+    L2 (there of the features about their mean).
+
     Args:
         bundle: its folder.
         images: the collection, a source or its name (of a model of features: their file), whose paths are the items'.
             What is not in it, or cannot be read, is a duplicate by equal content only.
         threshold: from -M to M; by default 0.98 * M, the same mean over the segments as `cosine`. At M = 8 one segment
-            may then differ, by a codeword of cosine 0.84. With `images` a lower one finds more, and takes longer.
-        cosine: with `images`, the least mean inner product of the embeddings' segments, above 0 and at most 1.
+            may then differ, by a codeword of cosine 0.84. With `images` a lower one finds more, and takes longer. Of
+            additive codes from -1 to 1, by default 0.98.
+        cosine: with `images`, the least mean inner product of the embeddings' segments, above 0 and at most 1; of
+            additive codes the least cosine.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -60,12 +68,14 @@ def dedup(
     """
     with pinned(bundle) as files:
         items = items_in(files)
-        if files.manifest.get("codes") == "additive":
-            raise ValueError(f"{bundle} has additive codes, which dedup does not compare: train with codes=product")
-        M = int(files.manifest["M"])
-        threshold = NEAR * M if threshold is None else threshold
-        if not -M <= threshold <= M:
-            raise ValueError(f"threshold={threshold} is out of range: scores lie between {-M} and {M}, choose near {M}")
+        config, codebooks = read_model_config(files), read_codebooks(index_in(files))
+        additive = config.codes == "additive"
+        most = 1 if additive else config.M
+        threshold = NEAR * most if threshold is None else threshold
+        if not -most <= threshold <= most:
+            raise ValueError(
+                f"threshold={threshold} is out of range: scores lie between {-most} and {most}, choose near {most}"
+            )
         if not 0 < cosine <= 1:
             raise ValueError(f"cosine={cosine} is out of range: choose above 0 and at most 1")
         order = np.argsort(items.ids, kind="stable")
@@ -75,11 +85,13 @@ def dedup(
             source, encoder = as_source(images, "database"), encoder_in(files, device)
             check_fits(encoder, source)
             embed = _Embed(encoder, source, paths.tolist(), workers)
+        if config.metric == "l2":
+            codebooks = codebooks[..., :-1]  # the last coordinate is half of a squared norm
         found = find_groups(
-            read_codebooks(index_in(files)),
+            codebooks,
             np.asarray(items.codes)[order],
             None if hashes is None else np.asarray(hashes)[order],
-            threshold, embed, cosine,
+            threshold, embed, cosine, additive,
         )  # fmt: skip
     return [
         [
@@ -109,7 +121,7 @@ def check_page(path: str | Path) -> None:
 
 
 class _Embed:
-    """Embeddings of a bundle's items by row, encoded anew from a source that has their paths."""
+    """Embeddings of a bundle's items by row, encoded anew from a source that has their paths; unit segments."""
 
     def __init__(self, encoder: Encoder, source: Source, paths: Sequence[str], workers: int) -> None:
         self._encoder, self._source, self._workers = encoder, source, workers
@@ -123,9 +135,11 @@ class _Embed:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Rows (m,) -> (m, D) float32, zeros where there is no readable image."""
         wanted = self._rows[rows]
-        z = np.zeros((len(rows), self._encoder.d), np.float32)
+        z = np.zeros((len(rows), self._encoder.model.config.D), np.float32)
         there = np.flatnonzero(wanted >= 0)
         if len(there):
             for read, vectors in embed_batches(self._encoder, self._source.subset(wanted[there]), 0, self._workers):
-                z[there[read]] = vectors
-        return z
+                z[there[read]] = vectors[:, : z.shape[1]]  # of additive codes they come M times
+        if not self._encoder.is_additive:
+            return z
+        return directions(z[:, :-1] if self._encoder.model.config.metric == "l2" else z)

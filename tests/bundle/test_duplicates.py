@@ -7,9 +7,8 @@ from mecoq_faiss.bundle.duplicates import Joined, find_groups
 from mecoq_faiss.index.codes import decode_codes
 
 
-def brute(codebooks: np.ndarray, codes: np.ndarray, content: np.ndarray, threshold: float) -> set[frozenset[int]]:
+def brute(x: np.ndarray, content: np.ndarray, threshold: float) -> set[frozenset[int]]:
     """Groups of rows, by merging sets until nothing changes."""
-    x = decode_codes(codebooks, codes)
     groups = [{i, j} for i in range(len(x)) for j in range(i)
               if x[i] @ x[j] >= threshold or (content[i].any() and (content[i] == content[j]).all())]  # fmt: skip
     merged = True
@@ -25,8 +24,8 @@ def brute(codebooks: np.ndarray, codes: np.ndarray, content: np.ndarray, thresho
     return {frozenset(group) for group in groups}
 
 
-@pytest.mark.parametrize("threshold", [2.5, 2.9, 3.0])
-def test_groups_are_those_of_brute_force(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threshold", "additive"), [(2.5, False), (2.9, False), (3.0, False), (0.95, True)])
+def test_groups_are_those_of_brute_force(threshold: float, additive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     import mecoq_faiss.bundle.duplicates as duplicates
     import mecoq_faiss.index.near as near
 
@@ -38,8 +37,12 @@ def test_groups_are_those_of_brute_force(threshold: float, monkeypatch: pytest.M
     codes = rng.integers(0, 16, (200, 3)).astype(np.uint8)
     content = rng.integers(0, 255, (200, 32)).astype(np.uint8)
     codes[50], content[60], content[[1, 2, 3]] = codes[4], content[7], 0  # zeros: not known, hence not equal
-    expected = brute(codebooks, codes, content, threshold - 1e-4)
-    found = find_groups(codebooks, codes, content, threshold)
+    x = decode_codes(codebooks, codes)
+    if additive:
+        x = x.reshape(200, 3, 3).sum(axis=1)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    expected = brute(x, content, threshold - 1e-4)
+    found = find_groups(codebooks, codes, content, threshold, additive=additive)
     assert {frozenset(group.rows.tolist()) for group in found} == expected and len(found) == len(expected)
     [with_60] = [group for group in found if 60 in group.rows]
     assert with_60.exact[with_60.rows.tolist().index(60)] == (with_60.rows[0] == 7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -40,24 +42,54 @@ def test_pairs_are_those_of_all_against_all(share: float, M: int, K: int, monkey
     assert share < 0 or expected or share > 0.95
 
 
-def test_high_thresholds_compare_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def sums_made_up(M: int, K: int, n: int, clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codebooks whose first codewords lie around `clusters` centers, the further ones ever smaller; different codes."""
+    rng = np.random.default_rng(M)
+    centers = rng.normal(size=(clusters, 6))
+    codebooks = rng.normal(size=(M, K, 6)) * 0.1 ** np.arange(1, M + 1)[:, None, None]
+    codebooks[0] += centers[rng.integers(0, clusters, K)]
+    codes = np.unique(rng.integers(0, K, (n, M), dtype=np.uint8), axis=0)
+    return codebooks.astype(np.float32), rng.permutation(codes)
+
+
+def cosines(codebooks: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    x = sum(book[code].astype(np.float64) for book, code in zip(codebooks, codes.T, strict=True))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+@pytest.mark.parametrize("threshold", [0.999, 0.98, 0.8, 0.0, -1.0])
+@pytest.mark.parametrize(("M", "K"), [(2, 256), (4, 16), (3, 16)])
+def test_pairs_of_sums_are_those_of_their_cosines(
+    threshold: float, M: int, K: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCORES", 500)
+    monkeypatch.setattr(module, "CODE_BLOCK", 90)
+    codebooks, codes = sums_made_up(M, K, 400, 8)
+    found = [pair for first, second in near_codes(codebooks, codes, threshold, additive=True)
+             for pair in zip(first.tolist(), second.tolist(), strict=True)]  # fmt: skip
+    score, rising = cosines(codebooks, codes), np.triu(np.ones((len(codes), len(codes)), bool), 1)
+    surely, perhaps = (set(zip(*map(np.ndarray.tolist, np.nonzero(rising & (score > threshold + off))), strict=True))
+                       for off in (1e-6, -1e-6))  # fmt: skip
+    assert len(set(found)) == len(found) and surely <= set(found) <= perhaps and surely
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_high_thresholds_compare_few_pairs(additive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SCORES", 1000)
-    codebooks, codes = made_up(4, 256, 20_000, 64)
-    compared: list[int] = []
+    codebooks, codes = (sums_made_up if additive else made_up)(4, 256, 20_000, 64)
+    compared = 0
 
-    def counted(codebooks: np.ndarray, some: np.ndarray) -> np.ndarray:
-        compared.append(len(some))
-        return decode_codes(codebooks, some)
+    def counted(search: module._Search, some: np.ndarray, others: np.ndarray) -> Iterator[module.Pairs]:
+        nonlocal compared
+        compared += len(some) * len(others)
+        yield from above(search, some, others)
 
-    def built_of(codebooks: np.ndarray, some: np.ndarray) -> object:
-        built.append(len(some))
-        return pq(codebooks, some)
-
-    built: list[int] = []
-    monkeypatch.setattr(module, "decode_codes", counted)
-    monkeypatch.setattr(module, "pq", built_of)
-    assert sum(len(first) for first, _ in near_codes(codebooks, codes, 0.98 * 4)) > 0
-    assert sum(compared) * max(built) < len(codes) ** 2 / 20
+    above = module._above
+    monkeypatch.setattr(module, "_above", counted)
+    threshold = 0.98 if additive else 0.98 * 4
+    assert sum(len(first) for first, _ in near_codes(codebooks, codes, threshold, additive)) > 0
+    assert compared < len(codes) ** 2 / 20
 
 
 def test_one_code_or_none_near() -> None:

@@ -15,7 +15,6 @@ from mecoq_faiss import verify as verify_bundle
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.index import load_index, read_codes
 from mecoq_faiss.index.codes import sum_codes
-from mecoq_faiss.jobs.dedup import dedup
 from mecoq_faiss.jobs.merge import merge
 from mecoq_faiss.jobs.search import search
 from mecoq_faiss.jobs.split import split
@@ -113,9 +112,6 @@ def test_a_run_and_its_bundle_evaluate_to_the_same(tmp_path: Path) -> None:
 def test_what_it_is_not_for_is_one_line(work: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="kind 'gpu' does not take additive codes: choose 'pq'"):
         export_index(work / "run8", work / "x.npy", tmp_path / "b", kind="gpu")
-    export_index(work / "run8", work / "x.npy", tmp_path / "b")
-    with pytest.raises(ValueError, match="has additive codes, which dedup does not compare"):
-        dedup(tmp_path / "b")
     with pytest.raises(ValueError, match="fitted when training ends"):
         Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, codes="additive")))
 

@@ -12,7 +12,7 @@ from mecoq_faiss import ModelConfig, TrainConfig, dedup, export_index, load_enco
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.index import load_index, read_codebooks
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, sum_codes
 
 
 def picture(seed: int) -> Image.Image:
@@ -121,6 +121,45 @@ def test_features_confirm_too(tmp_path: Path) -> None:
         [(4, True), (40, True)],
         [(6, True), (50, False)],
     ]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_additive_codes_are_compared_by_the_cosine_of_their_sums(metric: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    x[:, 0] += 3
+    x[40], x[50], x[60] = x[4], x[6] * 1.001, x[8] + 0.3
+    np.save(tmp_path / "f.npy", x)
+    train(tmp_path / "f.npy", tmp_path / "run", preserving(12, metric), TrainConfig(epochs=1, batch_size=50))
+    export_index(tmp_path / "run", tmp_path / "f.npy", tmp_path / "bundle")
+    confirmed = dedup(tmp_path / "bundle", tmp_path / "f.npy", threshold=0.5, cosine=0.9999)
+    assert [[(item.id, item.exact) for item in group] for group in confirmed] == [
+        [(4, True), (40, True)],
+        [(6, True), (50, False)],
+    ]
+    assert all(abs(item.score - 1) < 1e-4 for group in confirmed for item in group)
+    with pinned(tmp_path / "bundle") as files:
+        codes = np.asarray(items_in(files).codes)
+    sums = sum_codes(read_codebooks(load_index(tmp_path / "bundle" / "index.faiss")), codes)
+    sums = sums[:, :-1] if metric == "l2" else sums
+    sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+    by_codes = dedup(tmp_path / "bundle", threshold=0.97)
+    assert len(by_codes) > 2
+    for group in by_codes:
+        rows = [item.id for item in group]
+        np.testing.assert_allclose([item.score for item in group], sums[rows] @ sums[rows[0]], atol=1e-5)
+    joined = {item.id for group in by_codes for item in group}
+    near = sums @ sums.T - 2 * np.eye(len(x)) >= 0.97
+    assert joined == set(np.flatnonzero(near.any(axis=1)))
+    assert dedup(tmp_path / "bundle") == dedup(tmp_path / "bundle", threshold=0.98)
+    with pytest.raises(ValueError, match="scores lie between -1 and 1"):
+        dedup(tmp_path / "bundle", threshold=1.5)
+
+
+def preserving(width: int, metric: str) -> ModelConfig:
+    return ModelConfig(
+        backbone="features", weights="none", feature_dim=width, D=16, M=2, nbits=8, codes="additive", metric=metric,
+        projection="linear", standardize=False,
+    )  # fmt: skip
 
 
 def test_what_is_wrong_is_one_line(start: Path, tmp_path: Path) -> None:
