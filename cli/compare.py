@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
@@ -36,7 +36,7 @@ def command(
     """
     import json
 
-    from mecoq_faiss.comparison.tables import goal_tables
+    from mecoq_faiss.comparison.tables import by_rank, goal_tables
     from mecoq_faiss.jobs.compare import compare
 
     report = compare(
@@ -46,20 +46,24 @@ def command(
         click.echo(json.dumps(report))
         return
     for table in goal_tables(report):
-        _print(table)
+        names = [table["goal"], *table["rows"][0]["cells"], "setting"]
+        _print(names, [[row["label"], *row["cells"].values(), row["setting"]] for row in table["rows"]])
+    ranks = by_rank(report)
+    if ranks is not None:
+        click.echo(ranks["title"])
+        _print(ranks["names"], ranks["rows"])
     click.echo(report["verdict"])
     for line in report["warnings"]:
         click.echo(f"warning: {line}")
     click.echo(f"{out}/report.html")
 
 
-def _print(table: dict[str, Any]) -> None:
-    """A line a method, the setting last."""
-    rows = table["rows"]
-    widths = {name: max(len(name), *(len(row["cells"][name]) for row in rows)) for name in rows[0]["cells"]}
-    first = max(len(table["goal"]), *(len(row["label"]) for row in rows))
-    click.echo("  ".join([f"{table['goal']:<{first}}", *(f"{name:>{n}}" for name, n in widths.items()), "setting"]))
-    for row in rows:
-        cells = (f"{row['cells'][name]:>{n}}" for name, n in widths.items())
-        click.echo("  ".join([f"{row['label']:<{first}}", *cells, row["setting"]]))
+def _print(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A line a row, the columns right-aligned but for the first, and for a last one of settings."""
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for first, *cells in (names, *rows):
+        aligned = [f"{first:<{widths[0]}}", *(f"{cell:>{n}}" for cell, n in zip(cells, widths[1:], strict=True))]
+        if names[-1] == "setting":
+            aligned[-1] = cells[-1]
+        click.echo("  ".join(aligned))
     click.echo()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mecoq_faiss.comparison.contenders import LEARNED
 from mecoq_faiss.comparison.figures import NEIGHBORS, RECALL_AT, TABLE_RANKS
 from mecoq_faiss.comparison.verdict import GOALS
 from mecoq_faiss.evaluation import FIRST_RANKS
@@ -54,25 +55,54 @@ def _figures(report: dict[str, Any], m: dict[str, Any], key: str) -> Iterator[tu
     yield from ((name, f"{quality[each]:.4f}") for each, name in names.items() if each in quality)
 
 
-def by_rank(report: dict[str, Any]) -> dict[str, Any] | None:
-    """Precision among the first n, or how often a copy's image is; None where neither was measured.
+def at_ranks(methods: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Precision among the first n, or how often a copy's image is, beside the baseline that is best at that very n.
+
+    Args:
+        methods: as in report.json, the learned codes first; those of other sizes are no rivals.
+        key: the deciding figure's; of exact neighbours nothing is measured rank by rank.
 
     Returns:
-        `title`, `names` of the columns and `rows`, a method each.
+        Of each rank its `n`, the methods' `values` in their order, and where there is a rival its label (`best`) and
+        what the learned codes have above it (`gain`).
     """
-    rows = []
-    for m in report["methods"]:
-        q = m["quality"]
-        if report["key"] == "map":
-            at = dict(zip(q["ranks"], q["precision"], strict=True))
-        elif report["key"] == "same_image":
-            at = {int(n): value for n, value in q["same_image_at"].items()}
-        else:
-            return None
-        shown = [n for n in (TABLE_RANKS if report["key"] == "map" else RECALL_AT) if n in at]
-        rows.append([m["label"], *(f"{at[n]:.3f}" for n in shown)])
+    if key == "neighbours":
+        return []
+    ranks = TABLE_RANKS if key == "map" else RECALL_AT
+    curves = [_curve(m["quality"], key) for m in methods]
+    rivals = [i for i, m in enumerate(methods) if i and m["num_bytes"] == methods[0]["num_bytes"]]
+    found = []
+    for n in (n for n in ranks if n in curves[0]):
+        row: dict[str, Any] = {"n": n, "values": [float(curve[n]) for curve in curves]}
+        if rivals:
+            best = max(rivals, key=row["values"].__getitem__)
+            row |= {"best": methods[best]["label"], "gain": row["values"][0] - row["values"][best]}
+        found.append(row)
+    return found
+
+
+def _curve(quality: dict[str, Any], key: str) -> dict[int, float]:
+    if key == "map":
+        return dict(zip(quality["ranks"], quality["precision"], strict=True))
+    return {int(n): value for n, value in quality["same_image_at"].items()}
+
+
+def by_rank(report: dict[str, Any]) -> dict[str, Any] | None:
+    """The report's `by_rank` as a table; None where there is none.
+
+    Returns:
+        `title`, `names` of the columns and `rows`: a method each, then the best of the same size, and by how much the
+        learned codes are above it.
+    """
+    ranks = report["by_rank"]
+    if not ranks:
+        return None
+    rows = [[m["label"], *(f"{r['values'][i]:.3f}" for r in ranks)] for i, m in enumerate(report["methods"])]
+    if "best" in ranks[0]:
+        rows.append(["best of the others", *(r["best"] for r in ranks)])
+        rows.append([f"{LEARNED} above it by", *(f"{r['gain']:+.3f}" for r in ranks)])
     title = {
         "map": "Precision among the first n: the share of relevant items",
         "same_image": "How often the image of an altered copy is among the first n",
     }[report["key"]]
-    return {"title": title, "names": ["method", *(f"n = {n:,}" for n in shown)], "rows": rows}
+    return {"title": title, "names": ["method", *(f"n = {r['n']:,}" for r in ranks)], "rows": rows}

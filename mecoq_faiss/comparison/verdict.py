@@ -13,7 +13,6 @@ from mecoq_faiss.comparison.figures import Task
 
 SEED = 0
 RESAMPLES = 2000
-TOP = ("precision_at_1", "precision_at_10")  # what a verdict by MAP says beside it
 GOALS = {"map": "Of one kind", "same_image": "Altered copies", "neighbours": "Exact neighbours"}  # by their measures
 OBJECTIVE = "altered copies are what the learned codes are trained to find"
 IF_MEANT = "if that is what similar means in your application, take these codes, or train with --objective preserve"
@@ -58,8 +57,8 @@ def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> di
     Returns:
         `measure` and `key` of the deciding figure, `winner` (a label, or None) and `verdict`, a line a goal; in `goals`
         of each its `goal` (a name), `key`, `winner` and `advice`. Where there is a rival of this size also its setting
-        (`rival`), the deciding `gain` and `interval` (low, high), and in `comparisons` the same of each measure, with
-        both figures (`learned`, `best`).
+        (`rival`), the deciding `gain` and `interval` (low, high), and in `comparisons` the same of each measure, each
+        with the rival that is best by it (its label is `method`) and both figures (`learned`, `best`).
     """
     (key, name), *_ = task.measures.items()
     found: dict[str, Any] = {"measure": name, "key": key, "winner": None, "goals": []}
@@ -69,8 +68,7 @@ def verdict(methods: Sequence[dict[str, Any]], task: Task, num_bytes: int) -> di
 
     compared: dict[str, Comparison] = {}
     for each, its_name in task.measures.items():
-        ranked_by = key if each.startswith("precision") else each  # precision is that of MAP's best rival
-        rival = max(others, key=lambda m, by=ranked_by: _mean(m, by))  # type: ignore[misc]
+        rival = max(others, key=lambda m, by=each: _mean(m, by))  # type: ignore[misc]
         compared[each] = _compare(its_name, each, learned, rival)
     first = compared[key]
     found |= {field: first[field] for field in ("rival", "gain", "interval", "winner")} | {"comparisons": compared}
@@ -102,7 +100,7 @@ def _advice(key: str, compared: dict[str, Comparison], size: str, opposed: bool)
     }.get(c["winner"], f"use {c['rival']}, without learning")
     beside = ""
     if key == "map":
-        beside = _at_the_top([compared[each] for each in TOP if each in compared], c["winner"])
+        beside = "".join(f"; {_at_rank(c)}" for each, c in compared.items() if each.startswith("precision"))
     elif key == "same_image":
         beside = f"; {OBJECTIVE}"
     elif opposed:
@@ -122,6 +120,7 @@ def _compare(name: str, key: str, learned: dict[str, Any], rival: dict[str, Any]
         "measure": name,
         "learned": ours,
         "best": best,
+        "method": rival["label"],
         "rival": rival["neighbours_setting"] if key == "neighbours" else rival["setting"],
         "gain": ours - best,
         "interval": [low, high],
@@ -146,15 +145,11 @@ def _figures(c: Comparison, size: str) -> str:
     )
 
 
-def _at_the_top(first: Sequence[Comparison], winner: str | None) -> str:
-    """Precision among the very first, and where it says something else than MAP."""
-    said = ", ".join(f"{c['measure']} {c['learned']:.3f} and {c['best']:.3f}" for c in first)
-    against = [
-        f"the learned codes are {'higher' if c['gain'] > 0 else 'lower'} at {c['measure']} ({_margin(c)})"
-        for c in first
-        if c["winner"] not in (None, winner)
-    ]
-    return f"; {said}" + (f", and there {' and '.join(against)}" if against else "")
+def _at_rank(c: Comparison) -> str:
+    """Precision among the very first, beside the baseline that is best there."""
+    says = {None: "no clear difference", LEARNED: "higher"}.get(c["winner"], "lower")
+    best = f"{c['best']:.3f} of {c['method']}, the best there"
+    return f"{c['measure']} {c['learned']:.3f} against {best}: {says} ({_margin(c)})"
 
 
 def _it_depends(copies: Comparison, neighbors: Comparison) -> str:

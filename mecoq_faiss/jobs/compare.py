@@ -21,6 +21,7 @@ from mecoq_faiss.comparison.assumptions import warnings
 from mecoq_faiss.comparison.contenders import LEARNED, Contender, baseline_contender, learned_contender
 from mecoq_faiss.comparison.data import CompareData, load_data, of_model
 from mecoq_faiss.comparison.figures import TABLE_RANKS, Task, file_bytes, quality, search_milliseconds
+from mecoq_faiss.comparison.tables import at_ranks
 from mecoq_faiss.comparison.verdict import verdict
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import Source
@@ -149,6 +150,7 @@ def compare(
             **judged,
             "warnings": warnings(model_config, train_config, data.train_source, data.task.labels_db, len(data.task.xq)),
             "methods": methods,
+            "by_rank": at_ranks(methods, judged["key"]),
             "data": data.description
             | {"k": k, "seeds": seeds, "quick": quick, "held_out": len(held), "k_held_out": k_held},
             "choice": table,

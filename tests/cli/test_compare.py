@@ -37,6 +37,10 @@ def test_it_prints_a_table_and_writes_a_report(
     assert report["verdict"] in shown and head[:8] == ["Of", "one", "kind", "MAP@100", "all", "relevant", "P@1", "P@10"]
     assert "Exact neighbours  recall@10  recall@100  setting" in shown
     assert "\nwarning: few images\n" in shown
+    assert [rank["n"] for rank in report["by_rank"]] == [1, 2, 3, 5, 10, 20, 50, 100]
+    for row in (["best of the others", *(r["best"] for r in report["by_rank"])],
+                ["MeCoQ above it by", *(f"{r['gain']:+.3f}" for r in report["by_rank"])]):  # fmt: skip
+        assert " ".join(row) in " ".join(shown.split())
     printed = {line[:16].strip(): line[16:].strip() for line in ok("evaluate", *arguments).splitlines()}
     learned = report["methods"][0]["quality"]
     for n in (1, 10, 100):

@@ -105,6 +105,8 @@ def test_the_verdict_figures_and_settings_are_there(made: tuple[dict[str, Any], 
             assert f'<td data-label="{name}">{method["quality"][key]:.4f}</td>' in text
         for n in (1, 10, 100):
             assert f'<td data-label="P@{n}">{method["quality"][f"precision_at_{n}"]:.4f}</td>' in text
+    for rank in report["by_rank"]:
+        assert f"<td>{rank['best']}</td>" in text and f"<td>{rank['gain']:+.3f}</td>" in text
     for row in report["choice"]:
         assert row["name"] in words
     for name, value in (*report["train"].items(), *report["environment"].items()):

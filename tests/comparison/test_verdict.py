@@ -49,7 +49,7 @@ def test_verdicts(learned: list[float], pq: list[float], winner: str | None, beg
     assert found["rival"] == "PQ setting" and found["gain"] == pytest.approx(np.mean(learned) - np.mean(pq))
     low, high = found["interval"]
     assert low <= found["gain"] <= high and f"95 % interval {low:+.3f} to {high:+.3f}" in found["verdict"]
-    assert f"precision@1 {np.mean(learned):.3f} and {np.mean(pq):.3f}" in found["verdict"]
+    assert f"precision@1 {np.mean(learned):.3f} against {np.mean(pq):.3f} of PQ, the best there" in found["verdict"]
     alone = judge(entry("MeCoQ", **both(learned)))
     assert alone["verdict"] == "Nothing of the same size was compared." and alone["winner"] is None
 
@@ -70,10 +70,20 @@ def test_map_won_but_the_first_results_lost_is_said_in_the_same_sentence() -> No
     pq = entry("PQ", map=np.add(spread(0.5), [0.01, -0.01] * 100), precision_at_1=[0.55, 0.65] * 100)
     said = judge(learned, pq)
     assert said["winner"] == "MeCoQ" and said["comparisons"]["precision_at_1"]["winner"] == "PQ"
-    assert "; precision@1 0.500 and 0.600, and there the learned codes are lower at precision@1" in said["verdict"]
+    assert "; precision@1 0.500 against 0.600 of PQ, the best there: lower (difference -0.100, " in said["verdict"]
     assert said["verdict"].count(". ") == said["verdict"].count("\n") == 0, "one sentence"
     close = entry("PQ", map=spread(0.5), precision_at_1=np.roll(spread(0.51), 1))
-    assert "and there" not in judge(learned, close)["verdict"], "within its interval"
+    assert "of PQ, the best there: no clear difference" in judge(learned, close)["verdict"], "within its interval"
+
+
+def test_at_each_rank_the_rival_is_the_best_there() -> None:
+    learned = entry("MeCoQ", map=spread(0.6), precision_at_1=spread(0.55))
+    pq = entry("PQ", map=spread(0.5), precision_at_1=spread(0.5))
+    rq = entry("RQ", map=spread(0.4), precision_at_1=spread(0.6))
+    said = judge(learned, pq, rq)
+    assert said["comparisons"]["map"]["method"] == "PQ" and said["comparisons"]["precision_at_1"]["method"] == "RQ"
+    assert said["comparisons"]["precision_at_1"]["winner"] == "RQ" and said["winner"] == "MeCoQ"
+    assert "precision@1 0.550 against 0.600 of RQ, the best there: lower" in said["verdict"]
 
 
 @pytest.mark.parametrize(
