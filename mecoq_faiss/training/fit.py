@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,14 +17,13 @@ from mecoq_faiss.presets import settings_for
 from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
 from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.storage.files import check_writable_parent, write_text
-from mecoq_faiss.training.checkpoint import StoredTensor
 from mecoq_faiss.training.codebooks import finish_codebooks
+from mecoq_faiss.training.last_state import load_state
 from mecoq_faiss.training.log import recorder
 from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
-from mecoq_faiss.training.place import check_place
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
@@ -70,28 +69,33 @@ def fit_run(
     device = resolve_device(device)
     if validation is not None:
         check_validation(validation, source)
+    given = _Given(source, device, tensorboard, budget, callback, validation, queries_sample)
     with run.opened(), random_state_kept(device):
-        return _fit_run(
-            run, source, model_config, train_config, resume and run.is_started, device, tensorboard, budget, callback,
-            validation, queries_sample,
-        )  # fmt: skip
+        return _fit_run(run, given, model_config, train_config, resume and run.is_started)
+
+
+class _Given(NamedTuple):
+    """What a training is given beside its settings; see `train`."""
+
+    source: Source
+    device: str
+    tensorboard: bool
+    budget: float | None
+    callback: Callable[[dict[str, Any]], None] | None
+    validation: Source | None
+    queries: Source | None
 
 
 def _fit_run(
     run: RunFolder,
-    source: Source,
+    given: _Given,
     model_config: ModelConfig | None,
     train_config: TrainConfig | None,
     resume: bool,
-    device: str,
-    tensorboard: bool,
-    budget: float | None,
-    callback: Callable[[dict[str, Any]], None] | None,
-    validation: Source | None,
-    queries_sample: Source | None,
 ) -> MeCoQ:
+    source, device, queries = given.source, given.device, given.queries
     if resume:
-        check_same_data(run.split_file, source, queries_sample)
+        check_same_data(run.split_file, source, queries)
         model_config, train_config = _settings_of(run, source, model_config, train_config)
         if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
             train_config = replace(train_config, cached_views=most_views(len(source)))
@@ -108,17 +112,17 @@ def _fit_run(
             )
             model_config, train_config = model_config or defaults[0], train_config or defaults[1]
         model_config = fit_to_source(model_config, source)
-        if queries_sample is not None:
-            check_queries(queries_sample, source, model_config)
-        check_enough(source if queries_sample is None else queries_sample, train_config)
+        if queries is not None:
+            check_queries(queries, source, model_config)
+        check_enough(source if queries is None else queries, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
     model.backbone.micro_batch = train_config.micro_batch
     if train_config.compile:
         model.backbone.compile_net()
     try:
-        held_out = None if validation is None else Validation(validation, model, train_config, device)
-        pairs = make_pairs(source, model, train_config, device, None if resume else budget, queries_sample)
+        held_out = None if given.validation is None else Validation(given.validation, model, train_config, device)
+        pairs = make_pairs(source, model, train_config, device, None if resume else given.budget, queries)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
         objective = make_objective(source, model.to(device), train_config, device)
@@ -127,9 +131,9 @@ def _fit_run(
             run.remove_temporary()  # what a killed start left
             run.remove()
             run.write_config(model_config, train_config)
-            write_text(run.split_file, describe_data(source, queries_sample))
+            write_text(run.split_file, describe_data(source, queries))
             save_model(model, run.model_file)
-        _fit(run, objective, pairs, train_config, device, tensorboard, callback, held_out)
+        _fit(run, given, objective, pairs, train_config, held_out)
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
@@ -178,14 +182,7 @@ def _settings_of(
 
 
 def _fit(
-    run: RunFolder,
-    objective: Objective,
-    pairs: Pairs,
-    c: TrainConfig,
-    device: str,
-    tensorboard: bool,
-    callback: Callable[[dict[str, Any]], None] | None,
-    held_out: Validation | None,
+    run: RunFolder, given: _Given, objective: Objective, pairs: Pairs, c: TrainConfig, held_out: Validation | None
 ) -> None:
     optimizer = objective.optimizer()
 
@@ -203,19 +200,19 @@ def _fit(
 
     epoch, step = 1, 0
     if run.state_file.exists():
-        epoch, step = _load_state(run, objective, optimizer, pairs.steps_per_epoch, not isinstance(pairs, ImagePairs))
+        epoch, step = load_state(run, objective, optimizer, pairs.steps_per_epoch, not isinstance(pairs, ImagePairs))
         logger.info("resuming at epoch %d, step %d", epoch, step + 1)
     else:
         save(epoch, step)
     run.rewind_metrics(epoch, step)
-    write, close = recorder(run, pairs.steps_per_epoch, epoch, step, tensorboard)
+    write, close = recorder(run, pairs.steps_per_epoch, epoch, step, given.tensorboard)
     latest: dict[str, Any] = {}
 
     def record(values: dict[str, Any]) -> None:
         write(values)
         latest.update(values)
-        if callback:
-            callback(dict(values))  # its own, to alter as it likes
+        if given.callback:
+            given.callback(dict(values))  # its own, to alter as it likes
 
     def note() -> str:
         if "loss" not in latest:
@@ -257,7 +254,7 @@ def _fit(
         end_epoch=end_epoch,
         record=record,
         save=save,
-        autocast=use_bf16(c.precision, device),
+        autocast=use_bf16(c.precision, given.device),
     )
     objective.train()
     try:
@@ -267,64 +264,3 @@ def _fit(
                 trainer.run_epoch(e, step if e == epoch else 0, stop)
     finally:
         close()
-
-
-def _load_state(
-    run: RunFolder,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    steps_per_epoch: int,
-    each_counts: bool,
-) -> tuple[int, int]:
-    """Put `last.pt` into place; returns the epoch and step from which to continue.
-
-    Its tensors are compared with the objective's and the optimizer's before they are read. The rates are not taken
-    from it: they follow from the settings, which are the same.
-    """
-    groups = optimizer.state_dict()["param_groups"]
-
-    def check(state: dict[str, Any]) -> None:
-        if state["step"] > steps_per_epoch:
-            raise ValueError(f"step {state['step']} of {steps_per_epoch}")
-        _check_like(state["objective"], objective.training_state())
-        saved = state["optimizer"]
-        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
-            raise ValueError("its optimizer has other parameters")
-        expected = _optimizer_tensors(optimizer)
-        if not isinstance(saved["state"], dict) or not saved["state"].keys() <= expected.keys():
-            raise ValueError("its optimizer has other parameters")
-        for i, tensors in saved["state"].items():
-            _check_like(tensors, expected[i])
-
-    state = run.load_state(check)
-    pushed = state["objective"].get("memory.pushed")
-    if pushed is not None and not 0 <= int(pushed) < 2**53:
-        raise ValueError(f"{run.state_file} is damaged (a memory of {int(pushed)} codes): train anew")
-    try:
-        check_place(state, steps_per_epoch, each_counts=each_counts)
-        objective.load_state_dict(state["objective"], strict=False)  # a frozen backbone is not in it
-        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise ValueError(f"{run.state_file} does not fit {run.config_file.name} ({reason}): train anew") from error
-    return state["epoch"], state["step"]
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
-    """What the optimizer holds for each parameter, by number, once that has had a gradient; nothing is allocated."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if isinstance(optimizer, torch.optim.SGD):
-        with_momentum = bool(optimizer.param_groups[0]["momentum"])
-        return {i: {"momentum_buffer": p} if with_momentum else {} for i, p in enumerate(parameters)}
-    step = torch.zeros(())
-    return {i: {"step": step, "exp_avg": p, "exp_avg_sq": p} for i, p in enumerate(parameters)}
-
-
-def _check_like(found: Any, expected: Mapping[str, torch.Tensor]) -> None:
-    """ValueError unless `found` describes tensors of the names, shapes and dtypes of `expected`."""
-    if not isinstance(found, dict) or found.keys() != expected.keys():
-        raise ValueError("its tensors have other names")
-    for name, tensor in expected.items():
-        stored = found[name]
-        if not isinstance(stored, StoredTensor) or (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
-            raise ValueError(f"{name} is not {tensor.dtype} {tuple(tensor.shape)}")

@@ -181,7 +181,7 @@ def settings(folder: Path) -> Reader:
 def checkpoint(folder: Path) -> Reader:
     """last.pt of a run, compared with the run's model and optimizer and put into place."""
     from mecoq_faiss.training.contrast import Contrast
-    from mecoq_faiss.training.fit import _load_state
+    from mecoq_faiss.training.last_state import load_state
     from mecoq_faiss.training.model_file import load_model
     from mecoq_faiss.training.run_folder import RunFolder
 
@@ -193,7 +193,7 @@ def checkpoint(folder: Path) -> Reader:
     def read(data: bytes) -> None:
         run.state_file.write_bytes(data)
         run.next_epoch()
-        _load_state(run, objective, optimizer, 3, True)
+        load_state(run, objective, optimizer, 3, True)
 
     return read
 
