@@ -29,6 +29,7 @@ MOST_COLUMNS, MOST_NAME = 1000, 255
 TYPES = {  # DuckDB's -> how a bundle keeps it
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT"), "BIGINT"),
     **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"), "BIGINT"),
+    "HUGEINT": "BIGINT",  # what it takes whole numbers of JSON for, where some are below 0 and some above
     **dict.fromkeys(("FLOAT", "DOUBLE"), "DOUBLE"),
     **dict.fromkeys(("BOOLEAN", "VARCHAR", "DATE"), ""),
     **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
