@@ -43,11 +43,14 @@ class AdditiveQuantizer(nn.Module):
         self.dim, self.M, self.K, self.d = dim, num_codebooks, codebook_size, dim
         self.metric = metric
         self.codebooks = nn.Parameter(torch.zeros(self.M, self.K, self.d), requires_grad=False)
+        self._fitted = False
 
     @property
     def is_fitted(self) -> bool:
-        """Whether it has codebooks."""
-        return bool(self.codebooks.any())
+        """Whether it has codebooks; once it has, they are not looked at again."""
+        if not self._fitted:
+            self._fitted = bool(self.codebooks.any())
+        return self._fitted
 
     @torch.no_grad()
     def set_codebooks(self, codebooks: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 
 import numpy as np
@@ -72,5 +73,9 @@ def test_sizes_out_of_range_are_refused() -> None:
 
 
 def test_it_is_fitted_once_it_has_codebooks(quantizer: AdditiveQuantizer) -> None:
+    loaded = AdditiveQuantizer(D, M, K)
+    assert not loaded.is_fitted
+    loaded.load_state_dict(quantizer.state_dict())
+    assert loaded.is_fitted and copy.deepcopy(loaded).is_fitted
     assert quantizer.is_fitted and not AdditiveQuantizer(D, M, K).is_fitted
     assert not any(p.requires_grad for p in quantizer.parameters()), "training of the embedding leaves it alone"

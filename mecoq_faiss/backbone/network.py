@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mecoq_faiss.backbone.folding import folded
 from mecoq_faiss.backbone.registry import build_own, find_build, registered_names
+from mecoq_faiss.backbone.weights import load_weights
 from mecoq_faiss.runtime.suggest import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -216,14 +216,14 @@ def create_backbone(
     if own:
         net, width = build_own(name, own, image_size)
         if weights not in ("default", "none"):
-            _load_weights(net, Path(weights), ())
+            load_weights(net, Path(weights), ())
         backbone = Backbone(net, width, (0.0,) * 3, (1.0,) * 3, trainable_layers)  # it normalizes images itself
         backbone.probe_size = image_size
         return backbone
     build = _timm_net if name.startswith("timm:") else _torchvision_net
     net, heads, mean, std = build(name.removeprefix("timm:"), pretrained=weights == "default")
     if weights not in ("default", "none"):
-        _load_weights(net, Path(weights), heads)
+        load_weights(net, Path(weights), heads)
     return Backbone(net, _feature_dim(net, name, image_size), mean, std, trainable_layers)
 
 
@@ -286,39 +286,3 @@ def _timm_net(name: str, pretrained: bool) -> Parts:
 def _no_download(name: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"could not fetch the pretrained weights of {name} ({reason}): pass --weights FILE, or --weights none"
-
-
-def _check_kinds(net: nn.Module, state: dict[str, Any]) -> None:
-    """ValueError for what is no tensor, or one of numbers of another kind, which torch would convert."""
-    for name, tensor in net.state_dict().items():
-        found = state.get(name, tensor)
-        if not isinstance(found, Tensor) or found.is_floating_point() != tensor.is_floating_point():
-            raise ValueError(f"{name} is {getattr(found, 'dtype', 'no tensor')}, not {tensor.dtype}")
-
-
-def _load_weights(net: nn.Module, path: Path, heads: tuple[str, ...]) -> None:
-    """Load a state dict from a file, which may also hold the `heads` that were cut, and may lack batch counters."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}: give a .safetensors or .pth file, 'default' or 'none'")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            mapped = zipfile.is_zipfile(path)  # no more is taken than the file holds
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            state = state.get("state_dict", state.get("model", state))
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-        _check_kinds(net, state)
-        missing, left = net.load_state_dict(state, strict=False)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"weights file {path} cannot be loaded into this backbone: {reason}") from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    left = [key for key in left if not key.startswith(tuple(f"{head}." for head in heads))]
-    if missing or left:
-        what = (
-            f"lacks {len(missing)} tensors, first {missing[0]!r}" if missing else f"has {left[0]!r} and no place for it"
-        )
-        raise ValueError(f"weights file {path} is for another backbone: it {what}")

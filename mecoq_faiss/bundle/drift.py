@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ DRAWS = 20  # of old items, for what sampling alone gives
 BITS = 0.03  # of divergence
 NOISES = 3  # it is to be above this many standard deviations of what sampling gives
 OUTLYING = 0.46  # what the lower end of `outlying` is to be above
+
+Decode = Callable[[np.ndarray], np.ndarray]  # codes (n, M) -> the vectors that they stand for
 
 
 def measure_drift(
@@ -56,9 +60,10 @@ def measure_drift(
     rng = np.random.default_rng(seed)
     auc, low, high = above(new_error, old_error)
     bits, noise = divergence(old_codes, new_codes, codebooks.shape[1], rng)
-    score_new, score_old = best_scores(codebooks, old_codes, new_codes, rng, additive)
+    decode = partial(sum_codes if additive else decode_codes, codebooks)
+    score_new, score_old = best_scores(decode, old_codes, new_codes, rng)
     farther, farther_low, _ = above(-score_new, -score_old)
-    outlying, outlying_low, _ = above(*outliers(codebooks, old_codes, new_codes, rng, additive))
+    outlying, outlying_low, _ = above(*outliers(decode, old_codes, new_codes, rng))
     return {
         "new": len(new_codes),
         "old": len(old_codes),
@@ -193,7 +198,7 @@ def divergence(old: np.ndarray, new: np.ndarray, K: int, rng: np.random.Generato
 
 
 def best_scores(
-    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator, additive: bool = False
+    decode: Decode, old: np.ndarray, new: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best AQS score among the codes `old` (n, M): of codes `new` (m, M), and of as many old ones without itself.
 
@@ -202,12 +207,11 @@ def best_scores(
     if len(new) > PROBES:
         new = new[rng.choice(len(new), PROBES, replace=False)]
     rows = rng.permutation(len(old))[: len(new)]
-    decode = sum_codes if additive else decode_codes
-    x = decode(codebooks, np.concatenate([new, old[rows]]))
+    x = decode(np.concatenate([new, old[rows]]))
     own = np.concatenate([np.full(len(new), -1), rows])
     best = np.full(len(x), -np.inf)
     for start, block in code_blocks(old, 1 << 10):
-        scores = x @ decode(codebooks, block).T
+        scores = x @ decode(block).T
         here = np.flatnonzero((own >= start) & (own < start + len(block)))
         scores[here, own[here] - start] = -np.inf
         best = np.maximum(best, scores.max(axis=1))
@@ -215,7 +219,7 @@ def best_scores(
 
 
 def outliers(
-    codebooks: np.ndarray, old: np.ndarray, new: np.ndarray, rng: np.random.Generator, additive: bool = False
+    decode: Decode, old: np.ndarray, new: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much lower the scores of an item with its nearest old ones are than theirs with their own nearest ones.
 
@@ -227,10 +231,9 @@ def outliers(
         codes if len(codes) <= most else codes[rng.choice(len(codes), most, replace=False)]
         for codes, most in ((old, LOCAL), (new, PROBES))
     )
-    decode = sum_codes if additive else decode_codes
-    x = decode(codebooks, old)
+    x = decode(old)
     near, score = _nearest(x, x, without_own=True)
-    near_new, score_new = _nearest(decode(codebooks, new), x, without_own=False)
+    near_new, score_new = _nearest(decode(new), x, without_own=False)
     return score[near_new].mean(axis=1) - score_new, score[near].mean(axis=1) - score
 
 

@@ -35,15 +35,14 @@ from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
 from mecoq_faiss.config_file import to_json
-from mecoq_faiss.data.given import TABLES, Table, check_given, read_columns
+from mecoq_faiss.data.given import Table, check_given
+from mecoq_faiss.data.own_ids import read_ids
 from mecoq_faiss.data.sources import Source, open_source
 from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.files import check_regular, check_writable_parent, open_regular, write_text
+from mecoq_faiss.storage.files import check_regular, check_writable_parent, write_text
 from mecoq_faiss.storage.hdf5 import damaged_dataset
-from mecoq_faiss.storage.hdf5_checked import one_line
-from mecoq_faiss.storage.npy import check_int64
 from mecoq_faiss.storage.shards import map_array, shards_written
 from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
 from mecoq_faiss.training.model_file import save_model
@@ -59,7 +58,6 @@ NORMALISATION = {
     "product": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
     "additive": "d / M values of L2 norm 1, M times in a row; scores lie in about [-1, 1]",
 }
-KINDS_OF_IDS = "a .npy file of int64, an .h5 file with ids, or a table with a column id"
 DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
@@ -148,7 +146,7 @@ def export_index(
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
     check_options(kind, n, **options)
     if ids is not None:
-        ids = ids if isinstance(ids, np.ndarray) else _read_ids(Path(ids))
+        ids = ids if isinstance(ids, np.ndarray) else read_ids(Path(ids))
         check_ids(ids, n)
     key = {
         "format": FORMAT,
@@ -186,24 +184,6 @@ def export_index(
             raise
         work.become(out, without=spare)
     return manifest
-
-
-def _read_ids(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give {KINDS_OF_IDS}")
-    if path.suffix.lower() in TABLES:
-        columns, *_ = read_columns(path, ("id",))
-        if not columns:
-            raise ValueError(f"{path} has no column id: give {KINDS_OF_IDS}")
-        return columns["id"]
-    try:
-        if path.suffix != ".npy":
-            return map_array(path, "ids")
-        with open_regular(path) as file:
-            check_int64(file)
-        return np.load(path, mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} holds no ids ({one_line(error)}): give {KINDS_OF_IDS}") from error
 
 
 def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> None:

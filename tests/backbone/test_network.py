@@ -270,66 +270,6 @@ def test_each_further_layer_adds_its_weights():
     assert sizes == [0, 2, 4, 6, 8]
 
 
-# Weights from files
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "state_dict", "model", "module", "without head", "no counters"])
-def test_weights_files(kind, small_state, tmp_path):
-    state = dict(small_state)
-    if kind == "module":
-        state = {f"module.{name}": tensor for name, tensor in state.items()}
-    if kind == "without head":
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-    if kind == "no counters":
-        state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save({kind: state, "epoch": 3} if kind in ("state_dict", "model") else state, path)
-    images = torch.rand(2, 3, 64, 64)
-    features = create_backbone(SMALL, str(path), image_size=64)(images)
-    torch.testing.assert_close(features, hand_cut(small_state, images), rtol=1e-4, atol=1e-5)
-
-
-class Boom:
-    def __reduce__(self):
-        return (print, ("code of a pickle was run",))
-
-
-def test_broken_weights_files_are_refused(small_state, tmp_path, capsys):
-    def refused(path: Path, *parts: str) -> None:
-        with pytest.raises(ValueError) as error:
-            create_backbone(SMALL, str(path), image_size=64)
-        message = str(error.value)
-        assert str(path) in message and all(part in message for part in parts) and "\n" not in message
-
-    save_file(small_state, tmp_path / "whole.safetensors")
-    torch.save(small_state, tmp_path / "whole.pth")
-    for name in ("whole.safetensors", "whole.pth"):
-        cut = tmp_path / f"cut-{name}"
-        cut.write_bytes((tmp_path / name).read_bytes()[:-1000])
-        refused(cut, "cannot be loaded")
-    torch.save({"conv1.0.weight": Boom()}, tmp_path / "code.pth")
-    refused(tmp_path / "code.pth", "cannot be loaded", "Weights only")
-    assert "code of a pickle" not in capsys.readouterr().out
-    torch.save([1, 2], tmp_path / "list.pth")
-    refused(tmp_path / "list.pth", "cannot be loaded")
-    save_file({"stem.weight": torch.ones(2)}, tmp_path / "other.safetensors")
-    refused(tmp_path / "other.safetensors", "another backbone", "lacks", "conv1.0.weight")
-    save_file(small_state | {"stage4.9.extra.weight": torch.ones(2)}, tmp_path / "deeper.safetensors")
-    refused(tmp_path / "deeper.safetensors", "another backbone", "stage4.9.extra.weight")
-    save_file(small_state | {"conv1.0.weight": torch.ones(2)}, tmp_path / "shape.safetensors")
-    refused(tmp_path / "shape.safetensors", "size mismatch")
-    whole_numbers = small_state["conv1.0.weight"].long()
-    torch.save(small_state | {"conv1.0.weight": whole_numbers}, tmp_path / "kind.pth")
-    refused(tmp_path / "kind.pth", "conv1.0.weight is torch.int64, not torch.float32")
-    torch.save(small_state | {"conv1.0.weight": 3}, tmp_path / "number.pth")
-    refused(tmp_path / "number.pth", "conv1.0.weight is no tensor")
-    with pytest.raises(FileNotFoundError, match=r"no weights file .*nowhere\.pth"):
-        create_backbone(SMALL, str(tmp_path / "nowhere.pth"))
-
-
 # Errors
 
 

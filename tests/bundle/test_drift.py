@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mecoq_faiss.bundle.drift import (
 )
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.bundle.segments import write_together
+from mecoq_faiss.index.codes import decode_codes
 
 rng = np.random.default_rng(0)
 M, K, d = 3, 8, 4
@@ -96,11 +98,11 @@ def test_best_scores_are_those_of_a_loop() -> None:
         return sum(float(books[m, a[m]] @ books[m, b[m]]) for m in range(M))
 
     rows = np.random.default_rng(3).permutation(70)[:23]
-    new, old = best_scores(books, OLD, NEW, np.random.default_rng(3))
+    new, old = best_scores(partial(decode_codes, books), OLD, NEW, np.random.default_rng(3))
     np.testing.assert_allclose(new, [max(score(a, b) for b in OLD) for a in NEW], rtol=1e-5)
     expected = [max(score(OLD[i], OLD[j]) for j in range(70) if j != i) for i in rows]
     np.testing.assert_allclose(old, expected, rtol=1e-5)
-    new, old = best_scores(books, OLD, np.tile(NEW, (30, 1)), np.random.default_rng(3))
+    new, old = best_scores(partial(decode_codes, books), OLD, np.tile(NEW, (30, 1)), np.random.default_rng(3))
     assert (len(new), len(old)) == (500, 70)
 
 
@@ -118,7 +120,7 @@ def test_outliers_are_those_of_a_loop(neighbors: int, monkeypatch: pytest.Monkey
         return float(np.mean([score for score, _ in found]))
 
     own = [best(code, i) for i, code in enumerate(OLD)]
-    new, old = outliers(books, OLD, NEW, rng)
+    new, old = outliers(partial(decode_codes, books), OLD, NEW, rng)
     assert (len(new), len(old)) == (23, 70)
     for found, lists in ((old, own), (new, [best(code, -1) for code in NEW])):
         expected = [np.mean([mean(own[i]) for _, i in near]) - mean(near) for near in lists]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mecoq_faiss.data.features import open_features
+from mecoq_faiss.data.own_ids import read_ids
 from mecoq_faiss.data.sources import open_source
 from mecoq_faiss.index import check_ids
-from mecoq_faiss.jobs.export_index import _read_ids
 from tests.bounded import refusal
 from tests.data.files import make, refused, write_h5
 
@@ -272,4 +272,4 @@ def test_hostile_npy_headers(tmp_path, header):
     text = header.encode() + b"\n"
     path = make(tmp_path / "f.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24))
     refusal(lambda: open_source(path, "train"), str(path))
-    refusal(lambda: check_ids(_read_ids(path), 3), str(path), "ids must be an int64 array")
+    refusal(lambda: check_ids(read_ids(path), 3), str(path), "ids must be an int64 array")

@@ -116,14 +116,14 @@ def removed(folder: Path) -> Reader:
 
 def ids(folder: Path) -> Reader:
     """A .npy file of own ids."""
+    from mecoq_faiss.data.own_ids import read_ids
     from mecoq_faiss.index import check_ids
-    from mecoq_faiss.jobs.export_index import _read_ids
 
     path = folder / "ids.npy"
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        check_ids(_read_ids(path), 4)
+        check_ids(read_ids(path), 4)
 
     return read
 
@@ -217,14 +217,14 @@ def weights(folder: Path) -> Reader:
     """A user's weights for a backbone; the first byte says of which kind the file is."""
     import torch
 
-    from mecoq_faiss.backbone.network import _load_weights
+    from mecoq_faiss.backbone.weights import load_weights
 
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
 
     def read(data: bytes) -> None:
         path = folder / ("net.safetensors" if data[:1] == b"s" else "net.pth")
         path.write_bytes(data[1:])
-        _load_weights(net, path, ("head",))
+        load_weights(net, path, ("head",))
 
     return read
 
