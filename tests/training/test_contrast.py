@@ -1,4 +1,4 @@
-"""The objective of a batch (Eq. 14): its terms, what learns, the memory's start, the optimizer's groups."""
+"""The objective of a batch (Eq. 14): its terms, what learns, the memory's start."""
 
 from __future__ import annotations
 
@@ -147,23 +147,3 @@ def test_a_frozen_network_stays_whole() -> None:
     assert all(torch.equal(t, before[n]) for n, t in objective.model.backbone.state_dict().items())
     assert not any("backbone" in name for name in objective.training_state())
     assert any("backbone" in name for name in objective_of(NETWORK).training_state())
-
-
-def test_groups_have_their_own_rates_and_codebooks_no_decay() -> None:
-    settings = {"lr": 0.1, "backbone_lr_scale": 0.5, "codebook_lr_scale": 3.0, "weight_decay": 0.2}
-    groups = objective_of(NETWORK, **settings).parameter_groups()
-    found = {g["name"]: (g["lr"], g["weight_decay"]) for g in groups}
-    assert found == {
-        "backbone": (pytest.approx(0.05), 0.2), "projection": (0.1, 0.2), "codebooks": (pytest.approx(0.3), 0.0),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_decay_by_effect(optimizer: type[torch.optim.Optimizer]) -> None:
-    objective = objective_of(lr=0.1, weight_decay=0.5)
-    for p in objective.parameters():
-        p.grad = torch.zeros_like(p)
-    weight, codebooks = objective.model.projection[0].weight, objective.model.quantizer.codebooks  # type: ignore[index]
-    norm, before = weight.norm().item(), codebooks.detach().clone()
-    optimizer(objective.parameter_groups()).step()  # type: ignore[call-arg]
-    assert weight.norm().item() < 0.99 * norm and torch.equal(codebooks, before)
