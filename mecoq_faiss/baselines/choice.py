@@ -40,7 +40,7 @@ class Round:
     keep: int
 
 
-ROUNDS = (Round(4_000, 250, 2_000, 0.2, 5), Round(8_000, 500, 5_000, 0.5, 2))  # and then all of it
+ROUNDS = (Round(4_000, 250, 2_000, 0.2, 8), Round(8_000, 500, 5_000, 0.5, 2))  # and then all of it
 QUICK_ROUNDS = (Round(4_000, 250, 2_000, 0.2, 1),)
 
 

@@ -1,9 +1,17 @@
-"""The choice among settings on held-out digits, in full and by successive halving."""
+"""The choice among settings on held-out digits and textures, in full and by successive halving."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.collections.sets import textures
+from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.backbone.network import create_backbone
 from mecoq_faiss.baselines import Baseline, Round, choose, choose_for, grid
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+TEXTURES, WEIGHTS = DATA / "dtd10-160px.tar", DATA / "mobilenetv1_100-imagenet.safetensors"
 
 
 def test_choose_takes_the_best_of_each_method(digits):
@@ -57,6 +65,27 @@ def test_successive_halving_finds_the_winners_of_the_whole_grid(digits):
     assert len(last) == sum(min(3, sum(s.method == m for s in settings)) for m in CHEAP)
     for row in last:  # the last round is the whole of it
         assert row["score"] == score[row["name"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (TEXTURES.exists() and WEIGHTS.exists()), reason="no textures, or no weights, in ../shared/data"
+)
+def test_the_rounds_keep_the_winners_on_real_features():
+    """For either goal; a chosen setting may be 0.2 points below the best of all 318 in full, in the same look."""
+    pytest.importorskip("timm")
+    backbone = create_backbone("timm:mobilenetv1_100", str(WEIGHTS), image_size=96)
+    database = textures(str(TEXTURES)).database
+    x, rows = fixed_features(database, backbone, size=96, workers=0)
+    held = np.isin(np.arange(len(x)), np.random.default_rng(0).permutation(len(x))[: len(x) // 3])
+    settings = [s for s in grid(4, x.shape[1]) if s.method in ("PQ", "OPQ", "RQ")]
+    arguments = (["map", "neighbours"], settings, x[~held], x[held], database.labels[rows][held], held.sum())
+    best, _ = choose_for(*arguments)
+    full, table = choose_for(*arguments, rounds=())
+    for goal, column in (("map", "score"), ("neighbours", "also")):
+        score = {row["name"]: row[column] for row in table}
+        for method in ("PQ", "OPQ", "RQ"):
+            assert score[best[goal][method].name] >= score[full[goal][method].name] - 0.002, (goal, method)
 
 
 def test_each_goal_has_its_own_winners(digits):
