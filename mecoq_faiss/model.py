@@ -139,7 +139,11 @@ class MeCoQ(nn.Module):
         Of product codes (Eq. 16) z with every segment of norm 1, (b, D); of additive ones the same divided by sqrt(M),
         and M times in a row, (b, M * D). Of codes that preserve a metric z itself, M times in a row.
         """
-        z, coder = self.embed(x).float(), self.coder
+        return self.queries(self.embed(x), self.coder)
+
+    def queries(self, z: Tensor, coder: SoftProductQuantizer | AdditiveQuantizer) -> Tensor:
+        """Embeddings z (b, D) -> the `vectors` of the codes that `coder` makes."""
+        z = z.float()
         if self.preserves:
             return coder.queries(z)
         z = self.quantizer.queries(z)

@@ -44,7 +44,7 @@ class SoftProductQuantizer(nn.Module):
         """Z (b, D) -> its segments, each divided by its norm (Eq. 1), (b, M, d)."""
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"expected embeddings of shape (b, {self.dim}), got {tuple(z.shape)}")
-        return F.normalize(z.to(self.codebooks.dtype).reshape(len(z), self.M, self.d), dim=-1)
+        return F.normalize(z.to(self.codebooks.dtype).unflatten(1, (self.M, self.d)), dim=-1)
 
     def unit_codebooks(self) -> Tensor:
         """The codebooks with the normalisation of Eq. 1 inside the graph, (M, K, d)."""
