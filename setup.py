@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "mecoq_faiss" / "__init__.
 
 EXTRAS = {
     "timm": ["timm>=1.0"],
+    "onnx": ["onnxruntime>=1.20"],
+    "onnx-export": ["onnxruntime>=1.20", "onnx>=1.17", "onnxscript>=0.5"],
     "report": ["jinja2>=3.1", "matplotlib>=3.8", "scikit-learn>=1.3"],
     "metadata": ["duckdb>=2.0"],
     "serve": [
@@ -34,6 +36,9 @@ EXTRAS = {
         "matplotlib>=3.8",
         "tensorboard>=2.14",
         "duckdb>=2.0",
+        "onnxruntime>=1.20",
+        "onnx>=1.17",
+        "onnxscript>=0.5",
     ],
     "fuzz": ["atheris>=3.0"],  # Linux and macOS, Python 3.11 to 3.13
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],

@@ -32,6 +32,7 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
     help="Own int64 ids that a search returns: a .npy, an .h5 with 'ids', a table with 'id'.",
 )
 @metadata_option
+@click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")
 @workers_option
 @device_option
 @json_option

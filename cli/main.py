@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from mecoq_faiss.runtime.missing import needing_torch
+
 from .interrupts import deliver_again
 from .memory import keep_freed_memory
 from .options import printable
@@ -18,6 +20,7 @@ from .threads import wait_passively
 COMMANDS = {
     "train": "Learn embedding and codebooks from unlabelled images.",
     "export-index": "Encode images and write a FAISS index with its encoder.",
+    "export-encoder": "Write the encoder as one ONNX graph, for programs without torch.",
     "export-items": "Write a bundle's items, with their metadata, as one table (Parquet).",
     "update": "Make a bundle that of its collection as it is now: encode the new, remove the gone.",
     "add": "Add image files to a bundle.",
@@ -56,7 +59,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             check_address_space()
-            return super().invoke(ctx)
+            with needing_torch("this command"):
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:

@@ -16,6 +16,13 @@ from .options import K_RESULTS, device_option, json_option, k_option, printable,
 @click.option("--where", help="Search only items of which this is true: \"year >= 2020 and camera == 'X'\".")
 @click.option("--out", type=click.Path(), help="Write the hits into this .parquet file (extra: metadata).")
 @device_option
+@click.option(
+    "--runtime",
+    type=click.Choice(["torch", "onnx"]),
+    default="torch",
+    show_default=True,
+    help="What encodes the queries; onnx needs no torch (extra: onnx; see export-index --onnx).",
+)
 @json_option
 def command(
     bundle: str,
@@ -24,12 +31,13 @@ def command(
     where: str | None,
     out: str | None,
     device: str,
+    runtime: str,
     as_json: bool,
 ) -> None:
     """Search BUNDLE with image files; with .npy or .h5 files, each row a query, where the model takes features."""
     from mecoq_faiss.jobs.search import query_names, search, write_hits
 
-    results = search(bundle, queries, k, where=where, device=device)
+    results = search(bundle, queries, k, where=where, device=device, runtime=runtime)
     names = query_names(queries)
     if out is not None:
         show({"hits": write_hits(out, names, results), "out": out}, as_json)

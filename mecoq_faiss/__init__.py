@@ -7,6 +7,8 @@ none.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mecoq_faiss.runtime.missing import needing_torch
+
 if TYPE_CHECKING:
     from mecoq_faiss.backbone.registry import register_backbone
     from mecoq_faiss.bundle.duplicates import Duplicate
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from mecoq_faiss.bundle.generation import Hit
     from mecoq_faiss.bundle.opened import Bundle, open_bundle
     from mecoq_faiss.bundle.proof import VerificationError
+    from mecoq_faiss.bundle.torch_encoder import TorchEncoder
     from mecoq_faiss.config import ModelConfig, TrainConfig
     from mecoq_faiss.data.features import FeatureSource
     from mecoq_faiss.data.images import UnreadableImage
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from mecoq_faiss.jobs.dedup import dedup
     from mecoq_faiss.jobs.encode import encode
     from mecoq_faiss.jobs.evaluate import evaluate
+    from mecoq_faiss.jobs.export_encoder import export_encoder
     from mecoq_faiss.jobs.export_index import export_index
     from mecoq_faiss.jobs.export_items import export_items
     from mecoq_faiss.jobs.merge import merge
@@ -41,7 +45,8 @@ else:  # a type checker would take any name for given
     def __getattr__(name: str) -> object:
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        with needing_torch(f"{__name__}.{name}"):
+            value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
         globals()[name] = value  # the next time it is there
         return value
 
@@ -58,6 +63,7 @@ __all__ = [
     "Interrupted",
     "MeCoQ",
     "ModelConfig",
+    "TorchEncoder",
     "TrainConfig",
     "TrainingError",
     "UnreadableImage",
@@ -67,6 +73,7 @@ __all__ = [
     "dedup",
     "encode",
     "evaluate",
+    "export_encoder",
     "export_index",
     "export_items",
     "load_encoder",
@@ -94,6 +101,7 @@ _PLACES = {
     "Interrupted": "training.trainer",
     "MeCoQ": "model",
     "ModelConfig": "config",
+    "TorchEncoder": "bundle.torch_encoder",
     "TrainConfig": "config",
     "TrainingError": "training.trainer",
     "UnreadableImage": "data.images",
@@ -102,6 +110,7 @@ _PLACES = {
     "dedup": "jobs.dedup",
     "encode": "jobs.encode",
     "evaluate": "jobs.evaluate",
+    "export_encoder": "jobs.export_encoder",
     "export_index": "jobs.export_index",
     "export_items": "jobs.export_items",
     "load_encoder": "bundle.encoder",

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.soak.gauge import Gauge
 from benchmarks.speed.measure import peak_of
 from mecoq_faiss import ModelConfig, TrainConfig, encode, load_encoder, train
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, open_source
 
 ROWS, IMAGES = 1_000_000, 1_000_000
@@ -40,10 +40,10 @@ class MadeUp:
         return 3 * SIDE * SIDE, 0
 
 
-class Gauged(Encoder):
+class Gauged(TorchEncoder):
     """An encoder that has the gauge read now and then; `n` is how many rows it is going to see."""
 
-    def __init__(self, encoder: Encoder, n: int) -> None:
+    def __init__(self, encoder: TorchEncoder, n: int) -> None:
         super().__init__(encoder.model, "cpu")
         self.gauge, self.done, self.every = Gauge(), 0, max(1, n // SAMPLES)
 

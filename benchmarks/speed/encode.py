@@ -19,9 +19,11 @@ import torch
 from benchmarks.speed.madeup import jpegs
 from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, plot, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, encode
-from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.sources import ImageSource, decode_image, open_source
-from mecoq_faiss.data.views import fixed_view, to_float
+from mecoq_faiss.data.views import to_float
 from mecoq_faiss.index import build_index
 from mecoq_faiss_cli.memory import keep_freed_memory
 
@@ -30,7 +32,7 @@ BATCHES = (1, 4, 16, 64, 256)
 
 
 @torch.inference_mode()
-def bare(encoder: Encoder, images: int, batch: int = ENCODE_BATCH) -> None:
+def bare(encoder: TorchEncoder, images: int, batch: int = ENCODE_BATCH) -> None:
     """The backbone alone on `images` float images that are there already."""
     size = encoder.model.config.image_size
     x = torch.rand(batch, 3, size, size, device=encoder.device)
@@ -40,7 +42,7 @@ def bare(encoder: Encoder, images: int, batch: int = ENCODE_BATCH) -> None:
         torch.cuda.synchronize()
 
 
-def files(encoder: Encoder, source: ImageSource, a: argparse.Namespace) -> Row:
+def files(encoder: TorchEncoder, source: ImageSource, a: argparse.Namespace) -> Row:
     """Images a second from files to codes, and of the bare backbone."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "codes.h5"
@@ -60,14 +62,14 @@ def files(encoder: Encoder, source: ImageSource, a: argparse.Namespace) -> Row:
     return {"images": len(source), **rates, **ratios}
 
 
-def query_parts(encoder: Encoder, path: Path, repeats: int) -> list[Row]:
+def query_parts(encoder: TorchEncoder, path: Path, repeats: int) -> list[Row]:
     """Milliseconds of each part of one query, and of `encode` and `search` as an application calls them."""
     c = encoder.model.config
     rng = np.random.default_rng(0)
     books = encoder.model.quantizer.unit_codebooks().detach().cpu().numpy()
     index = build_index(books, rng.integers(0, c.K, (ITEMS, c.M), dtype=np.uint8))
     image = decode_image(path, draft=c.image_size)
-    view = fixed_view(image, c.image_size)[None]
+    view = torch.from_numpy(fixed_view(image, c.image_size))[None]
     xq = encoder.encode([path])
     with torch.inference_mode():
         x = to_float(view.to(encoder.device))
@@ -97,7 +99,7 @@ def main() -> None:
     a = parser.parse_args()
     keep_freed_memory()  # as the command does
     use_threads(a.threads)
-    encoder = Encoder(MeCoQ(ModelConfig(backbone=a.backbone, weights="none", image_size=a.image_size)), a.device)
+    encoder = TorchEncoder(MeCoQ(ModelConfig(backbone=a.backbone, weights="none", image_size=a.image_size)), a.device)
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(a.data or jpegs(Path(folder) / "jpegs", a.images, a.jpeg_side), "database")
         if not isinstance(source, ImageSource):

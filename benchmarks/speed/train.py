@@ -26,7 +26,7 @@ from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, plot
 from benchmarks.speed.steps import FINE_TUNING, SamePair, fine_tuning_costs, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.backbone.view_cache import FORWARD_IMAGES, cached_view_features
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import ImageSource, open_source
 from mecoq_faiss.data.views import ViewSpec
@@ -115,7 +115,7 @@ def batch_costs(a: argparse.Namespace, model_config: ModelConfig) -> list[Row]:
 def cache_costs(a: argparse.Namespace, model_config: ModelConfig, source: ImageSource) -> Row:
     """The view cache's creation beside the bare backbone; an epoch from it beside one that runs the backbone."""
     model = MeCoQ(model_config).to(a.device)
-    encoder, spec = Encoder(model, a.device), ViewSpec()
+    encoder, spec = TorchEncoder(model, a.device), ViewSpec()
     made: dict[str, np.ndarray] = {}
 
     def create(bf16: bool = False) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.runtime.progress import progress
@@ -33,7 +33,7 @@ def check_fits(encoder: Encoder, source: Source) -> None:
         return
     if not encoder.takes_features:
         raise ValueError(f"the model takes images and {source.name} holds features: give a folder or tar of images")
-    width = encoder.model.backbone.feature_dim
+    [width] = encoder.shape
     if source.features.shape[-1] != width:
         raise ValueError(f"{source.name} holds features of width {source.features.shape[-1]}, the model takes {width}")
     source.check_finite()
@@ -47,15 +47,15 @@ def embed_batches(
     if isinstance(source, FeatureSource):
         for first in starts:
             x = source.vectors(slice(first, first + ENCODE_BATCH))
-            yield np.arange(first, first + len(x)), encoder.encode_batch(torch.from_numpy(x))
+            yield np.arange(first, first + len(x)), encoder.encode_batch(x)
         return
     items = [[(row, ()) for row in range(first, min(first + ENCODE_BATCH, len(source)))] for first in starts]
-    loader = ImageLoader(source, encoder.model.config.image_size, workers=workers)
+    loader = ImageLoader(source, encoder.shape[-1], workers=workers)
     for batch in loader.batches(items):
         z = encoder.encode_batch(batch.images[:, 0])
         yield batch.rows[batch.readable], z[batch.readable]
 
 
-def model_fingerprint(encoder: Encoder) -> str:
+def model_fingerprint(encoder: TorchEncoder) -> str:
     """SHA-256 over the tensors of a model: what its codes depend on."""
     return checksum(encoder.model.state_dict())

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, model_fingerprint
-from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
 from mecoq_faiss.bundle.folder import ITEMS, is_bundle, open_items, verify_files
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.runtime.progress import progress
@@ -27,7 +28,7 @@ FORMAT = 1
 
 
 def encode_source(
-    encoder: Encoder,
+    encoder: TorchEncoder,
     source: Source,
     out: str | Path,
     *,
@@ -131,7 +132,7 @@ def stamps(source: Source, rows: np.ndarray) -> Arrays:
     }
 
 
-def count_codes(codes: Path, encoder: Encoder) -> int:
+def count_codes(codes: Path, encoder: TorchEncoder) -> int:
     """Rows of an encoded file, which must be this model's and whole."""
     if not codes.is_file():
         raise FileNotFoundError(f"no file {codes}: make it with mecoq-faiss encode")

@@ -1,42 +1,37 @@
-"""Queries to vectors: what an application needs beside FAISS."""
+"""Queries to vectors: what an application needs beside FAISS, whatever computes them; and how it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from io import TextIOBase
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned, is_bundle, pinned
-from mecoq_faiss.bundle.stored_model import read_model
-from mecoq_faiss.data.features import FEATURE_TYPES, open_features
-from mecoq_faiss.data.images import UnreadableImage, decode_image, upright_rgb
-from mecoq_faiss.data.views import fixed_view, to_float
-from mecoq_faiss.index.codes import decode_codes, sum_codes
-from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.runtime.devices import resolve_device
-from mecoq_faiss.training.run_folder import RunFolder
+from mecoq_faiss.bundle.folder import ENCODER_FILES, ONNX, Pinned, is_bundle, pinned
+from mecoq_faiss.data.crop import fixed_view
+from mecoq_faiss.data.queries import each_image, open_image, to_features
+from mecoq_faiss.runtime.missing import needing_torch
+
+if TYPE_CHECKING:
+    import torch
+
+    from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 
 ENCODE_BATCH = 64  # fixed: features differ in the last bits between batch sizes
+RUNTIMES = ("torch", "onnx")
 
 
-class Encoder:
+class Encoder(ABC):
     """Images -> vectors for `index.search`, and for `index.add`.
 
     Of product codes both are the segment-normalised embedding (Eq. 16, 15). Of additive codes a query is the embedding
     of norm 1, M times in a row, and what `index.add` takes are the chosen codewords, one after the other.
 
     Attributes:
-        model: the trained model, in eval mode on `device`.
-        device: its name, such as `cpu` or `cuda:1`.
-        backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
-        quantizer: what makes the codes, of the model.
+        shape: of one ready input: (3, s, s) of a view, or (F,) of features.
         d: the dimension of the index: D, of additive codes M * D.
+        is_additive: whether codes stand for the sum of their codewords.
 
     Example:
         >>> from mecoq_faiss import load_encoder
@@ -45,42 +40,13 @@ class Encoder:
         True
     """
 
-    def __init__(self, model: MeCoQ, device: str | torch.device = "auto") -> None:
-        self.device = resolve_device(device)
-        self.model = model.eval().to(self.device)
-        self.backbone = self.model.backbone.for_inference(self.model.config.image_size)
-        self.quantizer = self.model.coder
-        if self.is_additive and self.quantizer is not self.model.additive:
-            raise ValueError("the model's additive codebooks are fitted when training ends: this one has none yet")
-        self.d = self.quantizer.M * self.quantizer.d
-
-    @property
-    def is_additive(self) -> bool:
-        """Whether codes stand for the sum of their codewords."""
-        return self.model.config.codes == "additive"
-
-    @property
-    def codebooks(self) -> np.ndarray:
-        """The codebooks that an index of its codes holds, (M, K, d / M) float32."""
-        return self.quantizer.index_codebooks().detach().cpu().numpy()
+    def __init__(self, shape: tuple[int, ...], d: int, is_additive: bool) -> None:
+        self.shape, self.d, self.is_additive = shape, d, is_additive
 
     @property
     def takes_features(self) -> bool:
         """Whether the model takes ready features and no images."""
-        return self.model.config.backbone == "features"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one ready view, (3, size, size), or of one row of features, (F,)."""
-        size = self.model.config.image_size
-        return (self.model.backbone.feature_dim,) if self.takes_features else (3, size, size)
-
-    @property
-    def top_score(self) -> float | None:
-        """The highest score, and the negative of the lowest: M, of additive codes 1; None where scores have none."""
-        if not self.is_additive:
-            return float(self.quantizer.M)
-        return 1.0 if self.model.config.metric in ("aqs", "cosine") else None
+        return len(self.shape) == 1
 
     def encode(self, images: Any, *, for_database: bool = False) -> np.ndarray:
         """Encode one image or many.
@@ -101,56 +67,60 @@ class Encoder:
             FileNotFoundError: a path that is not there.
         """
         xq = self._queries(images)
-        return decode_codes(self.codebooks, self.codes(xq)) if for_database and self.is_additive else xq
-
-    def queries_of(self, codes: np.ndarray) -> np.ndarray:
-        """What codes (n, M) uint8 stand for as queries (n, d) float32: items like them are found by it."""
-        if not self.is_additive:
-            return decode_codes(self.codebooks, codes)
-        x = sum_codes(self.codebooks, codes)  # (n, D)
-        metric = self.model.config.metric
-        if metric == "l2":
-            x[:, -1] = 1
-        elif metric != "ip":
-            x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        return np.tile(x, self.quantizer.M)
+        return self.chosen_codewords(xq) if for_database and self.is_additive else xq
 
     def _queries(self, images: Any) -> np.ndarray:
+        size = self.shape[-1]
         if self.takes_features:
-            return self.encode_batch(_to_features(images, self.model.backbone.feature_dim))
-        size = self.model.config.image_size
-        items = list(_each_image(images))
+            return self.encode_batch(to_features(images, size))
+        items = list(each_image(images))
         batches = (items[i : i + ENCODE_BATCH] for i in range(0, len(items), ENCODE_BATCH))
-        done = [self.encode_batch(torch.stack([fixed_view(_open(item, size), size) for item in b])) for b in batches]
+        done = [self.encode_batch(np.stack([fixed_view(open_image(item, size), size) for item in b])) for b in batches]
         return np.concatenate(done) if done else np.empty((0, self.d), np.float32)
 
-    @torch.inference_mode()
-    def encode_batch(self, batch: Tensor) -> np.ndarray:
-        """Ready views (b, 3, s, s) uint8, or features (b, F) float32 -> queries (b, d) float32."""
-        x = batch.to(self.device, non_blocking=True)
-        return self.model.vectors(x if self.takes_features else self.backbone(to_float(x))).cpu().numpy()
+    @abstractmethod
+    def encode_batch(self, batch: Any) -> np.ndarray:
+        """Ready views (b, 3, s, s) uint8, or features (b, F) float32, array or tensor -> queries (b, d) float32."""
 
-    @torch.inference_mode()
-    def codes(self, xq: np.ndarray) -> np.ndarray:
-        """Codes (b, M) uint8 of what `encode` gives, (b, d); of product codes Eq. 15."""
-        return self.quantizer.encode(torch.from_numpy(xq).to(self.device)).cpu().numpy()
+    @abstractmethod
+    def chosen_codewords(self, xq: np.ndarray) -> np.ndarray:
+        """What `index.add` takes for queries (b, d) of additive codes: their codewords side by side, (b, d) float32."""
 
 
-def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encoder:
+@overload
+def load_encoder(
+    path: str | Path, device: str | torch.device = "auto", runtime: Literal["torch"] = "torch"
+) -> TorchEncoder: ...
+@overload
+def load_encoder(path: str | Path, device: str | torch.device = "auto", *, runtime: str) -> Encoder: ...
+def load_encoder(path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> Encoder:
     """The encoder of a bundle (its files are checked against the manifest) or of a finished run.
 
-    `device` is `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
+    Args:
+        path: the bundle or the run; for the runtime `onnx` a bundle that was exported with `--onnx`, or the file that
+            `export-encoder` wrote.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device. onnxruntime runs on
+            the CPU.
+        runtime: `torch`, or `onnx`, which needs no torch (extra: onnx).
 
-    Raises FileNotFoundError or ValueError where the folder is neither, or damaged, or the device is not there.
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: it is damaged, or has no encoder.onnx; the device is not there.
+        ImportError: the runtime is not installed.
 
     Example:
         >>> from mecoq_faiss import load_encoder
         >>> index = faiss.read_index("bundle/index.faiss")
         >>> D, I = index.search(load_encoder("bundle").encode("query.png"), 3)
     """
+    if check_runtime(runtime) == "onnx":
+        return _load_onnx(Path(path), device)
+    with needing_torch("runtime='torch'"):
+        from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+        from mecoq_faiss.training.run_folder import RunFolder
     run = RunFolder(path)
     if run.config_file.is_file() and not is_bundle(path):
-        return Encoder(run.load_trained(), device)
+        return TorchEncoder(run.load_trained(), device)
     try:
         with pinned(path, ENCODER_FILES) as files:
             return encoder_in(files, device)
@@ -160,89 +130,41 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto") -> Encod
         ) from error
 
 
-def encoder_in(bundle: Pinned, device: str | torch.device = "auto") -> Encoder:
-    """The encoder of an opened bundle; ValueError where its files do not fit the manifest or each other."""
-    return Encoder(read_model(bundle), device)
+def _load_onnx(path: Path, device: str | torch.device) -> Encoder:
+    from mecoq_faiss.bundle.onnx_encoder import OnnxEncoder
 
-
-def _to_features(features: Any, width: int) -> Tensor:
-    """Floats (F,) or (n, F), or the files that hold them, -> (n, F) float32."""
-    paths = [features] if isinstance(features, str | Path) else features
-    if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | Path) for path in paths):
-        return torch.cat([_read_features(Path(path), width) for path in paths])
+    if path.is_file():
+        with open(path, "rb") as file:
+            return OnnxEncoder(file, device)
     try:
-        x = torch.as_tensor(features if isinstance(features, Tensor) else np.asarray(features, np.float32))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the model takes features (n, {width}) or files of them: {error}") from error
-    x = x.detach().float().cpu()
-    x = x.reshape(0, width) if x.shape == (0,) else x.view(1, -1) if x.ndim == 1 else x
-    if x.ndim != 2 or x.shape[1] != width:
-        raise ValueError(f"the model takes features of width {width}, got shape {tuple(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError("the features hold NaN or infinite values: remove or recompute those rows")
-    return x
+        with pinned(path, (ONNX,)) as files:
+            return encoder_in(files, device, runtime="onnx")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} is no bundle and no file: give what export-index --onnx or export-encoder made"
+        ) from error
 
 
-def _read_features(path: Path, width: int) -> Tensor:
-    _check_is_file(path)
-    if path.suffix.lower() not in FEATURE_TYPES:
-        raise ValueError(f"{path}: the model takes features, give a file of them ({', '.join(FEATURE_TYPES)})")
-    source = open_features(path, str(path))
-    if source.features.shape[-1] != width:
-        raise ValueError(f"{path} holds features of width {source.features.shape[-1]}, the model takes {width}")
-    source.check_finite()
-    return torch.from_numpy(source.vectors(slice(None)))
+def check_runtime(runtime: str) -> str:
+    """`torch` or `onnx`, as it is; ValueError for another."""
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime={runtime!r}: choose {' or '.join(RUNTIMES)}")
+    return runtime
 
 
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the files in it")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: check the path")
+@overload
+def encoder_in(
+    bundle: Pinned, device: str | torch.device = "auto", runtime: Literal["torch"] = "torch"
+) -> TorchEncoder: ...
+@overload
+def encoder_in(bundle: Pinned, device: str | torch.device = "auto", *, runtime: str) -> Encoder: ...
+def encoder_in(bundle: Pinned, device: str | torch.device = "auto", runtime: str = "torch") -> Encoder:
+    """The encoder of an opened bundle; ValueError where its files do not fit the manifest or each other."""
+    if check_runtime(runtime) == "onnx":
+        from mecoq_faiss.bundle.onnx_encoder import onnx_encoder_in
 
-
-def _each_image(images: Any) -> Iterator[Any]:
-    if isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(images, "read"):
-        yield images
-    elif isinstance(images, np.ndarray | Tensor):
-        if images.ndim not in (3, 4):
-            raise ValueError(f"expected one image or a batch, got an array of shape {tuple(images.shape)}")
-        yield from images if images.ndim == 4 else [images]
-    elif isinstance(images, Sequence):
-        yield from images
-    else:
-        raise ValueError(f"cannot encode a {type(images).__name__}: give paths, bytes, PIL images, arrays or a tensor")
-
-
-def _open(image: Any, size: int) -> Image.Image:
-    """Anything that is an image -> RGB."""
-    if isinstance(image, str | Path):
-        _check_is_file(Path(image))
-        if Path(image).suffix.lower() in FEATURE_TYPES:
-            raise ValueError(f"{image} is a file of features: the model takes images")
-        return decode_image(image, draft=size)
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode_image(bytes(image), draft=size, name="the bytes given")
-    if isinstance(image, TextIOBase):
-        raise ValueError(f"{getattr(image, 'name', 'the file')} is open as text: open it with mode 'rb'")
-    if hasattr(image, "read"):
-        return decode_image(image, draft=size)
-    if isinstance(image, Image.Image):
-        try:
-            image.load()
-            return upright_rgb(image)
-        except (OSError, ValueError) as error:
-            raise UnreadableImage(f"the PIL image cannot be read: {error}") from error
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"expected image tensors (3, h, w), got {tuple(image.shape)}")
-        pixels = image.detach().cpu()
-        if pixels.is_floating_point():
-            if not (pixels.min() >= 0 and pixels.max() <= 1):
-                raise ValueError("float image tensors must lie in [0, 1]: divide by 255, undo any normalisation")
-            pixels = (pixels * 255).round().to(torch.uint8)
-        image = pixels.permute(1, 2, 0).numpy()
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return Image.fromarray(np.ascontiguousarray(image))
-    seen = f"array {image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"cannot read an image from {seen}: give a path, bytes, a PIL image or a uint8 array (h, w, 3)")
+        return onnx_encoder_in(bundle, device)
+    with needing_torch("runtime='torch'"):
+        from mecoq_faiss.bundle.stored_model import read_model
+        from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+    return TorchEncoder(read_model(bundle), device)

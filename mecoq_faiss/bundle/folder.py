@@ -28,6 +28,7 @@ INDEX = "index.faiss"
 ITEMS = "items.h5"
 ENCODER_FILES = ("encoder/config.json", "encoder/model.safetensors")
 FILES = (INDEX, ITEMS, *ENCODER_FILES)
+ONNX = "encoder.onnx"  # the encoder as one graph, where it was asked for; who does not know it does without
 MOST_BYTES = 1 << 22  # of a manifest, which takes 2 KB
 ITEM_DATASETS = {
     "codes": Wanted((2,), ("u1",)),
@@ -40,7 +41,7 @@ ITEM_DATASETS = {
     "error": Wanted((1,), ("f4",), required=False),
 }
 FILE_NAME = re.compile(
-    r"items-\d{6}\.h5|removed\.npy|metadata\.parquet"
+    r"items-\d{6}\.h5|removed\.npy|metadata\.parquet|encoder\.onnx"
 )  # of the files that a bundle may have beside FILES
 
 
@@ -64,7 +65,7 @@ def write_manifest(
         known: entries of files that need not be read again.
     """
     files = {name: (known or {}).get(name) or _entry(bundle / name) for name in names}
-    number = 3 if METADATA in files else 2 if files.keys() - FILES else 1
+    number = 3 if METADATA in files else 2 if files.keys() - {*FILES, ONNX} else 1
     number = FORMAT if content.get("codes") == "additive" else number
     write_text(bundle / MANIFEST, json.dumps({"format": number, **content, "files": files}, indent=2) + "\n")
 
@@ -113,7 +114,7 @@ class Pinned:
     def _check(self, name: str, file: BufferedReader) -> None:
         entry = self.manifest["files"].get(name)
         if entry is None:
-            raise ValueError(f"{self.bundle} lacks {name}: export or copy the bundle again")
+            raise lacking(self.bundle, name)
         same = os.fstat(file.fileno()).st_size == entry["bytes"]
         if same and hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]:
             return
@@ -150,8 +151,19 @@ def _pin(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> Pinne
             stack.push(opened.pop_all())
             return pin
     if missing.name != MANIFEST:
-        raise ValueError(f"{bundle} lacks {missing.name}: export or copy the bundle again")
+        raise lacking(bundle, missing.name)
     raise FileNotFoundError(f"{bundle} is not a bundle (no {MANIFEST}): give a folder that export-index made")
+
+
+def encoder_files(files: Pinned) -> list[str]:
+    """The names of the encoder's files in a bundle of which all files are opened."""
+    return [*ENCODER_FILES, *({ONNX} & set(files.names))]
+
+
+def lacking(bundle: Path, name: str) -> ValueError:
+    """The error of a bundle without one of its files."""
+    mend = "export it with --onnx, or take runtime='torch'" if name == ONNX else "export or copy the bundle again"
+    return ValueError(f"{bundle} lacks {name}: {mend}")
 
 
 class _Missing(Exception):

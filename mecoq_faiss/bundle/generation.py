@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.columns import Classes
@@ -29,6 +28,9 @@ from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.codes import decode_codes
 from mecoq_faiss.index.filtered import ChosenRows
 from mecoq_faiss.index.inspect import without_ids
+
+if TYPE_CHECKING:
+    import torch
 
 FILTERS = 4  # expressions whose rows are kept for the next search
 
@@ -60,11 +62,11 @@ class Generation:
         users: searches under way; counted by whom it belongs to.
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device = "auto") -> None:
+    def __init__(self, path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> None:
         self.users = 0
         with ExitStack() as stack, pinned(path) as files:  # all of one export, although another may take its place
             self.manifest: dict[str, Any] = files.manifest
-            self.encoder = encoder_in(files, device)
+            self.encoder = encoder_in(files, device, runtime=runtime)
             self.index: faiss.Index = index_in(files)
             self._by_row = without_ids(self.index)
             names = segment_names(self.manifest)

@@ -14,10 +14,11 @@ from mecoq_faiss.bundle.changes import Changes, find_changes
 from mecoq_faiss.bundle.drift import drift_of
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
-from mecoq_faiss.bundle.encoder import Encoder, encoder_in
+from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import Pinned, pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.storage.files import sha256
@@ -117,7 +118,7 @@ def _is_known(table: Table, files: Pinned) -> bool:
     return table.rows is not None and said is not None and said == sha256(table.path)
 
 
-def _encode(encoder: Encoder, new: Source, out: Path, workers: int) -> int:
+def _encode(encoder: TorchEncoder, new: Source, out: Path, workers: int) -> int:
     """Encode what is new; how many could be read."""
     try:
         return encode_source(encoder, new, out, embeddings=None, workers=workers)

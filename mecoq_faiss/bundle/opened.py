@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.bundle.generation import Generation, Hit
-from mecoq_faiss.bundle.living import drop, follow
 from mecoq_faiss.data.sources import open_images
+from mecoq_faiss.runtime.missing import needing_torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Bundle:
@@ -34,11 +36,11 @@ class Bundle:
         ...     assert bundle.paths([hit.row for hit in hits]) == [hit.path for hit in hits]
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device = "auto") -> None:
+    def __init__(self, path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> None:
         self.path = Path(path)
-        self._device = device
+        self._device, self._runtime = device, runtime
         self._lock, self._one_reload = threading.Lock(), threading.Lock()
-        self._open: Generation | None = Generation(self.path, device)
+        self._open: Generation | None = Generation(self.path, device, runtime)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -92,6 +94,8 @@ class Bundle:
         What the bundle has under the same path is replaced where the content differs. Returns the counts and raises
         the errors of `mecoq_faiss.add`.
         """
+        with needing_torch("adding to a bundle"):
+            from mecoq_faiss.bundle.living import follow
         done = follow(self.path, open_images(images, root), whole=False, device=self._device)
         self.reload()
         return done
@@ -101,6 +105,8 @@ class Bundle:
 
         Returns `removed` and `items`; ValueError for an id that no item has, and nothing is removed then.
         """
+        with needing_torch("removing from a bundle"):
+            from mecoq_faiss.bundle.living import drop
         done = drop(self.path, np.asarray(ids, np.int64), device=self._device)
         self.reload()
         return done
@@ -114,7 +120,7 @@ class Bundle:
         with self._one_reload:
             if read_manifest(self.path) == self._current().manifest:  # it holds every file's SHA-256
                 return False
-            new = Generation(self.path, self._device)
+            new = Generation(self.path, self._device, self._runtime)
             with self._lock:
                 closed = self._open is None
                 old, self._open = self._open, None if closed else new
@@ -163,16 +169,19 @@ class Bundle:
                 generation.close()
 
 
-def open_bundle(path: str | Path, device: str | torch.device = "auto") -> Bundle:
+def open_bundle(path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> Bundle:
     """Open a bundle for many searches: all files of one export, checked against its manifest once.
 
     Args:
         path: its folder.
         device: where the encoder runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
+        runtime: what computes the queries: `torch`, or `onnx` of a bundle that was exported with `--onnx`, which needs
+            no torch (extra: onnx); see `load_encoder`.
 
     Raises:
         FileNotFoundError: no bundle there.
-        ValueError: a damaged bundle, or one of a newer version; the device is not there.
+        ValueError: a damaged bundle, or one of a newer version or without encoder.onnx; the device is not there.
+        ImportError: the runtime is not installed.
 
     Example:
         >>> from mecoq_faiss import open_bundle
@@ -180,4 +189,4 @@ def open_bundle(path: str | Path, device: str | torch.device = "auto") -> Bundle
         >>> [[hit.rank for hit in hits] for hits in bundle.search(["query.png"], k=3)]
         [[1, 2, 3]]
     """
-    return Bundle(path, device)
+    return Bundle(path, device, runtime)

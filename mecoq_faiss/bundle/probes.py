@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+from mecoq_faiss.data.crop import crop
 from mecoq_faiss.data.sources import FeatureSource, Source, UnreadableImage
-from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, draw_view
 from mecoq_faiss.index.codes import decode_codes, sum_codes
 from mecoq_faiss.storage.shards import map_array
 
@@ -32,13 +34,13 @@ def queries_like_codes(codebooks: np.ndarray, codes: np.ndarray, additive: bool 
     return np.tile(x, (1, M)) if additive else x
 
 
-def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
+def queries_like_images(encoder: TorchEncoder, source: Source) -> np.ndarray:
     """Random views of some images of the database (features: with a tenth dropped), encoded, (nq, D) float32."""
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(source))[:QUERIES]
     if isinstance(source, FeatureSource):
         x = source.vectors(np.sort(rows))
-        return encoder.encode_batch(torch.from_numpy(x * (rng.random(x.shape) < 0.9).astype(np.float32)))
+        return encoder.encode_batch(x * (rng.random(x.shape) < 0.9).astype(np.float32))
     spec, size = ViewSpec(), encoder.model.config.image_size
     images, colors = [], []
     for row in rows:
@@ -52,11 +54,11 @@ def queries_like_images(encoder: Encoder, source: Source) -> np.ndarray:
     if not images:  # all of the sample is unreadable: any vectors serve
         z = torch.randn(QUERIES, encoder.quantizer.dim, generator=torch.Generator().manual_seed(0))
         return encoder.quantizer.queries(z).numpy()
-    views = apply_color(torch.stack(images), torch.stack(colors))
+    views = apply_color(torch.from_numpy(np.stack(images)), torch.stack(colors))
     return encoder.encode_batch((views * 255).round().to(torch.uint8))
 
 
-def encode_again(encoder: Encoder, source: Source, encoded: str) -> tuple[np.ndarray, np.ndarray]:
+def encode_again(encoder: TorchEncoder, source: Source, encoded: str) -> tuple[np.ndarray, np.ndarray]:
     """The first rows of an encoded file, up to one batch, and the codes that `Encoder.encode` gives for their images.
 
     `encoded` is the file, whose `ids` are rows of `source`.

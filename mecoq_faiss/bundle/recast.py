@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from mecoq_faiss.bundle.encoder import Encoder
-from mecoq_faiss.bundle.folder import ENCODER_FILES, FILES, INDEX, ITEMS, METADATA, Pinned, write_manifest
+from mecoq_faiss.bundle.folder import INDEX, ITEMS, METADATA, Pinned, encoder_files, write_manifest
 from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_segment
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, save_index
 from mecoq_faiss.storage.files import replacing
 
-NAMES = r"index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
+NAMES = r"index\.faiss|items\.h5|encoder|encoder\.onnx|metadata\.parquet|spill|manifest\.json"
 OF_ITS_OWN = (
     "format",
     "files",
@@ -63,7 +63,7 @@ def settings(said: dict[str, Any], n: int) -> dict[str, Any]:
 def write_recast(
     folder: Path,
     files: Pinned,
-    encoder: Encoder,
+    encoder: TorchEncoder,
     codebooks: np.ndarray,
     arrays: dict[str, np.ndarray],
     attributes: dict[str, Any],
@@ -97,7 +97,8 @@ def write_recast(
     save_index(build_index(codebooks, codes, ids=ids, additive=additive, **options), folder / INDEX)
     write_segment(folder / ITEMS, arrays, attributes)
     (folder / "encoder").mkdir()
-    for name in ENCODER_FILES:
+    of_encoder = encoder_files(files)
+    for name in of_encoder:
         with replacing(folder / name) as temporary, open(temporary, "wb") as file:
             shutil.copyfileobj(files.file(name), file, 1 << 20)
     index = load_index(folder / INDEX)
@@ -116,4 +117,5 @@ def write_recast(
     described = write_metadata(folder, metadata)
     if described is not None:
         content["metadata"] = described
-    write_manifest(folder, content, FILES if described is None else (*FILES, METADATA))
+    names = [INDEX, ITEMS, *of_encoder, *([] if described is None else [METADATA])]
+    write_manifest(folder, content, names)

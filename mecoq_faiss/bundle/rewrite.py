@@ -14,13 +14,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.bundle.folder import (
-    ENCODER_FILES,
     INDEX,
     ITEMS,
     METADATA,
     Pinned,
+    encoder_files,
     is_bundle,
     read_manifest,
     write_manifest,
@@ -31,6 +30,7 @@ from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import all_columns, write_added, write_segment
 from mecoq_faiss.bundle.stored_index import index_in
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table
 from mecoq_faiss.index.change import append_codes, rebuilt, remove_rows
 from mecoq_faiss.index.file import load_index, save_index
@@ -78,7 +78,7 @@ def write_generation(
     work: Path,
     files: Pinned,
     items: Items,
-    encoder: Encoder,
+    encoder: TorchEncoder,
     *,
     gone: np.ndarray,
     moved: np.ndarray,
@@ -114,7 +114,7 @@ def write_generation(
     """
     new, names, numbers = work / NEXT, segment_names(files.manifest), _ids_to_give(files, items)
     (new / "encoder").mkdir(parents=True)
-    for name in (*ENCODER_FILES, *names):
+    for name in (*encoder_files(files), *names):
         _link(files, name, new / name)
     written = 0
     if len(moved) or added is not None:
@@ -130,7 +130,7 @@ def write_generation(
         proved = _proved(new / INDEX, encoder, after)
         described = _next_metadata(new, files, items, gone, after, table)
         told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
-        all_names = [INDEX, *names, *ENCODER_FILES, *([REMOVED] if len(after.removed) else [])]
+        all_names = [INDEX, *names, *encoder_files(files), *([REMOVED] if len(after.removed) else [])]
         all_names += [METADATA] if described is not None else []
         proved |= {} if described is None else {"metadata": described}
     content = {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
@@ -208,7 +208,7 @@ def _next_metadata(
 
 
 def _next_index(
-    files: Pinned, encoder: Encoder, items: Items, after: Items, dropped: np.ndarray, added: int
+    files: Pinned, encoder: TorchEncoder, items: Items, after: Items, dropped: np.ndarray, added: int
 ) -> faiss.Index:
     """The index of the items `after`: the old one of inverted lists changed, or one built when the old one is gone."""
     index = index_in(files, items)
@@ -224,7 +224,7 @@ def _next_index(
     return index
 
 
-def _proved(path: Path, encoder: Encoder, items: Items) -> dict[str, Any]:
+def _proved(path: Path, encoder: TorchEncoder, items: Items) -> dict[str, Any]:
     """The proof of the index that was written, and what a manifest says of it."""
     index = load_index(path, mmap=True)
     said, codebooks = describe_index(index), read_codebooks(index)

@@ -14,7 +14,7 @@ from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.baselines import EXACT
 from mecoq_faiss.bundle.embedding import check_fits
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.comparison.copies import FEWEST_COPIES, choose_rows, copy_features
 from mecoq_faiss.comparison.figures import NEIGHBORS, Task
 from mecoq_faiss.config import K_MAP, TrainConfig
@@ -72,7 +72,7 @@ def load_data(
     opened = []
     for source, split in ((queries, "queries"), (database, "database")):
         opened.append(as_source(source, split))
-        check_fits(Encoder(model, device), opened[-1])
+        check_fits(TorchEncoder(model, device), opened[-1])
     q, db = opened
     if len(db) > items:
         db = db.subset(np.sort(np.random.default_rng(SEED).choice(len(db), items, replace=False)))

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mecoq_faiss.data.crop import crop, fixed_view
 from mecoq_faiss.data.sources import ImageSource, UnreadableImage
-from mecoq_faiss.data.views import ViewSpec, crop, draw_view, fixed_view
+from mecoq_faiss.data.views import ViewSpec, draw_view
 
 logger = logging.getLogger("mecoq_faiss")
 MAX_WORKERS = 8
@@ -70,7 +71,7 @@ class _Views(Dataset[_Item]):
         try:
             if self.spec is None:
                 image = self.source.open(row, draft=self.size)
-                return _Item(fixed_view(image, self.size).numpy()[None], np.zeros((1, 7), np.float32), row, "")
+                return _Item(fixed_view(image, self.size)[None], np.zeros((1, 7), np.float32), row, "")
             image = self.source.open(row, draft=2 * self.size)
             views = [draw_view(self.spec, *image.size, key=(self.seed, number, row)) for number in numbers]
             images = np.stack([crop(image, view.box, self.size) for view in views])

@@ -1,4 +1,4 @@
-"""The views of an image: two random ones for training, one fixed one for inference.
+"""Random views of an image, for training; the fixed one of inference is in `crop`.
 
 Geometry is per image and runs where the image is decoded; colour runs on whole batches, on whatever device they are,
 with parameters of its own for each image. All randomness is drawn beforehand from (seed, view, row), so a view does
@@ -13,16 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mecoq_faiss.config import TrainConfig
+from mecoq_faiss.data.crop import Box, center_box
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
 # x -> axis x (x) / sqrt(3), with the axis (1, 1, 1) of the greys: a quarter turn of the chroma, red towards green
 QUARTER_TURN = ((0.0, -(3**-0.5), 3**-0.5), (3**-0.5, 0.0, -(3**-0.5)), (-(3**-0.5), 3**-0.5, 0.0))
 CROP_TRIES = 10
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True)
@@ -88,25 +87,6 @@ def _draw_box(spec: ViewSpec, width: int, height: int, u: list[float]) -> Box:
             left, top = int(u[i + 2] * (width - w + 1)), int(u[i + 3] * (height - h + 1))
             return left, top, left + w, top + h
     return center_box(width, height)
-
-
-def center_box(width: int, height: int) -> Box:
-    """The largest centred square; half a pixel up and left of the centre where the rest is odd."""
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
-
-
-def crop(image: Image.Image, box: Box, size: int) -> Tensor:
-    """Cut `box` out of an RGB image and resize it (bicubic, antialiased) to (3, size, size) uint8."""
-    # crop() first: resize(box=...) would let pixels outside the box shine in
-    pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
-
-
-def fixed_view(image: Image.Image, size: int) -> Tensor:
-    """Inference's view: the centred square, resized, (3, size, size) uint8."""
-    return crop(image, center_box(*image.size), size)
 
 
 def to_float(images: Tensor) -> Tensor:

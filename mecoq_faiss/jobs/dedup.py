@@ -10,11 +10,12 @@ import torch
 
 from mecoq_faiss.bundle.duplicates import COSINE, NEAR, Duplicate, find_groups
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches
-from mecoq_faiss.bundle.encoder import Encoder, encoder_in
+from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in, stored
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.stored_model import read_model_config
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.index.codes import directions
 from mecoq_faiss.index.inspect import read_codebooks
@@ -123,7 +124,7 @@ def check_page(path: str | Path) -> None:
 class _Embed:
     """Embeddings of a bundle's items by row, encoded anew from a source that has their paths; unit segments."""
 
-    def __init__(self, encoder: Encoder, source: Source, paths: Sequence[str], workers: int) -> None:
+    def __init__(self, encoder: TorchEncoder, source: Source, paths: Sequence[str], workers: int) -> None:
         self._encoder, self._source, self._workers = encoder, source, workers
         row_of = {stored(path): row for row, path in enumerate(source.paths)}
         self._rows = np.array([row_of.get(path, -1) for path in paths], np.int64)

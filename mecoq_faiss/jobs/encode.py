@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from mecoq_faiss.bundle.encoded import check_target, encode_source
-from mecoq_faiss.bundle.encoder import Encoder, load_encoder
+from mecoq_faiss.bundle.encoder import load_encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import Source, as_source
 
 
 def encode(
-    model: str | Path | Encoder,
+    model: str | Path | TorchEncoder,
     data: str | Path | Source,
     out: str | Path,
     *,
@@ -50,6 +51,6 @@ def encode(
     """
     out = Path(out)
     check_target(out, embeddings)
-    encoder = model if isinstance(model, Encoder) else load_encoder(model, device)
+    encoder = model if isinstance(model, TorchEncoder) else load_encoder(model, device)
     source = as_source(data, split)
     return encode_source(encoder, source, out, embeddings=embeddings, workers=workers)

@@ -17,12 +17,13 @@ import torch
 
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import count_codes, encode_source
-from mecoq_faiss.bundle.encoder import Encoder, load_encoder
+from mecoq_faiss.bundle.encoder import load_encoder
 from mecoq_faiss.bundle.folder import (
     FILES,
     INDEX,
     ITEMS,
     METADATA,
+    ONNX,
     is_bundle,
     pinned,
     read_manifest,
@@ -31,9 +32,11 @@ from mecoq_faiss.bundle.folder import (
 )
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
+from mecoq_faiss.bundle.onnx_export import check_exporting, write_onnx
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.config_file import to_json
 from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.own_ids import read_ids
@@ -52,7 +55,8 @@ FORMAT = 1  # of unfinished exports
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
 TOGETHER = "together.h5"  # there too: the items of an updated bundle
 PARTIAL_NAMES = (
-    r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|metadata\.parquet|spill|manifest\.json"
+    r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|encoder\.onnx|metadata\.parquet|spill|"
+    r"manifest\.json"
 )
 NORMALISATION = {
     "product": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
@@ -75,6 +79,7 @@ def export_index(
     k_factor: float = 4.0,
     seed: int = 0,
     metadata: str | Path | None = None,
+    onnx: bool = False,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -101,6 +106,8 @@ def export_index(
         metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`,
             or the further lists of an .h5 of features (extra: metadata); by default those of the table beside a .npy.
             A bundle given as `codes` passes on what it has.
+        onnx: put encoder.onnx into the bundle, for applications without torch (extra: onnx-export); see
+            `export_encoder`.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
 
@@ -133,6 +140,8 @@ def export_index(
     if (data is None) == (codes is None):
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
+    if onnx:
+        check_exporting()
     encoder = load_encoder(run, device)
     check_kind(kind, encoder.model.config.M, encoder.model.config.nbits, additive=encoder.is_additive)
     source = open_source(data, "database") if isinstance(data, str | Path) else data
@@ -164,6 +173,8 @@ def export_index(
     with work.opened():
         work.clear(keep=(encoded.name, encoded.name + ".parts"))
         try:
+            if onnx:  # first: a network that has no graph is refused before hours of encoding
+                write_onnx(encoder, work.path / ONNX)
             if source is not None:
                 _encode(encoder, source, encoded, workers)
             if updated is not None:
@@ -174,7 +185,8 @@ def export_index(
             content = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
             described = _write_metadata(work.path, donor, table)
             content |= {} if described is None else {"metadata": described}
-            write_manifest(work.path, content, FILES if described is None else (*FILES, METADATA))
+            more = ([] if described is None else [METADATA]) + [ONNX] * onnx
+            write_manifest(work.path, content, (*FILES, *more))
             manifest = read_manifest(work.path)
         except BaseException:
             if encoded.exists() or shards_written(encoded):
@@ -186,7 +198,7 @@ def export_index(
     return manifest
 
 
-def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> None:
+def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int) -> None:
     """Encode the source, unless a killed export has done so."""
     try:
         if encoded.exists():
@@ -204,7 +216,7 @@ def _encode(encoder: Encoder, source: Source, encoded: Path, workers: int) -> No
 
 def _finish(
     partial: Path,
-    encoder: Encoder,
+    encoder: TorchEncoder,
     source: Source | None,
     encoded: Path,
     ids: np.ndarray | None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.generation import Hit
@@ -14,6 +14,9 @@ from mecoq_faiss.bundle.opened import open_bundle
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
 from mecoq_faiss.storage.files import check_writable_parent, replacing
 from mecoq_faiss.storage.table import connected, place, quoted
+
+if TYPE_CHECKING:
+    import torch
 
 
 def query_names(queries: Sequence[str | Path]) -> list[str]:
@@ -60,6 +63,7 @@ def search(
     *,
     where: ArrayLike | str | None = None,
     device: str | torch.device = "auto",
+    runtime: str = "torch",
 ) -> list[list[Hit]]:
     """The k best items of a bundle for each query. To search more than once, `open_bundle` opens it once.
 
@@ -69,6 +73,7 @@ def search(
         k: results a query; by default 10, or all of a smaller bundle.
         where: which items may be found, a condition or ids: see `Bundle.search`.
         device: where the encoder runs.
+        runtime: what runs it, `torch` or `onnx`; see `load_encoder`.
 
     Returns:
         For each image, or each row of the files in turn, its hits, best first.
@@ -82,5 +87,5 @@ def search(
         >>> hits[0].path == search("bundle", ["query.png"], k=1)[0][0].path
         True
     """
-    with open_bundle(bundle, device) as opened:
+    with open_bundle(bundle, device, runtime) as opened:
         return opened.search(images, k, where=where)

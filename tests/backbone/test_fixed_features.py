@@ -14,8 +14,9 @@ from mecoq_faiss.backbone import fixed_features as module
 from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.backbone.network import Backbone, create_backbone
+from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import fixed_view, to_float
+from mecoq_faiss.data.views import to_float
 
 N, BROKEN = 130, 5
 
@@ -50,7 +51,7 @@ def test_fixed_features_are_the_backbones_and_are_kept(
     features, rows = fixed_features(source, backbone, size=8, workers=workers, folder=tmp_path / "cache")
     readable = [i for i in range(N) if i != BROKEN]
     assert rows.tolist() == readable and features.shape == (N - 1, 192) and features.dtype == np.float32
-    views = torch.stack([fixed_view(source.open(i), 8) for i in readable])
+    views = torch.stack([torch.from_numpy(fixed_view(source.open(i), 8)) for i in readable])
     np.testing.assert_allclose(features, backbone(to_float(views)).numpy(), atol=1e-6)
     monkeypatch.setattr(Backbone, "forward", None)
     again, _ = fixed_features(source, backbone, size=8, workers=workers, folder=tmp_path / "cache")

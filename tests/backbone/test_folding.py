@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mecoq_faiss.backbone.folding import folded
 from mecoq_faiss.backbone.network import create_backbone
 from mecoq_faiss.bundle.embedding import model_fingerprint
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.config import ModelConfig
 from mecoq_faiss.data.views import to_float
 from mecoq_faiss.model import MeCoQ
@@ -115,7 +115,7 @@ def test_an_encoder_gives_the_models_embeddings_and_keeps_the_model() -> None:
         z = model.embed(to_float(torch.from_numpy(images).permute(0, 3, 1, 2)))
         expected = model.quantizer.segments(z).flatten(1).numpy()
     state = set(model.state_dict())
-    encoder = Encoder(model)
+    encoder = TorchEncoder(model)
     np.testing.assert_allclose(encoder.encode(images), expected, atol=1e-5)
     assert set(encoder.model.state_dict()) == state
-    assert model_fingerprint(encoder) == model_fingerprint(Encoder(model))
+    assert model_fingerprint(encoder) == model_fingerprint(TorchEncoder(model))

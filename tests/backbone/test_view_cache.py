@@ -19,8 +19,9 @@ from mecoq_faiss.backbone import view_cache
 from mecoq_faiss.backbone.feature_cache import fingerprint
 from mecoq_faiss.backbone.network import Backbone, create_backbone
 from mecoq_faiss.backbone.view_cache import cached_view_features
+from mecoq_faiss.data.crop import crop
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, draw_view
 
 N, SIZE, V, BROKEN = 23, 8, 3, 5
 
@@ -86,7 +87,9 @@ def test_features_are_the_backbones_of_each_view_made_by_itself(folder, workers,
     for row, of_row in zip(readable, features, strict=True):
         for number in range(V):
             view = draw_view(ViewSpec(), *photo(row).size, (9, number, row))
-            image = apply_color(crop(photo(row), view.box, SIZE)[None], torch.from_numpy(view.color)[None])
+            image = apply_color(
+                torch.from_numpy(crop(photo(row), view.box, SIZE))[None], torch.from_numpy(view.color)[None]
+            )
             np.testing.assert_allclose(of_row[number], backbone(image)[0], rtol=2e-3, atol=2e-3)
     assert len(files(tmp_path)) == 1
 

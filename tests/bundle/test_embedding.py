@@ -12,7 +12,7 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.bundle import embedding
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches, embed_source, model_fingerprint
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import ImageSource, open_source
 
 OF_IMAGES = ModelConfig(backbone="pixels", image_size=8, D=8, M=2, hidden=16)
@@ -25,9 +25,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "ENCODE_BATCH", 16)
 
 
-def encoder_of(config: ModelConfig) -> Encoder:
+def encoder_of(config: ModelConfig) -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(config), "cpu")
+    return TorchEncoder(MeCoQ(config), "cpu")
 
 
 @pytest.fixture(scope="module")

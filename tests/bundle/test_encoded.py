@@ -14,7 +14,7 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.bundle import embedding, encoded
 from mecoq_faiss.bundle.encoded import check_target, encode_source
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import FeatureSource, open_source
 
 N = 50
@@ -29,9 +29,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def encoder() -> Encoder:
+def encoder() -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, nbits=4, hidden=16)), "cpu")
+    return TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, nbits=4, hidden=16)), "cpu")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def source(tmp_path: Path) -> FeatureSource:
 
 
 @pytest.mark.parametrize("embeddings", ["float16", "float32", None])
-def test_what_it_holds(encoder: Encoder, source: FeatureSource, tmp_path: Path, embeddings: str | None) -> None:
+def test_what_it_holds(encoder: TorchEncoder, source: FeatureSource, tmp_path: Path, embeddings: str | None) -> None:
     assert encode_source(encoder, source, tmp_path / "out.h5", embeddings=embeddings) == N
     z = encoder.encode(source.vectors(slice(None)))
     books = encoder.model.quantizer.codebooks.detach().numpy()
@@ -77,7 +77,7 @@ def test_unreadable_images_are_left_out(photos: Path, tmp_path: Path, caplog: py
         name = f"{i:03}.png"
         (folder / name).write_bytes(b"broken" if i in (3, 8) else (photos / name).read_bytes())
     torch.manual_seed(0)
-    encoder = Encoder(MeCoQ(ModelConfig(backbone="pixels", image_size=8, D=8, M=2, hidden=16)), "cpu")
+    encoder = TorchEncoder(MeCoQ(ModelConfig(backbone="pixels", image_size=8, D=8, M=2, hidden=16)), "cpu")
     assert encode_source(encoder, open_source(folder, "database"), tmp_path / "out.h5", workers=0) == 18
     assert "2 of 20 images cannot be read" in caplog.text
     readable = [i for i in range(20) if i not in (3, 8)]
@@ -89,7 +89,7 @@ def test_unreadable_images_are_left_out(photos: Path, tmp_path: Path, caplog: py
 
 
 def test_a_killed_run_continues_to_the_same_file(
-    encoder: Encoder, source: FeatureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: TorchEncoder, source: FeatureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_source(encoder, source, tmp_path / "whole.h5")
     encode, calls = encoder.encode_batch, []
@@ -114,7 +114,7 @@ def test_a_killed_run_continues_to_the_same_file(
 
 
 def test_where_it_cannot_be_written_is_said_before_any_work(
-    encoder: Encoder, source: FeatureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: TorchEncoder, source: FeatureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "encode_batch", lambda batch: pytest.fail("nothing is encoded"))
     (tmp_path / "file").write_text("")

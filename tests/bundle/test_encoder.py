@@ -14,16 +14,18 @@ import torch
 from PIL import Image
 
 from mecoq_faiss import MeCoQ, ModelConfig, load_encoder
-from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.images import UnreadableImage
-from mecoq_faiss.data.views import fixed_view, to_float
+from mecoq_faiss.data.views import to_float
 from mecoq_faiss.quantizer import SoftProductQuantizer
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder() -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(ModelConfig(backbone="pixels", image_size=6, D=8, M=2, hidden=16)))
+    return TorchEncoder(MeCoQ(ModelConfig(backbone="pixels", image_size=6, D=8, M=2, hidden=16)))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 11, 9, 3), dtype=np.uint8)
 
 
-def test_all_kinds_of_input_agree(encoder: Encoder, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_all_kinds_of_input_agree(encoder: TorchEncoder, pixels: np.ndarray, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, array in zip(paths, pixels, strict=True):
         Image.fromarray(array).save(path)
@@ -53,7 +55,7 @@ def test_all_kinds_of_input_agree(encoder: Encoder, pixels: np.ndarray, tmp_path
         np.testing.assert_allclose(encoder.encode(one), z[:1], atol=1e-6)
 
 
-def test_bytes_and_open_files_are_images(encoder: Encoder, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_bytes_and_open_files_are_images(encoder: TorchEncoder, pixels: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(pixels[0]).resize((60, 90)).save(path)  # large enough for JPEG's own scaling
     data, z = path.read_bytes(), encoder.encode(path)
@@ -70,22 +72,22 @@ def test_bytes_and_open_files_are_images(encoder: Encoder, pixels: np.ndarray, t
         encoder.encode(file)
 
 
-def test_it_is_the_model_with_segments_of_norm_1(encoder: Encoder, pixels: np.ndarray) -> None:
-    views = torch.stack([fixed_view(Image.fromarray(p), 6) for p in pixels])
+def test_it_is_the_model_with_segments_of_norm_1(encoder: TorchEncoder, pixels: np.ndarray) -> None:
+    views = torch.stack([torch.from_numpy(fixed_view(Image.fromarray(p), 6)) for p in pixels])
     with torch.no_grad():
         z = encoder.model.embed(to_float(views)).reshape(3, 2, 4)
     expected = (z / z.norm(dim=-1, keepdim=True)).reshape(3, 8)
     np.testing.assert_allclose(encoder.encode(pixels), expected.numpy(), atol=1e-6)
 
 
-def test_more_than_a_batch_and_none(encoder: Encoder, pixels: np.ndarray) -> None:
+def test_more_than_a_batch_and_none(encoder: TorchEncoder, pixels: np.ndarray) -> None:
     many = [pixels[i % 3] for i in range(2 * ENCODE_BATCH + 1)]
     z = encoder.encode(many)
     np.testing.assert_allclose(z, encoder.encode(pixels)[np.arange(len(many)) % 3], atol=1e-6)
     assert encoder.encode([]).shape == (0, 8)
 
 
-def test_transparency_and_16_bits_as_from_a_file(encoder: Encoder, tmp_path: Path) -> None:
+def test_transparency_and_16_bits_as_from_a_file(encoder: TorchEncoder, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for name, image in {
         "alpha.png": Image.fromarray(rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)),
@@ -109,12 +111,12 @@ def test_transparency_and_16_bits_as_from_a_file(encoder: Encoder, tmp_path: Pat
         Image.new("F", (4, 4)),
     ],
 )
-def test_other_input_is_refused(encoder: Encoder, wrong: object) -> None:
+def test_other_input_is_refused(encoder: TorchEncoder, wrong: object) -> None:
     with pytest.raises(ValueError):
         encoder.encode(wrong)
 
 
-def test_files_that_are_no_images(encoder: Encoder, tmp_path: Path) -> None:
+def test_files_that_are_no_images(encoder: TorchEncoder, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no")
     with pytest.raises(UnreadableImage, match=r"text\.jpg"):
         encoder.encode(tmp_path / "text.jpg")
@@ -130,12 +132,12 @@ def test_files_that_are_no_images(encoder: Encoder, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def of_features() -> Encoder:
+def of_features() -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2)))
+    return TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2)))
 
 
-def test_features(of_features: Encoder) -> None:
+def test_features(of_features: TorchEncoder) -> None:
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     z = of_features.encode(x)
     assert isinstance(of_features.model.quantizer, SoftProductQuantizer)
@@ -146,7 +148,7 @@ def test_features(of_features: Encoder) -> None:
     assert of_features.encode([]).shape == of_features.encode(x[:0]).shape == (0, 8)
 
 
-def test_files_of_features(of_features: Encoder, tmp_path: Path) -> None:
+def test_files_of_features(of_features: TorchEncoder, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
     z = of_features.encode(x[:, 0])
     np.save(tmp_path / "x.npy", x[:, 0].astype(np.float64))
@@ -182,7 +184,7 @@ def test_files_of_features(of_features: Encoder, tmp_path: Path) -> None:
     ],
 )
 def test_no_features(
-    wrong: Any, message: str, of_features: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: Any, message: str, of_features: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

@@ -12,22 +12,24 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.bundle import probes
 from mecoq_faiss.bundle.encoded import encode_source
-from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
+from mecoq_faiss.bundle.encoder import ENCODE_BATCH
 from mecoq_faiss.bundle.probes import QUERIES, encode_again, queries_like_codes, queries_like_images
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
+from mecoq_faiss.data.crop import crop
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import ViewSpec, apply_color, crop, draw_view
+from mecoq_faiss.data.views import ViewSpec, apply_color, draw_view
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder() -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(ModelConfig(backbone="pixels", image_size=8, D=8, M=2, hidden=16)), "cpu")
+    return TorchEncoder(MeCoQ(ModelConfig(backbone="pixels", image_size=8, D=8, M=2, hidden=16)), "cpu")
 
 
 @pytest.fixture(scope="module")
-def of_features() -> Encoder:
+def of_features() -> TorchEncoder:
     torch.manual_seed(0)
-    return Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=30, D=8, M=2, hidden=16)), "cpu")
+    return TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=30, D=8, M=2, hidden=16)), "cpu")
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -50,7 +52,7 @@ def test_queries_like_codes_lie_near_them(monkeypatch: pytest.MonkeyPatch) -> No
     assert cosines.mean() == pytest.approx(1 / np.sqrt(1 + 0.5**2), abs=0.03)
 
 
-def test_queries_like_images_are_random_views(encoder: Encoder, photos: Path) -> None:
+def test_queries_like_images_are_random_views(encoder: TorchEncoder, photos: Path) -> None:
     source = open_source(photos, "database").subset(np.arange(9))
     assert isinstance(source, ImageSource)
     found = queries_like_images(encoder, source)
@@ -58,7 +60,7 @@ def test_queries_like_images_are_random_views(encoder: Encoder, photos: Path) ->
     for row in range(9):
         image = source.open(row)
         view = draw_view(ViewSpec(), *image.size, key=(0, row))
-        pixels = apply_color(crop(image, view.box, 8)[None], torch.from_numpy(view.color)[None])
+        pixels = apply_color(torch.from_numpy(crop(image, view.box, 8))[None], torch.from_numpy(view.color)[None])
         expected.append(encoder.encode_batch((pixels * 255).round().to(torch.uint8))[0])
     near = np.abs(found[:, None] - np.array(expected)[None]).max(2) < 1e-5  # in an order of its own
     np.testing.assert_array_equal(near.sum(0), 1)
@@ -67,7 +69,7 @@ def test_queries_like_images_are_random_views(encoder: Encoder, photos: Path) ->
 
 
 def test_queries_like_features_lack_a_tenth(
-    of_features: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_features: TorchEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = np.random.default_rng(0).normal(size=(100, 30)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
@@ -92,7 +94,7 @@ def test_queries_where_no_image_of_the_sample_can_be_read(tmp_path: Path) -> Non
     """Any vectors serve, but always the same, and none drawn from the caller's random numbers."""
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"broken")
-    encoder = Encoder(MeCoQ(ModelConfig(backbone="pixels", image_size=6, D=8, M=2, hidden=4)))
+    encoder = TorchEncoder(MeCoQ(ModelConfig(backbone="pixels", image_size=6, D=8, M=2, hidden=4)))
     before = torch.get_rng_state()
     first, second = (queries_like_images(encoder, open_source(tmp_path, "database")) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -100,7 +102,7 @@ def test_queries_where_no_image_of_the_sample_can_be_read(tmp_path: Path) -> Non
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_images_encoded_again_have_their_codes(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+def test_images_encoded_again_have_their_codes(encoder: TorchEncoder, photos: Path, tmp_path: Path) -> None:
     """Up to a batch of those that could be read."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -115,7 +117,7 @@ def test_images_encoded_again_have_their_codes(encoder: Encoder, photos: Path, t
     assert rows.tolist() == list(range(ENCODE_BATCH))
 
 
-def test_features_encoded_again_have_their_codes(of_features: Encoder, tmp_path: Path) -> None:
+def test_features_encoded_again_have_their_codes(of_features: TorchEncoder, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32))
     source = open_source(tmp_path / "x.npy", "database")
     encode_source(of_features, source, tmp_path / "codes.h5")

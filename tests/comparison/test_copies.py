@@ -10,8 +10,9 @@ import torch
 
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.comparison.copies import FEWEST_COPIES, MOST, NEW_VIEWS, SEED, choose_rows, copy_features
+from mecoq_faiss.data.crop import crop
 from mecoq_faiss.data.sources import ImageSource, open_source
-from mecoq_faiss.data.views import apply_color, crop, draw_view, view_spec
+from mecoq_faiss.data.views import apply_color, draw_view, view_spec
 
 
 def rng() -> np.random.Generator:
@@ -52,6 +53,6 @@ def test_each_copy_is_the_view_that_is_drawn_for_its_row(photos: Path) -> None:
     for row in range(70):
         image = source.open(row)
         view = draw_view(view_spec(config), *image.size, key=(SEED, NEW_VIEWS, row))
-        expected = apply_color(crop(image, view.box, 8)[None], torch.from_numpy(view.color)[None])
+        expected = apply_color(torch.from_numpy(crop(image, view.box, 8))[None], torch.from_numpy(view.color)[None])
         np.testing.assert_allclose(features[row], model.features(expected)[0], atol=1e-5)
     assert features.shape == (70, 192) and not np.isclose(features[0], features[1]).all()

@@ -12,7 +12,7 @@ import pytest
 
 from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train, tune, update
 from mecoq_faiss import verify as verify_bundle
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.index import load_index, read_codes
 from mecoq_faiss.index.codes import sum_codes
 from mecoq_faiss.jobs.merge import merge
@@ -85,7 +85,7 @@ def test_the_index_searches_sums(work: Path, tmp_path: Path) -> None:
 
 
 def test_of_product_codes_the_database_takes_what_queries_are() -> None:
-    encoder, x = Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2))), np.eye(5)
+    encoder, x = TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2))), np.eye(5)
     np.testing.assert_array_equal(encoder.encode(x), encoder.encode(x, for_database=True))
 
 
@@ -113,7 +113,7 @@ def test_what_it_is_not_for_is_one_line(work: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="kind 'gpu' does not take additive codes: choose 'pq'"):
         export_index(work / "run8", work / "x.npy", tmp_path / "b", kind="gpu")
     with pytest.raises(ValueError, match="fitted when training ends"):
-        Encoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, codes="additive")))
+        TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, codes="additive")))
 
 
 @pytest.mark.parametrize(("part", "value", "says"), [("codes", "product", "query_repeats is 2"), ("d", 64, "has D=16")])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mecoq_faiss import MeCoQ, ModelConfig, encode, evaluate, export_index, load_encoder, train
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.jobs.compare import compare
 from mecoq_faiss.jobs.search import search
 from mecoq_faiss.jobs.tune import tune
@@ -25,17 +25,17 @@ def test_every_public_function_takes_auto_or_a_torch_device() -> None:
     assert resolve_device(torch.device("cpu")) == "cpu"
     with pytest.raises(ValueError, match="device 'cuda:99' is not available"):
         resolve_device(torch.device("cuda", 99))
-    for function in (train, encode, export_index, evaluate, compare, tune, load_encoder, search, Encoder.__init__):
+    for function in (train, encode, export_index, evaluate, compare, tune, load_encoder, search, TorchEncoder.__init__):
         device = inspect.signature(function).parameters["device"]
         assert device.default == "auto" and device.annotation == "str | torch.device", function
 
 
 def test_an_encoder_on_a_torch_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MeCoQ(ModelConfig(backbone="features", feature_dim=4, D=4, M=2, hidden=8))
-    assert Encoder(model, torch.device("cpu")).encode([[1.0, 2, 3, 4]]).shape == (1, 4)
-    assert Encoder(model).device == resolve_device("auto")
+    assert TorchEncoder(model, torch.device("cpu")).encode([[1.0, 2, 3, 4]]).shape == (1, 4)
+    assert TorchEncoder(model).device == resolve_device("auto")
     with pytest.raises(ValueError, match="not available"):
-        Encoder(model, "cuda:99")
+        TorchEncoder(model, "cuda:99")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "no device"])
