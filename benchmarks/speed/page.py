@@ -20,6 +20,7 @@ SECTIONS = {  # result files -> what they measure
     "train": "Training: the memory's cost, the view cache, a learning backbone",
     "default-backbone": "Training with the default backbone",
     "encode": "Encoding images, answering queries",
+    "onnx": "The encoder as an ONNX graph",
     "export": "Export of stored codes",
     "filtered": "Search among chosen items",
     "additive": "Search of additive codes",
@@ -41,6 +42,8 @@ TABLES = {
     "query": "One query",
     "filtered": "Each share",
     "additive": "Each size",
+    "codes": "Codes by both",
+    "times": "Times of ready views, one thread, both sides in turn",
 }
 
 

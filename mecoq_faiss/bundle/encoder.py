@@ -12,6 +12,7 @@ from mecoq_faiss.bundle.folder import ENCODER_FILES, ONNX, Pinned, is_bundle, pi
 from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.queries import each_image, open_image, to_features
 from mecoq_faiss.runtime.missing import needing_torch
+from mecoq_faiss.storage.files import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +135,7 @@ def _load_onnx(path: Path, device: str | torch.device) -> Encoder:
     from mecoq_faiss.bundle.onnx_encoder import OnnxEncoder
 
     if path.is_file():
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return OnnxEncoder(file, device)
     try:
         with pinned(path, (ONNX,)) as files:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import pinned
+from mecoq_faiss.bundle.folder import ONNX, pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
+from mecoq_faiss.bundle.onnx_export import onnx_difference
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify as prove
 from mecoq_faiss.bundle.stored_index import index_in
@@ -20,12 +22,13 @@ def verify(bundle: str | Path) -> dict[str, Any]:
     """Read all files of a bundle, compare them with its manifest, and run the proof of its export again.
 
     Returns:
-        `files` and `items`, how many there are, and the figures of the proof, as in the manifest's `verification`.
+        `files` and `items`, how many there are, and the figures of the proof, as in the manifest's `verification`; with
+        encoder.onnx, where onnxruntime is installed, also `max_onnx_difference` of its queries from the model's.
 
     Raises:
         FileNotFoundError: no bundle there.
         ValueError: a file that is missing, truncated or altered, or an index that is not the one the manifest tells of.
-        VerificationError: the index does not compute what the model computes.
+        VerificationError: the index, or the graph, does not compute what the model computes.
 
     Example:
         >>> from mecoq_faiss import verify
@@ -46,5 +49,8 @@ def verify(bundle: str | Path) -> dict[str, Any]:
         assert codes is not None
         ids = None if read_ids(index) is None else items.lazy("ids")
         xq = queries_like_codes(codebooks, codes, encoder.is_additive)
+        graph = {}
+        if ONNX in files.names and find_spec("onnxruntime"):
+            graph["max_onnx_difference"] = onnx_difference(encoder_in(files, runtime="onnx"), encoder)
         figures = prove(index, codebooks, encoder.quantizer, codes, xq, ids=ids)
-        return {"files": len(files.names), "items": len(items), **figures}
+        return {"files": len(files.names), "items": len(items), **figures, **graph}

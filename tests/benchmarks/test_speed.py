@@ -28,6 +28,7 @@ TINY = {
     "encode": "--images 5 --image-size 16 --jpeg-side 20 --repeats 1 --workers 0 --backbone resnet18",
     "export": "--sizes 1000 3000 --bytes 2",
     "filtered": "--sizes 2000 --bytes 4 --num-queries 9 --repeats 1",
+    "onnx": "--images 12 --train-images 6 --backbone pixels --weights none --image-size 8 --timed --repeats 1",
     "evaluate": "--items 500 --num-queries 20 -k 30 --bytes 2 --repeats 1",
 }
 

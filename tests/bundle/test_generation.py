@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mecoq_faiss import ModelConfig, TrainConfig, export_index, train
+from mecoq_faiss import ModelConfig, TrainConfig, export_index, load_encoder, train
 from mecoq_faiss.bundle.folder import ITEMS, read_items
 from mecoq_faiss.bundle.generation import Generation
 from mecoq_faiss.index import KINDS
@@ -62,7 +62,7 @@ def test_hits_are_those_of_an_exact_search(exported: Callable[..., Path], x: np.
     path = exported("pq", own_ids=own_ids)
     with closing(Generation(path, "cpu")) as generation:
         assert len(generation) == N and generation.users == 0
-        books = generation.encoder.model.quantizer.unit_codebooks().detach().numpy()
+        books = load_encoder(path).model.quantizer.unit_codebooks().detach().numpy()
         codes, queries = read_items(path / ITEMS)["codes"], x[:20]
         found = generation.search(queries, 7, None)
         D = search_exact(books, codes, generation.encoder.encode(queries), 7)[0]

@@ -39,7 +39,7 @@ def test_wrong_usage_is_exit_2() -> None:
 def test_a_shell_completes_the_names() -> None:
     completion = ShellComplete(main, {}, "mecoq-faiss", "_MECOQ_FAISS_COMPLETE")
     found = [item.value for item in completion.get_completions([], "e")]
-    assert found == ["export-index", "export-items", "encode", "evaluate"]
+    assert found == ["export-index", "export-encoder", "export-items", "encode", "evaluate"]
 
 
 def test_the_version_is_the_packages() -> None:

@@ -11,7 +11,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 
-from mecoq_faiss.data.crop import center_box, crop, fixed_view
+from mecoq_faiss.data.crop import crop
 from mecoq_faiss.data.views import ViewSpec, apply_color, draw_view, to_float
 
 NO_COLOR = {"flip": 0, "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, "gray": 0, "blur": 0}
@@ -104,7 +104,7 @@ def test_tiny_and_long_images_give_whole_views(width, height):
         left, top, right, bottom = view.box
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
         x = crop(photo(width, height), view.box, 8)
-        out = apply_color(x[None], torch.from_numpy(view.color)[None])
+        out = apply_color(torch.from_numpy(x)[None], torch.from_numpy(view.color)[None])
         assert out.shape == (1, 3, 8, 8) and out.isfinite().all()
 
 
@@ -112,34 +112,6 @@ def test_tiny_and_long_images_give_whole_views(width, height):
 def test_color_of_the_smallest_views(size):
     out = apply_color(images(size=size), color(flip=1, brightness=0.8, hue=0.1, blur=0.25))
     assert out.shape == (1, 3, *size) and out.isfinite().all()
-
-
-# Geometry
-
-
-def test_crop_is_pil_on_the_cut_out_box():
-    image = photo(40, 30)
-    by_hand = np.asarray(image.crop((5, 7, 33, 28)).resize((10, 10), Image.Resampling.BICUBIC))
-    x = crop(image, (5, 7, 33, 28), 10)
-    assert x.dtype == torch.uint8 and x.is_contiguous()
-    np.testing.assert_array_equal(x.numpy(), by_hand.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize(("width", "height", "box"), [(40, 30, (5, 0, 35, 30)), (30, 40, (0, 5, 30, 35))])
-def test_fixed_view_is_the_centerd_square(width, height, box):
-    image = photo(width, height)
-    by_hand = np.asarray(image.crop(box).resize((12, 12), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(fixed_view(image, 12), by_hand)
-
-
-def test_center_box_of_odd_differences():
-    assert center_box(5, 2) == (1, 0, 3, 2)
-    assert center_box(2, 5) == (0, 1, 2, 3)
-
-
-def test_an_image_of_the_right_size_stays_as_it_is():
-    image = photo(8, 8)
-    np.testing.assert_array_equal(fixed_view(image, 8), np.asarray(image).transpose(2, 0, 1))
 
 
 # Colour, against torchvision on floats (on uint8 it rounds and floors in between)
