@@ -23,6 +23,7 @@ from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.sources import ImageSource, open_source
 
 BATCHES = (1, 8, 64)
+ROUNDING = 4 * np.finfo(np.float32).eps  # of a similarity
 
 
 def compared(of_model: TorchEncoder, of_graph: Encoder, source: ImageSource) -> Row:
@@ -44,7 +45,7 @@ def compared(of_model: TorchEncoder, of_graph: Encoder, source: ImageSource) -> 
         counts["images with equal codes"] += int((codes == others).all(axis=1).sum())
         counts["codes"] += codes.size
         counts["codes that differ"] += len(m)
-        counts["of these near-ties"] += int((gap <= 2 * moved[image, m] + np.finfo(np.float32).eps).sum())
+        counts["of these near-ties"] += int((gap <= 2 * moved[image, m] + ROUNDING).sum())
         largest = max(largest, float(np.abs(xq - other).max()))
         gap_of_all = max(gap_of_all, float(gap.max(initial=0)))
     return counts | {"largest difference of queries": largest, "largest gap of a code that differs": gap_of_all}
@@ -99,9 +100,10 @@ def main() -> None:
     rows = [row for name in (a.backbone, *a.timed) for row in times(name, a.image_size, a.repeats)]
     show("times, both sides in turn", rows)
     a.weights = Path(a.weights).name
+    one = [row for row in rows if row["batch"] == 1]
     goals = [
         goal("images with equal codes / images", equal["images with equal codes"] / equal["images"], at_least=0.999),
-        goal("codes that differ and are no near-ties", equal["codes that differ"] - equal["of these near-ties"], at_most=0),
-        *(goal(f"{r['backbone']}, one image: onnx / torch", r["onnx / torch"], at_most=1) for r in rows[:: len(BATCHES)]),
+        goal("codes that differ, no near-ties", equal["codes that differ"] - equal["of these near-ties"], at_most=0),
+        *(goal(f"{row['backbone']}, one image: onnx / torch", row["onnx / torch"], at_most=1) for row in one),
     ]  # fmt: skip
     finish(a.out, a, goals, codes=equal, times=rows)

@@ -1,4 +1,4 @@
-"""onnxruntime in the model's place: what it takes and gives, and graphs that are damaged, foreign or of another bundle."""
+"""onnxruntime in the model's place: what it takes and gives; graphs that are damaged or foreign."""
 
 from __future__ import annotations
 
@@ -49,18 +49,12 @@ def test_it_takes_the_same_images_bit_for_bit(bundle: Path, tmp_path: Path, monk
     Image.fromarray(rng.integers(0, 256, (8, 11, 4), dtype=np.uint8)).save(tmp_path / "alpha.png")
     files = [tmp_path / name for name in ("turned.jpg", "deep.png", "alpha.png")]
     tensor = torch.from_numpy(rng.integers(0, 256, (2, 3, 7, 9), dtype=np.uint8))
+    pictures = (files, files[0].read_bytes(), Image.open(files[1]), tensor, tensor[0] / 255, [tensor[1], files[2]])
     given: dict[str, list[np.ndarray]] = {"torch": [], "onnx": []}
     for runtime, batches in given.items():
         encoder = load_encoder(bundle, runtime=runtime)
         monkeypatch.setattr(encoder, "encode_batch", lambda batch, batches=batches: batches.append(batch) or batch)
-        for images in (
-            files,
-            files[0].read_bytes(),
-            Image.open(files[1]),
-            tensor,
-            tensor[0] / 255,
-            [tensor[1], files[2]],
-        ):
+        for images in pictures:
             encoder.encode(images)
     assert len(given["torch"]) == 6
     for of_model, of_graph in zip(*given.values(), strict=True):
@@ -116,7 +110,8 @@ def altered(path: Path, said: object = None, **sizes: int) -> None:
 
 
 def test_a_foreign_graph(bundle: Path) -> None:
-    for said in ("", {}, [], {"format": 1}):
+    foreign: list[object] = ["", {}, [], {"format": 1}]
+    for said in foreign:
         altered(bundle / ONNX, said)
         with pytest.raises(ValueError, match=r"encoder\.onnx is no encoder of mecoq-faiss: give what export-encoder"):
             load_encoder(bundle / ONNX, runtime="onnx")

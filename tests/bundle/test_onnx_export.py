@@ -14,8 +14,9 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig, TorchEncoder, VerificationError, load_encoder, register_backbone
 from mecoq_faiss.bundle import onnx_export
 from mecoq_faiss.bundle.onnx_export import onnx_difference, write_onnx
+from mecoq_faiss.model import Standardize
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "features": {"backbone": "features", "feature_dim": 12},
     "additive": {"backbone": "pixels", "image_size": 6, "codes": "additive"},
     "l2": {"backbone": "features", "feature_dim": 12, "codes": "additive", "metric": "l2"},
@@ -23,10 +24,10 @@ KINDS = {
 }
 
 
-def encoder(seed: int = 0, **settings: Any) -> TorchEncoder:
+def encoder(*, seed: int = 0, **settings: Any) -> TorchEncoder:
     torch.manual_seed(seed)
     model = MeCoQ(ModelConfig(weights="none", D=16, M=4, hidden=32, **settings))
-    if isinstance(model.standardize, torch.nn.Module) and hasattr(model.standardize, "fit"):
+    if isinstance(model.standardize, Standardize):
         model.standardize.fit(torch.randn(50, model.backbone.feature_dim) * 3 + 1)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -64,9 +65,7 @@ class Undecided(torch.nn.Module):
         return x if x.sum() > 1 else -x
 
 
-def test_a_network_without_a_graph_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_without_a_graph_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     register_backbone("undecided", Undecided)
     with pytest.raises(ValueError, match=r"^backbone undecided cannot be written as an ONNX graph \(.*runtime='torch'"):
         write_onnx(encoder(backbone="undecided", image_size=6), tmp_path / "encoder.onnx")
