@@ -76,8 +76,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, 3, h, w) float in [0, 1] -> features (b, F)."""
-        if torch.compiler.is_exporting():
-            return self._features(images)  # a graph takes a batch of any size, which parts would fix
+        if torch.compiler.is_compiling():
+            return self._features(images)  # traced: a graph takes any batch, which parts would fix
         gradient = torch.is_grad_enabled() and not self.frozen
         features, count = self._features, len(images)
         if gradient and self.micro_batch:

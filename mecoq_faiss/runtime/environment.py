@@ -9,7 +9,18 @@ from typing import Any
 
 from mecoq_faiss.runtime.faiss_check import installed_wheels, shared_environment, simd_level
 
-PACKAGES = ("mecoq-faiss", "torch", "torchvision", "numpy", "h5py", "safetensors", "pillow", "timm", "scikit-learn")
+PACKAGES = (
+    "mecoq-faiss",
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "numpy",
+    "h5py",
+    "safetensors",
+    "pillow",
+    "timm",
+    "scikit-learn",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mecoq_faiss import ModelConfig, TrainConfig, export_index, search, train
 from mecoq_faiss.data.sources import ImageSource, open_source
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +109,29 @@ compare("run", "digits", "digits", "report", settings=[Baseline("PQ", 4), Baseli
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert f"{report['methods'][0]['score']:.4f}" in page
+
+
+@pytest.mark.slow
+def test_without_torch_the_packages_of_the_guide_suffice(wheel: Path, tmp_path: Path) -> None:
+    """As printed there, but for the wheel in the package's place; the others are downloaded."""
+    train("digits", tmp_path / "run", ModelConfig(backbone="pixels", image_size=8), TrainConfig(epochs=2))
+    export_index(tmp_path / "run", "digits", tmp_path / "bundle", onnx=True)
+    queries = open_source("digits", "queries")
+    assert isinstance(queries, ImageSource)
+    queries.open(0).save(tmp_path / "query.png")
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    scripts = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    guide = (ROOT / "docs" / "guides" / "deploying.md").read_text(encoding="utf-8")
+    lines = [line.split() for line in guide.splitlines() if line.startswith("pip install")]
+    assert lines[0] == ["pip", "install", "--no-deps", "mecoq-faiss"] and len(lines) == 2
+    for line in ([*lines[0][:3], str(wheel)], lines[1]):
+        run(scripts / "python", "-m", *line, cwd=tmp_path)
+    code = "import importlib.util as u; print([u.find_spec(name) for name in ('torch', 'torchvision', 'safetensors')])"
+    assert run(scripts / "python", "-c", code, cwd=tmp_path).strip() == "[None, None, None]"
+    call = ("search", tmp_path / "bundle", "query.png", "-k", "5")
+    found = run(scripts / "mecoq-faiss", *call, "--runtime", "onnx", cwd=tmp_path)
+    assert [hit.path for [hits] in [search(tmp_path / "bundle", tmp_path / "query.png", 5)] for hit in hits] == [
+        line.split()[2] for line in found.splitlines()[1:]
+    ]
+    failed = subprocess.run([scripts / "mecoq-faiss", *call], cwd=tmp_path, capture_output=True, text=True)
+    assert failed.stderr.startswith("Error: runtime='torch' needs PyTorch, and ") and failed.returncode == 1
