@@ -1,6 +1,6 @@
 """The encoder as an ONNX graph beside the model: codes of many images counted, and the time of one image as a ratio.
 
-python -m benchmarks.speed onnx --data SRC --weights FILE [--backbone NAME] [--image-size N]
+python -m benchmarks.speed onnx [--data SRC] [--weights FILE] [--backbone NAME] [--image-size N]
 
 A model is trained on the first images drawn; then all of them are encoded by both. A code can differ only where its two
 nearest codewords are nearly as near: by at most twice what the queries differ there, which is counted too. Times are of
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.speed.madeup import jpegs
 from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, show, use_threads
 from mecoq_faiss import MeCoQ, ModelConfig, TorchEncoder, TrainConfig, export_encoder, load_encoder, train
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH, Encoder
@@ -23,6 +24,7 @@ from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.sources import ImageSource, open_source
 
 BATCHES = (1, 8, 64)
+SIDE = 128  # of made-up images
 ROUNDING = 4 * np.finfo(np.float32).eps  # of a similarity
 
 
@@ -75,7 +77,7 @@ def _ratio(seconds: dict[str, float]) -> float:
 
 def main() -> None:
     parser = arguments(__doc__, "onnx")
-    parser.add_argument("--data", required=True, help="a folder or tar of images")
+    parser.add_argument("--data", help="a folder or tar of images (default: made-up JPEGs)")
     parser.add_argument("--backbone", default="timm:mobilenetv1_100")
     parser.add_argument("--weights", default="default")
     parser.add_argument("--image-size", type=int, default=96)
@@ -85,11 +87,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     a = parser.parse_args()
     use_threads(a.threads)
-    source = open_source(a.data, "database")
-    if not isinstance(source, ImageSource):
-        parser.error(f"{a.data} holds no images")
-    source = source.subset(np.random.default_rng(0).permutation(len(source))[: a.images])
     with tempfile.TemporaryDirectory() as folder:
+        source = open_source(a.data or jpegs(Path(folder) / "jpegs", a.images, SIDE), "database")
+        if not isinstance(source, ImageSource):
+            parser.error(f"{a.data} holds no images")
+        source = source.subset(np.random.default_rng(0).permutation(len(source))[: a.images])
         run, graph = Path(folder) / "run", Path(folder) / "encoder.onnx"
         model = ModelConfig(backbone=a.backbone, weights=a.weights, image_size=a.image_size)
         settings = TrainConfig(epochs=3, batch_size=min(128, a.train_images // 2), cached_views=2)

@@ -19,6 +19,7 @@ FORMAT = 1  # of what a graph's metadata say
 KEY = "mecoq_faiss"  # of the graph's metadata
 INSTALL = "pip install 'mecoq-faiss[onnx]'"
 MOST_BYTES = 1 << 31  # of a protocol buffer
+ELSEWHERE = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxEncoder(Encoder):
@@ -84,6 +85,7 @@ def _session(file: BinaryIO) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = faiss.omp_get_max_threads()
     options.log_severity_level = 4  # what it would print is in its exceptions
+    options.add_session_config_entry(ELSEWHERE, os.devnull)  # a graph may name files that hold its weights: none do
     try:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} bytes")

@@ -96,16 +96,11 @@ def test_a_damaged_graph(content: bytes | None, bundle: Path) -> None:
     assert len(load_encoder(bundle).encode([])) == 0
 
 
-def altered(path: Path, said: object = None, **sizes: int) -> None:
-    """The graph with other metadata, or other sizes written into its input or output."""
+def altered(path: Path, said: object) -> None:
+    """The graph with other metadata."""
     model = onnx.load(path)
-    if said is not None:
-        [prop] = [prop for prop in model.metadata_props if prop.key == KEY]
-        prop.value = json.dumps(said)
-    for name, value in sizes.items():
-        place = model.graph.input[0] if name == "input" else model.graph.output[0]
-        place.type.tensor_type.shape.dim[-1].Clear()
-        place.type.tensor_type.shape.dim[-1].dim_value = value
+    [prop] = [prop for prop in model.metadata_props if prop.key == KEY]
+    prop.value = json.dumps(said)
     onnx.save(model, path)
 
 
@@ -124,6 +119,18 @@ def test_a_foreign_graph(bundle: Path) -> None:
         load_encoder(bundle, runtime="onnx")
     with pytest.raises(ValueError, match=r"additive codes are found by torch: .* runtime='torch'"):
         load_encoder(bundle / ONNX, runtime="onnx").encode(Image.new("RGB", (9, 9)), for_database=True)
+
+
+def test_a_graph_reaches_no_other_file(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    model = onnx.load(bundle / ONNX)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.raw_data)
+    (bundle / "secret.bin").write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, "secret.bin")
+    tensor.ClearField("raw_data")
+    (bundle / ONNX).write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"encoder\.onnx cannot be read by onnxruntime"):
+        load_encoder(bundle / ONNX, runtime="onnx")
 
 
 def test_other_inputs_than_an_encoders(bundle: Path) -> None:

@@ -38,7 +38,7 @@ def encoder(*, seed: int = 0, **settings: Any) -> TorchEncoder:
     return TorchEncoder(model, "cpu")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["additive", "l2", "folded"])
 def test_the_graph_gives_the_queries_of_the_model_for_any_batch(kind: str, tmp_path: Path) -> None:
     of_model, path = encoder(**KINDS[kind]), tmp_path / "encoder.onnx"
     assert write_onnx(of_model, path) < 1e-4
