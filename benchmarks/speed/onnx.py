@@ -9,6 +9,7 @@ ready views, of batches of one and more, both sides in turn on one thread; weigh
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def main() -> None:
         equal = compared(load_encoder(run, "cpu"), load_encoder(graph, runtime="onnx"), source)
     show("codes", [{"what": name, "count": value} for name, value in equal.items()])
     rows = [row for name in (a.backbone, *a.timed) for row in times(name, a.image_size, a.repeats)]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of a machine that others use too
     show("times, both sides in turn", rows)
     a.weights = Path(a.weights).name
     one = [row for row in rows if row["batch"] == 1]
@@ -108,4 +110,4 @@ def main() -> None:
         goal("codes that differ, no near-ties", equal["codes that differ"] - equal["of these near-ties"], at_most=0),
         *(goal(f"{row['backbone']}, one image: onnx / torch", row["onnx / torch"], at_most=1) for row in one),
     ]  # fmt: skip
-    finish(a.out, a, goals, codes=equal, times=rows)
+    finish(a.out, a, goals, codes=equal, times=rows, load_average=load)
