@@ -22,12 +22,13 @@ from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import metadata_in, metadata_of
+from mecoq_faiss.bundle.stored_config import read_model_config
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.config import K_RESULTS
-from mecoq_faiss.index.codes import decode_codes
+from mecoq_faiss.index.codes import decode_codes, directions, sum_codes
 from mecoq_faiss.index.filtered import ChosenRows
-from mecoq_faiss.index.inspect import without_ids
+from mecoq_faiss.index.inspect import read_codebooks, without_ids
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ class Generation:
             self.encoder = encoder_in(files, device, runtime=runtime)
             self.index: faiss.Index = index_in(files)
             self._by_row = without_ids(self.index)
+            self._metric, self._codebooks = read_model_config(files).metric, read_codebooks(self.index)
             names = segment_names(self.manifest)
             kept = [stack.enter_context(open(os.dup(files.file(name).fileno()), "rb")) for name in names]
             with items_in(files) as items:
@@ -116,6 +118,13 @@ class Generation:
         k, chosen = self._checked(k), None if where is None else self._chosen(where)
         return self._hits(self.encoder.encode(queries), k, chosen)
 
+    @property
+    def top_score(self) -> float | None:
+        """The highest score, and the negative of the lowest: M, of additive codes 1; None where scores have none."""
+        if not self.encoder.is_additive:
+            return float(self.manifest["M"])
+        return 1.0 if self._metric in ("aqs", "cosine") else None
+
     def search_vectors(self, xq: np.ndarray, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """The same of queries (nq, d) float32 that `encoder` gave."""
         k, chosen = self._checked(k), None if where is None else self._chosen(where)
@@ -142,11 +151,19 @@ class Generation:
 
     def queries_like(self, rows: np.ndarray) -> np.ndarray:
         """What some rows (m,) stand for, as queries (m, d) float32: their own vectors are not kept."""
-        return self.encoder.queries_of(self.codes(rows))
+        codes = self.codes(rows)
+        if not self.encoder.is_additive:
+            return decode_codes(self._codebooks, codes)
+        x = sum_codes(self._codebooks, codes)  # (m, D)
+        if self._metric == "l2":
+            x[:, -1] = 1
+        elif self._metric != "ip":
+            x = directions(x)
+        return np.tile(x, self.manifest["M"])
 
     def segment_scores(self, xq: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What each codeword of some rows (m,) adds to their score for one query (d,): (m, M)."""
-        vectors = decode_codes(self.encoder.codebooks, self.codes(rows))
+        vectors = decode_codes(self._codebooks, self.codes(rows))
         M = self.manifest["M"]
         return np.einsum("mij,ij->mi", vectors.reshape(len(rows), M, -1), xq.reshape(M, -1))
 

@@ -7,31 +7,15 @@ import os
 from io import BufferedReader
 
 from mecoq_faiss.bundle.folder import ENCODER_FILES, Pinned
-from mecoq_faiss.config import CODES, ModelConfig
-from mecoq_faiss.config_file import from_json
+from mecoq_faiss.bundle.stored_config import read_model_config
+from mecoq_faiss.config import ModelConfig
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.training.model_file import load_model
 
-MOST_BYTES = 1 << 20  # of a configuration, which takes 400
 DTYPES = {  # safetensors' names of what networks are made of
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-
-
-def read_model_config(bundle: Pinned) -> ModelConfig:
-    """The model's configuration; ValueError, in one line, where it does not fit the manifest."""
-    config_file = bundle.file(ENCODER_FILES[0])
-    text = config_file.read(MOST_BYTES + 1)
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"{config_file.name} is larger than {MOST_BYTES:,} bytes: export the bundle again")
-    config, _ = from_json(text.decode(errors="replace"), str(config_file.name))
-    for name in ("M", "nbits"):
-        _same(bundle, config_file, name, getattr(config, name), bundle.manifest[name])
-    _same(bundle, config_file, "codes", config.codes, bundle.manifest.get("codes", CODES[0]))
-    additive = config.codes == "additive"
-    _same(bundle, config_file, "D", config.D, bundle.manifest["d"] // (config.M if additive else 1))
-    return config
 
 
 def read_model(bundle: Pinned) -> MeCoQ:
@@ -47,13 +31,6 @@ def read_model(bundle: Pinned) -> MeCoQ:
     except (KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{weights.name} is damaged ({type(error).__name__}): export the bundle again") from error
     return model
-
-
-def _same(bundle: Pinned, file: BufferedReader, name: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ValueError(
-            f"{file.name} has {name}={found}, the manifest of {bundle.bundle} says {expected}: export the bundle again"
-        )
 
 
 def _check_size(config: ModelConfig, weights: BufferedReader) -> None:

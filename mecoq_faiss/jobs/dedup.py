@@ -13,8 +13,8 @@ from mecoq_faiss.bundle.embedding import check_fits, embed_batches
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in, stored
+from mecoq_faiss.bundle.stored_config import read_model_config
 from mecoq_faiss.bundle.stored_index import index_in
-from mecoq_faiss.bundle.stored_model import read_model_config
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.index.codes import directions

@@ -15,8 +15,8 @@ from mecoq_faiss.service.batches import Found
 from mecoq_faiss.service.schema import BundleBody, HitBody, ItemBody, ResultBody
 
 
-def results(names: Sequence[str], found: Found, top: float | None, picture: str | None) -> list[ResultBody]:
-    """The hits of each query. `top` is the highest score, `picture` the address of a picture with `{}` for the id."""
+def results(names: Sequence[str], found: Found, picture: str | None) -> list[ResultBody]:
+    """The hits of each query. `picture` is the address of a picture with `{}` for the id."""
     return [
         ResultBody(
             query=name,
@@ -24,7 +24,7 @@ def results(names: Sequence[str], found: Found, top: float | None, picture: str 
                 HitBody(
                     rank=hit.rank,
                     score=hit.score,
-                    relevance=relevance(hit.score, top),
+                    relevance=relevance(hit.score, found.top),
                     id=hit.id,
                     path=shown(hit.path),
                     label=found.labels[hit.row],
@@ -61,7 +61,7 @@ def described(name: str, generation: Generation) -> BundleBody:
     return BundleBody(
         name=name, items=len(generation), kind=said["kind"], codes=said.get("codes", "product"), M=said["M"],
         nbits=said["nbits"], bytes=said["M"] * said["nbits"] / 8, takes=takes,
-        feature_dim=encoder.input_shape[0] if encoder.takes_features else None,
+        feature_dim=encoder.shape[0] if encoder.takes_features else None,
         columns=generation.columns, generation=generation.name,
     )  # fmt: skip
 

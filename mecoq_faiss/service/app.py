@@ -169,8 +169,7 @@ def _picture(state: State, served: Served) -> str | None:
 
 async def _answer(state: State, served: Served, names: list[str], search: Search) -> SearchAnswer:
     found: Found = await served.batches.search(search)
-    top = served.bundle.encoder.top_score
-    said = answers.results(names, found, top, _picture(state, served))
+    said = answers.results(names, found, _picture(state, served))
     return SearchAnswer(bundle=served.name, generation=found.generation, results=said)
 
 
@@ -188,7 +187,7 @@ def _search(app: FastAPI, state: State) -> None:
         given = await asked(request)
         served = _served(state, given.options.bundle)
         encoder = served.bundle.encoder
-        shape = encoder.input_shape
+        shape = encoder.shape
         if encoder.takes_features != (given.vectors is not None):
             raise HTTPException(422, f"the bundle takes {'vectors' if encoder.takes_features else 'images'}")
         if given.vectors is not None:
@@ -273,7 +272,7 @@ def _change(app: FastAPI, state: State) -> None:
         if served.bundle.encoder.takes_features:
             raise HTTPException(422, "the bundle holds features: add to it with `mecoq-faiss add`")
         new = await uploads(request)
-        await state.decoder.views([upload.content for upload in new], served.bundle.encoder.input_shape[1])
+        await state.decoder.views([upload.content for upload in new], served.bundle.encoder.shape[1])
         async with state.writing:
             if state.pictures is not None and not replace:
                 there = [upload.path for upload in new if (state.pictures.root / upload.path).exists()]

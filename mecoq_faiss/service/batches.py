@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH
 from mecoq_faiss.bundle.generation import Generation, Hit
@@ -33,13 +32,14 @@ class Found:
 
     Attributes:
         hits: best first.
-        generation: of the export that was searched.
+        generation, top: of the export that was searched its name and its highest score.
         labels, metadata: by row and by id.
         codes: (M,) by row; segments: (M,) by query and row; empty unless asked for.
     """
 
     hits: list[list[Hit]]
     generation: str
+    top: float | None
     labels: dict[int, str | None]
     metadata: dict[int, dict[str, Any]]
     codes: dict[int, list[int]] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Batches:
     def _encode(self, generation: Generation, batch: Sequence[Search]) -> list[np.ndarray | Exception]:
         """The vectors (n, d) of each search."""
         encoder, started = generation.encoder, time.perf_counter()
-        shape = encoder.input_shape
+        shape = encoder.shape
         found: list[np.ndarray | Exception | None] = []
         for search in batch:
             if isinstance(search.queries, int):
@@ -156,8 +156,9 @@ class Batches:
                 found.append(None)
         given = [s.queries for s, xq in zip(batch, found, strict=True) if xq is None and not isinstance(s.queries, int)]
         if given:
-            x = torch.from_numpy(np.concatenate(given))
-            encoded = np.concatenate([encoder.encode_batch(part) for part in x.split(ENCODE_BATCH)])
+            x = np.concatenate(given)
+            parts = (x[start : start + ENCODE_BATCH] for start in range(0, len(x), ENCODE_BATCH))
+            encoded = np.concatenate([encoder.encode_batch(part) for part in parts])
             pieces = iter(np.split(encoded, np.cumsum([len(part) for part in given])[:-1]))
             found = [next(pieces) if xq is None else xq for xq in found]
         self.metrics.encode.observe(time.perf_counter() - started)
@@ -192,7 +193,7 @@ def _found(generation: Generation, search: Search, xq: np.ndarray, hits: list[li
     rows = np.array(sorted({hit.row for of_query in hits for hit in of_query}), np.int64)
     ids = sorted({hit.id for of_query in hits for hit in of_query})
     labels = dict(zip(rows.tolist(), generation.labels(rows), strict=True))
-    found = Found(hits, generation.name, labels, generation.metadata(ids))
+    found = Found(hits, generation.name, generation.top_score, labels, generation.metadata(ids))
     if search.explain and len(rows):
         found.codes = dict(zip(rows.tolist(), generation.codes(rows).tolist(), strict=True))
         for number, of_query in enumerate(hits):

@@ -74,13 +74,13 @@ def _begin(max_pixels: int) -> None:
 
 
 def _ready() -> None:
-    from mecoq_faiss.data import views  # noqa: F401
+    from mecoq_faiss.data import crop  # noqa: F401
 
 
 def _view(content: bytes, size: int) -> bytes:
-    from mecoq_faiss.data.views import fixed_view
+    from mecoq_faiss.data.crop import fixed_view
 
-    return fixed_view(decode_image(content, draft=size, name=NAME), size).numpy().tobytes()
+    return fixed_view(decode_image(content, draft=size, name=NAME), size).tobytes()
 
 
 def _thumbnail(path: str, pixels: int) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from mecoq_faiss import MeCoQ, ModelConfig
 from mecoq_faiss.baselines.as_model import kmeans_model
 from mecoq_faiss.baselines.baseline import Baseline
-from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.index import build_index
 
 
@@ -22,7 +22,7 @@ def model(**changes: object) -> MeCoQ:
 def test_it_searches_as_faiss_does() -> None:
     x = (np.random.default_rng(0).normal(size=(400, 24)) + np.arange(24)).astype(np.float32)
     made = kmeans_model(model(), x, seed=3)
-    encoder = Encoder(made, "cpu")
+    encoder = TorchEncoder(made, "cpu")
     xq = encoder.encode(x[:7])
     index = build_index(encoder.codebooks, encoder.codes(encoder.encode(x)), "pq", additive=True)
     D, _ = index.search(xq, 400)
