@@ -47,6 +47,7 @@ class Size(click.ParamType):
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
 )
 @device_option
+@click.option("--runtime", type=click.Choice(["auto", "torch", "onnx"]), default="auto", show_default=True)
 def command(
     bundle: Path,
     beside: Path | None,
@@ -62,6 +63,7 @@ def command(
     rate: str | None,
     timeout: float,
     device: str,
+    runtime: str,
 ) -> None:
     """Search BUNDLE over HTTP, and on a page of its own (extra: serve)."""
     from mecoq_faiss.service.settings import Settings
@@ -78,6 +80,6 @@ def command(
     bundles = (bundle,) if beside is None else (bundle, beside)
     settings = Settings(
         bundles, images, api_keys, workers=workers, max_pixels=max_pixels, max_bytes=max_body, rate=rate,
-        seconds=timeout, device=device,
+        seconds=timeout, device=device, runtime=runtime,
     )  # fmt: skip
     serve(settings, host, port)

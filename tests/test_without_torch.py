@@ -110,6 +110,21 @@ def test_what_needs_torch_says_how_to_get_it(code: str, line: str, bundle: Path)
     assert last.startswith(f"ImportError: {line}")
 
 
+def test_the_service(bundle: Path, photographs: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    code = """
+from pathlib import Path
+from starlette.testclient import TestClient
+from mecoq_faiss.service.app import create_app
+from mecoq_faiss.service.settings import Settings
+with TestClient(create_app(Settings((Path(sys.argv[1]),), workers=1))) as client:
+    answer = client.post("/search", files={"images": Path(sys.argv[2]).read_bytes()}, data={"k": "3"})
+assert not any(name.startswith("torch") for name in sys.modules if sys.modules[name])
+print(answer.status_code, len(answer.json()["results"][0]["hits"]))
+"""
+    assert run(code, bundle, next(photographs.iterdir())) == "200 3"
+
+
 def test_commands(bundle: Path, photographs: Path) -> None:
     code = "from mecoq_faiss_cli.main import main; main(sys.argv[1:])"
     shown = run(code, "search", bundle, next(photographs.iterdir()), "-k", 3, "--runtime", "onnx")

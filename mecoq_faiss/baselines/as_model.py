@@ -44,7 +44,7 @@ def kmeans_model(model: MeCoQ, xt: Array, seed: int = 0) -> MeCoQ:
             f"features of width {width} cannot be cut into M={c.M} segments: train with an M that divides it"
         )
     config = dataclasses.replace(c, codes="additive", metric="cosine", projection="linear", D=width, trainable_layers=0)
-    x = F.normalize(torch.from_numpy(np.asarray(xt, dtype=np.float32)), dim=1)
+    x = F.normalize(torch.from_numpy(np.array(xt, dtype=np.float32)), dim=1)
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
     scale = 1 / std.clamp_min(STD_FLOOR * std.mean()).clamp_min(1e-12)
     made = MeCoQ(dataclasses.replace(config, weights="none"))

@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 import torch
 
+from mecoq_faiss.baselines.as_model import kmeans_model
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import count_codes, encode_source
 from mecoq_faiss.bundle.encoder import load_encoder
@@ -49,9 +50,11 @@ from mecoq_faiss.storage.hdf5 import damaged_dataset
 from mecoq_faiss.storage.shards import map_array, shards_written
 from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
 from mecoq_faiss.training.model_file import save_model
+from mecoq_faiss.training.targets import given_features
 
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
+KMEANS_ROWS = 65_536  # FAISS's k-means takes no more: 256 rows a centroid
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
 TOGETHER = "together.h5"  # there too: the items of an updated bundle
 PARTIAL_NAMES = (
@@ -80,6 +83,7 @@ def export_index(
     seed: int = 0,
     metadata: str | Path | None = None,
     onnx: bool = False,
+    kmeans: bool = False,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -102,7 +106,9 @@ def export_index(
         nprobe: lists a search visits, stored in the index; by default about 2 * sqrt(nlist).
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
-        seed: of the coarse k-means and its sample.
+        kmeans: not the model's codes but FAISS's PQ of the same size, by k-means of the images' features under the same
+            backbone: what the learned codes are to be compared with.
+        seed: of the coarse k-means and its sample, and of `kmeans`.
         metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`,
             or the further lists of an .h5 of features (extra: metadata); by default those of the table beside a .npy.
             A bundle given as `codes` passes on what it has.
@@ -137,16 +143,20 @@ def export_index(
             donor if REMOVED in (said := read_manifest(donor))["files"] or segment_names(said) != [ITEMS] else None
         )
         codes = donor / ITEMS
+    if kmeans and data is None:
+        raise ValueError("k-means is trained on the images: give --data, not --codes")
     if (data is None) == (codes is None):
         raise ValueError("give either images (--data) or codes of them (--codes), one of the two")
     check_writable_parent(out)
     if onnx:
         check_exporting()
     encoder = load_encoder(run, device)
-    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits, additive=encoder.is_additive)
+    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits, additive=encoder.is_additive or kmeans)
     source = open_source(data, "database") if isinstance(data, str | Path) else data
     if source is not None:
         check_fits(encoder, source)
+        if kmeans:
+            encoder = _by_kmeans(encoder, source, seed, workers)
         if table is None and source.table is not None:
             table = source.table
             check_given(table)
@@ -196,6 +206,14 @@ def export_index(
             raise
         work.become(out, without=spare)
     return manifest
+
+
+def _by_kmeans(encoder: TorchEncoder, source: Source, seed: int, workers: int) -> TorchEncoder:
+    """The encoder of a PQ trained on the source's features, as FAISS users train one."""
+    features, _ = given_features(source, encoder.model, workers, encoder.device)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:KMEANS_ROWS])
+    x = np.asarray(features[rows])
+    return TorchEncoder(kmeans_model(encoder.model, x if x.ndim == 2 else x[:, 0], seed), encoder.device)
 
 
 def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int) -> None:

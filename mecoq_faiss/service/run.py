@@ -7,7 +7,6 @@ import logging
 import os
 
 import faiss
-import torch
 
 from mecoq_faiss.service.settings import Settings
 
@@ -26,9 +25,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None
         from mecoq_faiss.service.app import create_app
     except ImportError as error:
         raise ImportError(f"serving needs more packages ({error.name}): pip install 'mecoq-faiss[serve]'") from error
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
-    faiss.omp_set_num_threads(cores)
+    faiss.omp_set_num_threads(os.cpu_count() or 1)  # of the one thread that searches, and of onnxruntime
     app = create_app(settings)
     if not is_loopback(host) and settings.api_keys is None:
         logger.warning("anyone who reaches %s:%d may search: give --api-keys, or --host 127.0.0.1", host, port)

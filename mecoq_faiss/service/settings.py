@@ -24,6 +24,8 @@ class Settings:
         seconds: the longest that a request may take; a third of it each image.
         waiting: the most queries that wait for their batch.
         device: where the encoder runs.
+        runtime: what computes it, `torch` or `onnx`; or `auto`: onnx on a CPU, where a bundle has a graph and
+            onnxruntime is installed, for there it is faster (docs/speed.md).
         watch: seconds between looks whether another export has taken a bundle's place.
     """
 
@@ -37,6 +39,7 @@ class Settings:
     seconds: float = 30.0
     waiting: int = 512
     device: str = "auto"
+    runtime: str = "auto"
     watch: float = 1.0
 
     def __post_init__(self) -> None:

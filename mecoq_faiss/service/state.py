@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import faiss
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from mecoq_faiss.bundle.folder import MANIFEST
+from mecoq_faiss.bundle.folder import MANIFEST, ONNX
 from mecoq_faiss.bundle.opened import Bundle, open_bundle
 from mecoq_faiss.service.batches import Batches
 from mecoq_faiss.service.decoding import Decoder
@@ -49,7 +51,8 @@ class State:
         self.metrics = Metrics()
         self.served: dict[str, Served] = {}
         for path in settings.bundles:
-            bundle, name = open_bundle(path, settings.device), _unused(Path(path).resolve().name, self.served)
+            bundle = open_bundle(path, settings.device, runtime=runtime_for(path, settings))
+            name = _unused(Path(path).resolve().name, self.served)
             self.served[name] = Served(name, bundle, Batches(bundle, self.metrics, settings.waiting))
             self.metrics.items.labels(name).set(len(bundle))
         self.decoder = Decoder(settings.decoders, settings.seconds / 3, settings.max_pixels)
@@ -115,6 +118,14 @@ class State:
             self.metrics.items.labels(served.name).set(len(served.bundle))
             self.metrics.generations.labels(served.name).inc()
             logger.info("%s: %d items", served.name, len(served.bundle))
+
+
+def runtime_for(bundle: Path, settings: Settings) -> str:
+    """What computes the queries of a bundle."""
+    if settings.runtime != "auto":
+        return settings.runtime
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not faiss.get_num_gpus())
+    return "onnx" if on_cpu and (bundle / ONNX).is_file() and find_spec("onnxruntime") else "torch"
 
 
 def _unused(name: str, taken: dict[str, Served]) -> str:

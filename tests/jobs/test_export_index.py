@@ -358,3 +358,15 @@ def test_a_kill_after_the_last_rename_leaves_nothing(work: Path, tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "e.h5"]
     with pytest.raises(FileExistsError, match=r"e\.h5 exists"):
         encode(work / "run8", work / "x.npy", tmp_path / "e.h5")
+
+
+def test_the_pq_of_k_means_beside_the_learned_codes(work: Path, tmp_path: Path) -> None:
+    manifest = export_index(work / "run8", work / "x.npy", tmp_path / "km", kmeans=True)
+    assert (manifest["codes"], manifest["d"], manifest["bytes_per_code"]) == ("additive", 4 * 24, 4)
+    x = np.load(work / "x.npy")
+    hits = search(tmp_path / "km", work / "x.npy", 10)
+    near = np.argsort(-(x / np.linalg.norm(x, axis=1, keepdims=True)) @ x[:50].T, axis=0)[:10].T
+    found = [len({hit.row for hit in mine} & set(rows)) for mine, rows in zip(hits[:50], near.tolist(), strict=True)]
+    assert np.mean(found) > 3  # of 10; chance is 0.14
+    with pytest.raises(ValueError, match="give --data, not --codes"):
+        export_index(work / "run8", None, tmp_path / "no", codes=work / "codes8.h5", kmeans=True)

@@ -79,8 +79,10 @@ def test_a_picture_is_searched_and_a_result_searched_by(
     choose(page, collection / "photos/a/04.png")
     assert page.locator(".sides.two .side h2").all_inner_texts() == ["bundle", "other"]
     assert page.locator(".hit").count() == 24
-    loaded = "image => image.complete && image.naturalWidth > 0"
-    assert page.locator(".hit img").first.evaluate(loaded) and page.locator("#queries img").first.evaluate(loaded)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.hit img')].slice(0, 3).every(i => i.naturalWidth > 0)"
+    )
+    assert page.locator("#queries img").first.evaluate("image => image.naturalWidth > 0")
     shot(page, f"{look}-side-by-side")
     check(page)
     page.locator(".hit .open").nth(2).click()
@@ -185,5 +187,5 @@ def test_with_a_key(serve: Any, collection: Path, keys: tuple[Path, str, str], o
     page.keyboard.press("Enter")
     page.wait_for_selector("text=60 items")
     choose(page, collection / "photos/a/04.png")
-    assert page.locator(".hit img").first.evaluate("image => image.complete && image.naturalWidth > 0")
+    page.wait_for_function("() => document.querySelector('.hit img').naturalWidth > 0")
     check(page)
