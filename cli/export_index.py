@@ -33,9 +33,7 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 )
 @metadata_option
 @click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")
-@click.option(
-    "--kmeans", is_flag=True, help="Instead of the model's codes a k-means PQ of the same size."
-)
+@click.option("--kmeans", is_flag=True, help="Instead of the model's codes a k-means PQ of the same size.")
 @workers_option
 @device_option
 @json_option
