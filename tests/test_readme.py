@@ -115,6 +115,16 @@ def measured(collection: str, num_bytes: int) -> dict[str, list[float]]:
 TABLE = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", README, re.MULTILINE))
 
 
+def test_tables_are_whole() -> None:
+    """Lines of `|` stand together under a heading and a rule, each with as many cells."""
+    tables = re.findall(r"(?:^\|.*\n)+", README, re.MULTILINE)
+    assert len(tables) == 2
+    for table in tables:
+        first, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(---\|)+", rule) and rows
+        assert {line.count("|") for line in (first, rule, *rows)} == {rule.count("|")}
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_results_are_those_of_the_benchmark(system: str) -> None:
     for cell, num_bytes in zip(TABLE[system].replace("*", "").split(" | "), (2, 4, 8), strict=True):
