@@ -17,10 +17,10 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 @click.option(
     "--index",
     "kind",
-    type=click.Choice(KINDS),
+    type=click.Choice([*KINDS, "gpu"]),
     default="pq",
     show_default=True,
-    help="Kind of FAISS index; `mecoq-faiss info --kinds` describes them.",
+    help="Kind of FAISS index; `mecoq-faiss info --kinds` describes them. gpu is ivfpq-all's former name.",
 )
 @click.option("--nlist", type=int, help="Inverted lists of an IVF kind; chosen from the number of images if absent.")
 @click.option("--nprobe", type=int, help="Lists that a search visits.")

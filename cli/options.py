@@ -22,7 +22,7 @@ PRESETS = (
 CODES = ("product", "additive")
 OBJECTIVES = ("semantic", "both", "preserve")
 METRICS = ("cosine", "ip", "l2")
-KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")
+KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "ivfpq-all")
 K_MAP, K_RESULTS = 1000, 10
 UNITS = {"s": 1, "m": 60, "h": 3600}
 

@@ -24,7 +24,7 @@ WIDTH = 8  # floats an 8-bit code stands for
 K = 10
 SHARES = (0.001, 0.01, 0.1, 0.5)
 TIE = 1e-4  # relative: FastScan rounds its scores, so those of the exact index are compared
-KINDS = ("pq", "pqfs", "ivfpq", "gpu")
+KINDS = ("pq", "pqfs", "ivfpq", "ivfpq-all")
 
 
 def made(num_bytes: int, nbits: int, n: int, nq: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -92,7 +92,7 @@ def gpu_ms(truth: Truth) -> float | None:
         return None
     options = faiss.GpuClonerOptions()
     options.useFloat16 = M >= 56
-    index = build_index(truth.codebooks, truth.codes, "gpu")
+    index = build_index(truth.codebooks, truth.codes, "ivfpq-all")
     return truth.time(faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options), time.perf_counter)
 
 

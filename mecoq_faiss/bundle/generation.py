@@ -28,7 +28,7 @@ from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.codes import decode_codes, directions, sum_codes
 from mecoq_faiss.index.filtered import ChosenRows
-from mecoq_faiss.index.inspect import read_codebooks, without_ids
+from mecoq_faiss.index.inspect import make_reconstructable, read_codebooks, without_ids
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +69,7 @@ class Generation:
             self.manifest: dict[str, Any] = files.manifest
             self.encoder = encoder_in(files, device, runtime=runtime)
             self.index: faiss.Index = index_in(files)
+            make_reconstructable(self.index)
             self._by_row = without_ids(self.index)
             self._metric, self._codebooks = read_model_config(files).metric, read_codebooks(self.index)
             names = segment_names(self.manifest)

@@ -54,8 +54,13 @@ class Bundle:
 
     @property
     def index(self) -> faiss.Index:
-        """Plain FAISS, as `faiss.read_index` gives it."""
+        """Plain FAISS, as `faiss.read_index` gives it; an IndexIVFPQ with a direct map, for `reconstruct`."""
         return self._current().index
+
+    @property
+    def top_score(self) -> float | None:
+        """The highest score, and the negative of the lowest: M, of additive codes 1; None where scores have none."""
+        return self._current().top_score
 
     def __len__(self) -> int:
         return len(self._current())

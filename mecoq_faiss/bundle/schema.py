@@ -9,6 +9,7 @@ from typing import Any
 
 from mecoq_faiss.config import CODES
 from mecoq_faiss.index import KINDS
+from mecoq_faiss.index.build import FORMER
 
 LARGEST = 2**63 - 1
 REQUIRED: dict[str, tuple[type, Any]] = {
@@ -55,8 +56,11 @@ def check_manifest(manifest: dict[str, Any], bundle: str | Path) -> None:
     """ValueError, in one line, for the first part of a bundle's manifest that is missing, mistyped or out of range.
 
     The tables above say what is allowed: a type (`float` stands for every finite number) and a smallest number, the
-    values to choose from, or a pattern.
+    values to choose from, or a pattern. A kind's former name is replaced by today's.
     """
+    kind = manifest.get("kind")
+    if isinstance(kind, str):
+        manifest["kind"] = FORMER.get(kind, kind)
     reason = _wrong(manifest)
     if reason is not None:
         raise ValueError(f"{Path(bundle) / 'manifest.json'} is damaged ({reason}): export the bundle again")

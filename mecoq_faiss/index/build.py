@@ -17,7 +17,8 @@ from mecoq_faiss.index.codes import check_codebooks, check_codes, code_blocks
 from mecoq_faiss.index.exhaustive import disown, pq, pq_fastscan, refined
 from mecoq_faiss.index.inverted_lists import default_nlist, default_nprobe, ivfpq, ivfpq_fastscan, zero_ivfpq
 
-KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "gpu")
+KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "ivfpq-all")
+FORMER = {"gpu": "ivfpq-all"}  # names that kinds had: bundles of earlier versions say them
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)  # faiss/gpu/impl/IVFPQ.cu, isSupportedPQCodeLength
 GPU_NLIST = 2048  # all lists are probed, and a GPU probes no more
 GPU_LIST = 1 << 16  # codes a list: a GPU scans the lists of one query in parallel
@@ -36,6 +37,7 @@ def check_kind(kind: str, M: int, nbits: int, n: int | None = None, *, additive:
     Raises:
         ValueError: one line that names the nearest combination that works.
     """
+    kind = FORMER.get(kind, kind)
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
     if M < 1 or not 1 <= nbits <= 8:
@@ -45,13 +47,13 @@ def check_kind(kind: str, M: int, nbits: int, n: int | None = None, *, additive:
     if kind in ("pqfs", "ivfpqfs") and nbits != 4:
         other = kind.removesuffix("fs")
         raise ValueError(f"kind {kind!r} needs 4-bit codes, not {nbits}-bit: train with nbits=4, or choose {other!r}")
-    if kind == "gpu" and additive:
-        raise ValueError("kind 'gpu' does not take additive codes: choose 'pq' or 'ivfpq', or train with codes=product")
-    if kind == "gpu" and nbits != 8:
-        raise ValueError(f"kind 'gpu' needs 8-bit codes, not {nbits}-bit: train with nbits=8, or choose 'pq'")
-    if kind == "gpu" and M not in GPU_M:
+    if kind == "ivfpq-all" and additive:
+        raise ValueError(f"kind {kind!r} takes no additive codes: choose 'pq' or 'ivfpq', or train with codes=product")
+    if kind == "ivfpq-all" and nbits != 8:
+        raise ValueError(f"kind {kind!r} needs 8-bit codes, not {nbits}-bit: train with nbits=8, or choose 'pq'")
+    if kind == "ivfpq-all" and M not in GPU_M:
         near = min(GPU_M, key=lambda m: (abs(m - M), m))
-        raise ValueError(f"kind 'gpu' does not take M={M}: train with M={near} ({8 * near} bits), or choose 'pq'")
+        raise ValueError(f"kind {kind!r} does not take M={M}: train with M={near} ({8 * near} bits), or choose 'pq'")
 
 
 def build_index(
@@ -75,15 +77,16 @@ def build_index(
     - `pqfs`: IndexPQFastScan, 4-bit only; AQS within 8-bit lookup tables, AQS where refined.
     - `ivfpq`: IndexIVFPQ of whole vectors; AQS, of the images in the probed lists.
     - `ivfpqfs`: IndexIVFPQFastScan of whole vectors, 4-bit only; as both.
-    - `gpu`: IndexIVFPQ with all-zero centroids, every list probed, which `faiss.index_cpu_to_gpu` takes; AQS.
+    - `ivfpq-all`: IndexIVFPQ with all-zero centroids, every list probed; AQS of all images, with FAISS's selectors of
+      ids, which IndexPQ does not take, and for `faiss.index_cpu_to_gpu`. Its former name is `gpu`.
 
     Args:
         codebooks: (M, K, d) float32, every codeword of norm 1, K a power of two up to 256.
         codes: (n, M) uint8, one byte a code even for K = 16.
         kind: one of `KINDS`.
         ids: (n,) int64, the ids that a search returns (through IndexIDMap2); else 0 to n - 1.
-        nlist: number of inverted lists of an IVF kind, 1 to n; by default about 4 * sqrt(n). For `gpu` the number of
-            lists that its processors share, 1 to 2048.
+        nlist: number of inverted lists of an IVF kind, 1 to n; by default about 4 * sqrt(n). For `ivfpq-all` the
+            number of lists that a GPU's processors share, 1 to 2048.
         nprobe: lists a search visits, stored in the index; by default about 2 * sqrt(nlist).
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
         k_factor: at least 1; stored in the index.
@@ -99,7 +102,7 @@ def build_index(
         ValueError: arrays or options that FAISS cannot take, or that would break Eq. 15 or AQS.
     """
     M, K, _ = check_codebooks(codebooks, additive)
-    nbits = K.bit_length() - 1
+    kind, nbits = FORMER.get(kind, kind), K.bit_length() - 1
     if K < 2 or 1 << nbits != K:
         raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
     check_kind(kind, M, nbits, additive=additive)
@@ -109,7 +112,7 @@ def build_index(
         check_ids(ids, n)
 
     index: faiss.Index
-    if kind == "gpu":
+    if kind == "ivfpq-all":
         index = zero_ivfpq(codebooks, codes, nlist)
     elif kind == "ivfpqfs":
         index = ivfpq_fastscan(codebooks, codes, nlist, nprobe, seed, additive)
@@ -136,6 +139,7 @@ def check_options(
     Raises:
         ValueError: options, as in `build_index`, that the kind does not have or that are out of range.
     """
+    kind = FORMER.get(kind, kind)
     if refine and kind not in ("pqfs", "ivfpqfs"):
         raise ValueError(f"kind {kind!r} needs no refine=True: only FastScan kinds round their scores")
     if not k_factor >= 1:
@@ -144,14 +148,14 @@ def check_options(
         if nlist is not None or nprobe is not None:
             raise ValueError(f"kind {kind!r} has no lists: leave nlist and nprobe out, or choose 'ivf{kind}'")
         return 0, 0
-    most = min(n, GPU_NLIST) if kind == "gpu" else n
+    most = min(n, GPU_NLIST) if kind == "ivfpq-all" else n
     if nlist is None:
-        nlist = min(most, -(-n // GPU_LIST)) if kind == "gpu" else default_nlist(n)
+        nlist = min(most, -(-n // GPU_LIST)) if kind == "ivfpq-all" else default_nlist(n)
     if not 1 <= nlist <= most:
         raise ValueError(f"nlist={nlist} is out of range: choose 1 to {most} for {n} codes")
-    if kind == "gpu":
+    if kind == "ivfpq-all":
         if nprobe not in (None, nlist):
-            raise ValueError(f"kind 'gpu' visits every list: leave nprobe out, got {nprobe} of {nlist}")
+            raise ValueError(f"kind {kind!r} visits every list: leave nprobe out, got {nprobe} of {nlist}")
         return nlist, nlist
     nprobe = default_nprobe(nlist) if nprobe is None else nprobe
     if not 1 <= nprobe <= nlist:

@@ -94,6 +94,16 @@ def without_refiner(index: faiss.Index) -> faiss.Index:
     return inner
 
 
+def make_reconstructable(index: faiss.Index) -> None:
+    """Have `index.reconstruct` work in an IndexIVFPQ: 8 bytes an item that say where each lies.
+
+    Not in IndexIVFPQFastScan: FAISS 1.15 ends the process where it is asked to reconstruct.
+    """
+    core = pq_core(index)
+    if isinstance(core, faiss.IndexIVFPQ):
+        core.make_direct_map()
+
+
 def set_search_effort(index: faiss.Index, *, nprobe: int | None = None, k_factor: float | None = None) -> None:
     """How much of an index a search looks at: lists, candidates for each result that a refiner scores exactly."""
     if nprobe is not None:
@@ -117,7 +127,7 @@ def describe_index(index: faiss.Index) -> dict[str, Any]:
     refine = next((layer.k_factor for layer in layers if isinstance(layer, faiss.IndexRefine)), None)
     is_ivf = isinstance(core, faiss.IndexIVF)
     return {
-        "kind": "gpu" if is_ivf and core.by_residual else NAMES[type(core).__name__],
+        "kind": "ivfpq-all" if is_ivf and core.by_residual else NAMES[type(core).__name__],
         "d": index.d,
         "M": core.pq.M,
         "nbits": core.pq.nbits,

@@ -99,7 +99,7 @@ def sweep(truth: Truth, *, nlists: Sequence[int] | None = None, kinds: Sequence[
         nlists = sorted({default_nlist(n), max(1, default_nlist(n) // 4)})
     points: list[Point] = []
     for kind in kinds:
-        for nlist in nlists if kind.startswith("ivf") else [None]:
+        for nlist in nlists if kind in ("ivfpq", "ivfpqfs") else [None]:
             options = {"refine": kind.endswith("fs"), "nlist": nlist, "additive": truth.additive}
             index = build_index(truth.codebooks, truth.codes, kind, **options)  # type: ignore[arg-type]
             points += _sweep_nprobe(truth, index, kind, nlist)

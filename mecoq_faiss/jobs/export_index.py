@@ -98,7 +98,7 @@ def export_index(
         data: a source or its name; of a built-in protocol, the database. None with `codes`.
         out: the new bundle's folder; refused where it exists.
         codes: a file that `encode` wrote with this model, or a bundle or its items.h5: no image is read.
-        kind: the FAISS index: `pq`, `pqfs`, `ivfpq`, `ivfpqfs` or `gpu`; see `index.build_index`.
+        kind: the FAISS index: `pq`, `pqfs`, `ivfpq`, `ivfpqfs` or `ivfpq-all`; see `index.build_index`.
         ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
             `codes`); or a .npy file, an .h5 file with a dataset `ids`, or a .csv, .parquet or .jsonl file with a column
             `id`.
@@ -265,7 +265,7 @@ def _finish(
         counts |= {"source_items": len(source), "unreadable": len(source) - len(codes)}
     said = describe_index(index)
     return {
-        "kind": kind,
+        "kind": said["kind"],
         "M": model_config.M,
         "nbits": model_config.nbits,
         "d": encoder.d,

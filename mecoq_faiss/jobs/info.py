@@ -20,7 +20,7 @@ KINDS = {
     "pqfs": "IndexPQFastScan, an exhaustive scan of 4-bit codes in registers: many times faster; --refine scores again",
     "ivfpq": "IndexIVFPQ, a scan of the nprobe nearest of nlist lists: for millions of codes",
     "ivfpqfs": "IndexIVFPQFastScan, lists of 4-bit codes in registers: the fastest",
-    "gpu": "IndexIVFPQ with one list for each 65,536 codes, all visited: for faiss.index_cpu_to_gpu; 8-bit codes",
+    "ivfpq-all": "IndexIVFPQ, all lists visited: the scores of pq, with FAISS's selectors of ids, for a GPU; 8-bit",
 }
 """The kinds of index, a line each."""
 

@@ -46,7 +46,7 @@ def exported(made: Path) -> Callable[..., Path]:
         nbits = 4 if kind.endswith("fs") else 8
         out = made / f"{kind}-{refine}-{own_ids}"
         options: dict[str, Any] = (
-            {"nlist": 8, "nprobe": 3} if kind.startswith("ivf") else {"nlist": 4} if kind == "gpu" else {}
+            {"nlist": 4} if kind == "ivfpq-all" else {"nlist": 8, "nprobe": 3} if kind.startswith("ivf") else {}
         )
         if not out.exists():
             ids = np.arange(N) * 3 + 7 if own_ids else None
@@ -79,6 +79,29 @@ def test_hits_are_those_of_an_exact_search(exported: Callable[..., Path], x: np.
         for k in (0, N + 1):
             with pytest.raises(ValueError, match=f"^k={k} is out of range: the bundle has 200 items, choose 1 to 200$"):
                 generation.search(x[:1], k, None)
+
+
+@pytest.mark.parametrize("kind", ["ivfpq", "ivfpq-all"])
+@pytest.mark.parametrize("own_ids", [False, True])
+def test_lists_reconstruct_what_codes_stand_for(exported: Callable[..., Path], kind: str, own_ids: bool) -> None:
+    path = exported(kind, own_ids=own_ids)
+    with closing(Generation(path, "cpu")) as generation:
+        rows = np.array([0, 5, N - 1])
+        found = [generation.index.reconstruct(int(id)) for id in (rows * 3 + 7 if own_ids else rows)]
+        np.testing.assert_allclose(found, generation.queries_like(rows), atol=1e-6)
+
+
+def test_a_kind_s_former_name_is_read_and_taken(made: Path, exported: Callable[..., Path], tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    path = shutil.copytree(exported("ivfpq-all"), tmp_path / "former")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"kind": "gpu"}))
+    with closing(Generation(path, "cpu")) as generation:
+        assert generation.manifest == manifest and manifest["kind"] == "ivfpq-all"
+    again = export_index(made / "run8", made / "x.h5", tmp_path / "again", kind="gpu", nlist=4)
+    assert (again["kind"], again["nlist"]) == ("ivfpq-all", 4)
 
 
 def test_paths_of_rows(exported: Callable[..., Path]) -> None:

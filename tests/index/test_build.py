@@ -50,8 +50,8 @@ def test_scores_of_additive_codes_are_those_of_sums(kind, M, K, options):
     xq = np.tile(q, (1, M))
     with pytest.raises(ValueError, match="codewords must have norm 1"):
         build_index(codebooks, codes, kind, **options)
-    if kind == "gpu":
-        with pytest.raises(ValueError, match="'gpu' does not take additive codes: choose 'pq'"):
+    if kind == "ivfpq-all":
+        with pytest.raises(ValueError, match="'ivfpq-all' takes no additive codes: choose 'pq'"):
             build_index(codebooks, codes, kind, additive=True, **options)
         return
     index = build_index(codebooks, codes, kind, additive=True, **options)
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_bytes(kind, K):
 @pytest.mark.skipif(not faiss.get_num_gpus(), reason="no GPU here")
 def test_gpu_scores():
     codebooks, codes, xq = arrays(1001, 4, 256)
-    index = build_index(codebooks, codes, "gpu", nlist=5)
+    index = build_index(codebooks, codes, "ivfpq-all", nlist=5)
     index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     assert_search(index, brute_force(codebooks, codes, xq), xq, 10, 1e-3, np.arange(1001))
 
@@ -119,9 +119,9 @@ def test_search_exact_is_the_brute_force():
         ("flat", 4, 8, None, "choose one of pq, pqfs"),
         ("pqfs", 4, 8, None, "train with nbits=4, or choose 'pq'"),
         ("ivfpqfs", 4, 8, None, "train with nbits=4, or choose 'ivfpq'"),
-        ("gpu", 4, 4, None, "train with nbits=8, or choose 'pq'"),
-        ("gpu", 7, 8, None, "train with M=8 "),
-        ("gpu", 6, 8, None, "train with M=4 "),
+        ("ivfpq-all", 4, 4, None, "train with nbits=8, or choose 'pq'"),
+        ("ivfpq-all", 7, 8, None, "train with M=8 "),
+        ("ivfpq-all", 6, 8, None, "train with M=4 "),
         ("pq", 4, 9, None, "nbits of 1 to 8"),
         ("pq", 4, 8, 0, "empty"),
     ],
@@ -135,7 +135,7 @@ def test_check_kind_lets_the_rest_through():
     for kind in KINDS:
         check_kind(kind, 8, 4 if kind.endswith("fs") else 8, 1)
     for M in GPU_M:
-        check_kind("gpu", M, 8)
+        check_kind("ivfpq-all", M, 8)
 
 
 def with_one(codebooks: np.ndarray, value: float) -> np.ndarray:
@@ -172,8 +172,8 @@ REFUSED = {
     "nprobe above nlist": ((CODEBOOKS, CODES, "ivfpq"), {"nlist": 4, "nprobe": 5}, "choose 1 to nlist=4"),
     "refined pq": ((CODEBOOKS, CODES), {"refine": True}, "only FastScan"),
     "k_factor": ((CODEBOOKS, CODES, "pqfs"), {"refine": True, "k_factor": 0.5}, "k_factor=0.5"),
-    "nprobe of gpu": ((*arrays(9, 4, 256)[:2], "gpu"), {"nlist": 4, "nprobe": 2}, "visits every list"),
-    "nlist of gpu": ((*arrays(9, 4, 256)[:2], "gpu"), {"nlist": 10}, "choose 1 to 9"),
+    "nprobe of gpu": ((*arrays(9, 4, 256)[:2], "ivfpq-all"), {"nlist": 4, "nprobe": 2}, "visits every list"),
+    "nlist of gpu": ((*arrays(9, 4, 256)[:2], "ivfpq-all"), {"nlist": 10}, "choose 1 to 9"),
 }
 
 

@@ -17,7 +17,7 @@ KINDS: list[tuple[str, int, dict[str, Any]]] = [
     ("ivfpq", 256, {"nlist": 8, "nprobe": 8}),
     ("ivfpqfs", 16, {"nlist": 8, "nprobe": 8}),
     ("ivfpqfs", 16, {"nlist": 8, "nprobe": 8, "refine": True}),
-    ("gpu", 256, {"nlist": 2}),
+    ("ivfpq-all", 256, {"nlist": 2}),
 ]
 M, D = 4, 32
 

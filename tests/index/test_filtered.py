@@ -39,7 +39,7 @@ def test_what_a_full_search_gives_of_the_chosen_rows(kind, M, K, options, share,
 
 def test_no_more_than_there_are():
     codebooks, codes, xq = arrays(1001, 4, 256)
-    index = build_index(codebooks, codes, "gpu", nlist=5, ids=np.arange(1001) + 9)
+    index = build_index(codebooks, codes, "ivfpq-all", nlist=5, ids=np.arange(1001) + 9)
     D, I = search_rows(without_ids(index), xq, 4, np.array([6, 990]))
     assert np.sort(I[:, :2], axis=1).tolist() == [[6, 990]] * len(xq) and (I[:, 2:] == -1).all()
     np.testing.assert_allclose(D[:, :2], -np.sort(-brute_force(codebooks, codes, xq)[:, [6, 990]], axis=1), atol=1e-5)

@@ -37,7 +37,7 @@ def test_describe():
         "bytes_per_code": 2,
         "has_ids": True,
     }
-    assert describe_index(build_index(*arrays(7, 4, 256)[:2], "gpu"))["kind"] == "gpu"
+    assert describe_index(build_index(*arrays(7, 4, 256)[:2], "ivfpq-all"))["kind"] == "ivfpq-all"
     assert describe_index(build_index(codebooks, codes))["nprobe"] is None
 
 

@@ -74,7 +74,7 @@ def test_more_lists_than_different_codes():
 
 
 def test_gpu_kind_is_what_a_gpu_takes():
-    index = build_index(*arrays(1001, 4, 256)[:2], "gpu", nlist=5)
+    index = build_index(*arrays(1001, 4, 256)[:2], "ivfpq-all", nlist=5)
     assert type(index) is faiss.IndexIVFPQ and index.by_residual and index.pq.nbits == 8
     assert index.nlist == index.nprobe == 5 and not index.quantizer.reconstruct_n(0, 5).any()
     assert [index.invlists.list_size(number) for number in range(5)] == [201, 200, 200, 200, 200]

@@ -23,13 +23,13 @@ CASES: list[tuple[str, int, int, dict[str, Any]]] = [  # kind, M, K, options
     ("ivfpq", 5, 16, {"nlist": 1}),
     ("ivfpqfs", 8, 16, {"nlist": 7}),
     ("ivfpqfs", 8, 16, {"nlist": 7, "refine": True}),
-    ("gpu", 4, 256, {}),
-    ("gpu", 2, 256, {"nlist": 7}),
+    ("ivfpq-all", 4, 256, {}),
+    ("ivfpq-all", 2, 256, {"nlist": 7}),
 ]
 names = [f"{kind}-M{M}-K{K}-{'-'.join(options)}" for kind, M, K, options in CASES]
 every_case = pytest.mark.parametrize(("kind", "M", "K", "options"), CASES, ids=names)
 every_kind = pytest.mark.parametrize(
-    ("kind", "K"), [("pq", 256), ("pqfs", 16), ("ivfpq", 256), ("ivfpqfs", 16), ("gpu", 256)], ids=KINDS
+    ("kind", "K"), [("pq", 256), ("pqfs", 16), ("ivfpq", 256), ("ivfpqfs", 16), ("ivfpq-all", 256)], ids=KINDS
 )
 
 

@@ -110,8 +110,8 @@ def test_a_run_and_its_bundle_evaluate_to_the_same(tmp_path: Path) -> None:
 
 
 def test_what_it_is_not_for_is_one_line(work: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="kind 'gpu' does not take additive codes: choose 'pq'"):
-        export_index(work / "run8", work / "x.npy", tmp_path / "b", kind="gpu")
+    with pytest.raises(ValueError, match="kind 'ivfpq-all' takes no additive codes: choose 'pq'"):
+        export_index(work / "run8", work / "x.npy", tmp_path / "b", kind="ivfpq-all")
     with pytest.raises(ValueError, match="fitted when training ends"):
         TorchEncoder(MeCoQ(ModelConfig(backbone="features", feature_dim=5, D=8, M=2, codes="additive")))
 

@@ -33,7 +33,7 @@ KINDS = [
     ("ivfpq", 8, {"nlist": 9, "nprobe": 2}),
     ("ivfpqfs", 4, {"nlist": 9, "nprobe": 2}),
     ("ivfpqfs", 4, {"nlist": 9, "nprobe": 3, "refine": True}),
-    ("gpu", 8, {}),
+    ("ivfpq-all", 8, {}),
 ]
 N = 700
 
@@ -70,8 +70,8 @@ def test_every_kind_is_exported_and_proved(
     assert not list(tmp_path.glob("*.partial")) and {p.name for p in out.iterdir()} == {
         "index.faiss", "items.h5", "encoder", "manifest.json",
     }  # fmt: skip
-    assert manifest["nlist"] == options.get("nlist", 1 if kind == "gpu" else None)
-    assert manifest["nprobe"] == options.get("nprobe", 1 if kind == "gpu" else None)
+    assert manifest["nlist"] == options.get("nlist", 1 if kind == "ivfpq-all" else None)
+    assert manifest["nprobe"] == options.get("nprobe", 1 if kind == "ivfpq-all" else None)
     assert manifest["refine"] == (options.get("k_factor", 4.0) if options.get("refine") else None)
     index = faiss.read_index(str(out / "index.faiss"))
     with h5py.File(codes_file) as file:
@@ -83,9 +83,9 @@ def test_every_kind_is_exported_and_proved(
     assert proof["max_score_difference"] <= (proof["table_rounding"] + 1e-4 if rounds else 1e-4)
     assert (proof["max_score_difference"] > 1e-4) == rounds
     assert ("equal_codes" in proof) == (not from_codes)
-    if kind in ("pq", "gpu", "ivfpq"):
+    if kind in ("pq", "ivfpq-all", "ivfpq"):
         assert proof["top_k_agreement"] == 1  # every list visited
-    if kind in ("pq", "gpu"):
+    if kind in ("pq", "ivfpq-all"):
         assert proof["recall_at_10"] == 1
     if kind.startswith("ivf"):
         assert 0.2 < proof["recall_at_10"] <= 1

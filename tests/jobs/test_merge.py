@@ -48,7 +48,7 @@ KINDS: list[tuple[str, int, dict[str, Any]]] = [
     ("pqfs", 4, {"refine": True, "k_factor": 2.0}),
     ("ivfpq", 8, {"nlist": 4, "nprobe": 3}),
     ("ivfpqfs", 4, {"nlist": 3, "nprobe": 3}),
-    ("gpu", 8, {"nlist": 2}),
+    ("ivfpq-all", 8, {"nlist": 2}),
 ]
 
 
@@ -113,8 +113,8 @@ def test_what_does_not_belong_together_is_refused(start: Path, tmp_path: Path) -
     refused(one, tmp_path / "two", says=r"id 0 is an item's of .*one and of .*two: give --new-ids")
     export_index(start / "run-4", start / "two", tmp_path / "four")
     refused(one, tmp_path / "four", says=r"four is of another model than .*one")
-    export_index(start / "run-8", start / "two", tmp_path / "gpu", kind="gpu")
-    refused(one, tmp_path / "gpu", says=r"the kind of .*gpu is gpu, of .*one pq")
+    export_index(start / "run-8", start / "two", tmp_path / "ivfpq-all", kind="ivfpq-all")
+    refused(one, tmp_path / "ivfpq-all", says=r"the kind of .*all is ivfpq-all, of .*one pq")
     for name, nlist in (("one", 4), ("two", 3)):
         export_index(start / "run-8", start / name, tmp_path / f"ivf-{name}", kind="ivfpq", nlist=nlist, nprobe=2)
     refused(tmp_path / "ivf-one", tmp_path / "ivf-two", says=r"nlist of .*ivf-two is 3, of .*ivf-one 4: give --nlist")

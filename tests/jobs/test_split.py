@@ -37,7 +37,9 @@ def rows(bundle: Path) -> list[tuple[int, str, bytes, str | None]]:
 
 
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize(("kind", "options"), [("pq", {}), ("ivfpq", {"nlist": 4, "nprobe": 2}), ("gpu", {"nlist": 2})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("pq", {}), ("ivfpq", {"nlist": 4, "nprobe": 2}), ("ivfpq-all", {"nlist": 2})]
+)
 def test_parts_merge_to_the_same_bundle(
     kind: str, options: dict[str, Any], own: bool, start: Path, tmp_path: Path
 ) -> None:

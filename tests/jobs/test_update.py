@@ -38,7 +38,7 @@ KINDS: list[tuple[str, int, dict[str, Any]]] = [
     ("pqfs", 4, {"refine": True}),
     ("ivfpq", 8, {"nlist": 4, "nprobe": 4}),
     ("ivfpqfs", 4, {"nlist": 4, "nprobe": 4}),
-    ("gpu", 8, {"nlist": 2}),
+    ("ivfpq-all", 8, {"nlist": 2}),
 ]
 
 
