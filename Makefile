@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow faults fuzz coverage lint docs clean
+.PHONY: demo test test-slow faults fuzz page coverage lint docs clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ faults: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz
+
+page: $(STAMP)  # needs Chromium, and npm for axe-core; screenshots go to build/page
+	mkdir -p build/page && cd build/page && npm pack --silent axe-core && tar xzf axe-core-*.tgz
+	AXE=build/page/package/axe.min.js SHOTS=build/page $(BIN)/python -m pytest tests/service/test_page.py
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

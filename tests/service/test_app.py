@@ -315,3 +315,37 @@ def test_clients_at_once_get_their_own_answers(reading: Running, collection: Pat
         hits = bundle.search([str(collection / "photos" / name) for name in names], k=N)
     wanted = [next(hit.score for hit in mine if hit.path == name) for mine, name in zip(hits, names, strict=True)]
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_no_request_is_lost_while_bundles_are_exchanged(
+    serve: Callable[..., Running], collection: Path, tmp_path: Path
+) -> None:
+    from threading import Event, Thread
+
+    bundle = shutil.copytree(collection / "bundle", tmp_path / "bundle")
+    running = serve(bundle, watch=0.02)
+    content, done, statuses = picture(collection, "a/02.png"), Event(), []
+
+    def ask() -> None:
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            while not done.is_set():
+                statuses.append(client.post("/search", files={"images": content}, data={"k": "3"}).status_code)
+
+    threads = [Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    seen = set()
+    for turn in range(6):
+        new = shutil.copytree(collection / "bundle", tmp_path / f"new{turn}")
+        manifest = (new / "manifest.json").read_text()
+        (new / "manifest.json").write_text(manifest.replace('"created"', f'"turn": {turn}, "created"'))
+        bundle.rename(tmp_path / f"old{turn}")
+        new.rename(bundle)
+        before = set(seen)
+        while seen == before:
+            seen.add(running.client.get("/service").json()["bundles"][0]["generation"])
+        wait_for(lambda enough=4 * turn + 4: len(statuses) >= enough)  # type: ignore[misc]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert len(seen) >= 6 and set(statuses) == {200}
