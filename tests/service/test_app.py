@@ -334,7 +334,7 @@ def test_no_request_is_lost_while_bundles_are_exchanged(
     threads = [Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    seen = set()
+    seen: set[str] = set()
     for turn in range(6):
         new = shutil.copytree(collection / "bundle", tmp_path / f"new{turn}")
         manifest = (new / "manifest.json").read_text()
