@@ -162,6 +162,25 @@ def test_the_findings_on_speed_and_baselines_are_measured() -> None:
     assert "PQ, OPQ and ITQ chose it in all nine runs, LSH in none" in findings
 
 
+PARTS = {
+    "contrast of reconstructions only": "reconstructions only",
+    "without the three (the first version's recipe)": "without the three",
+    "with a positive prior of 0.05": "positive prior 0.05",
+}
+
+
+def test_what_parts_of_the_recipe_are_worth_is_measured() -> None:
+    findings = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    table = findings.split("| | CIFAR-10 (II) | five classes of ImageNet | ten textures |\n")[1].split("\n\n")[0]
+    for line in table.splitlines()[1:]:
+        title, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for collection, cell in zip(("cifar10-ii", "five", "textures"), cells, strict=True):
+            rows = json.loads((COLLECTIONS / f"{collection}-mobilenetv1_100-parts.json").read_text())["rows"]
+            mine = [row for row in rows if (row["system"], row["bytes"]) == (PARTS.get(title, title), 4)]
+            values = [[row["map"], row["precision_at"]["1"], row["precision_at"]["10"]] for row in mine]
+            assert cell == ", ".join(f"{100 * value:.1f}" for row in values for value in row), (title, collection)
+
+
 def test_links_and_make_targets_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

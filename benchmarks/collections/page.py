@@ -36,6 +36,7 @@ TITLES = {
     "five": "Five classes of ImageNet, 32 pixels",
     "textures": "Ten textures (DTD)",
     "digits": "Handwritten digits, 8 pixels",
+    "text": "Definitions in WordNet, as TF-IDF reduced to 256 dimensions",
 }
 
 
