@@ -16,7 +16,7 @@ EXTRAS = {
     "metadata": ["duckdb>=2.0"],
     "serve": [
         "fastapi>=0.165",  # limits bodies
-        "uvicorn>=0.30",
+        "uvicorn[standard]>=0.30",
         "python-multipart>=0.0.18",
         "prometheus-client>=0.20",
         "limits>=4",

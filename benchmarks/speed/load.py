@@ -1,48 +1,39 @@
-"""A load generator: so many clients at once, each sending its next image as soon as it has its answer."""
+"""A load of many clients at once, each sending its next search as soon as it has its answer, by Apache's `ab`.
+
+`ab` (in Debian's apache2-utils) is written in C: a client in Python takes as much of the machine as the service itself.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Sequence
-from typing import Any
-
-import httpx
-import numpy as np
+import csv
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
 BOUNDARY = "mecoq-faiss-load"
 
 
-def forms(images: Sequence[bytes], k: int) -> list[bytes]:
-    """The bodies of searches, one an image."""
+def form(image: bytes, k: int) -> bytes:
+    """The body of a search."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="k"\r\n\r\n{k}\r\n--{BOUNDARY}\r\n'
     head += 'Content-Disposition: form-data; name="images"; filename="query.jpg"\r\n\r\n'
-    return [head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode() for image in images]
+    return head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-def load(url: str, bodies: Sequence[bytes], clients: int, seconds: float, warm_up: float = 1.0) -> dict[str, Any]:
-    """Rate, latencies in ms and failures of searches from so many clients, after some seconds that do not count."""
-    return asyncio.run(_load(url, bodies, clients, seconds, warm_up))
-
-
-async def _load(url: str, bodies: Sequence[bytes], clients: int, seconds: float, warm_up: float) -> dict[str, Any]:
-    headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    begin = time.perf_counter() + warm_up
-    end, latencies, failures = begin + seconds, [], 0
-
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, headers=headers) as client:
-
-        async def one(number: int) -> None:
-            nonlocal failures
-            while (started := time.perf_counter()) < end:
-                answer = await client.post("/search", content=bodies[number % len(bodies)])
-                number += clients
-                if started >= begin:
-                    latencies.append(time.perf_counter() - started)
-                    failures += answer.status_code != 200
-
-        await asyncio.gather(*(one(number) for number in range(clients)))
-    elapsed = time.perf_counter() - begin
-    p50, p99 = (float(q) for q in np.quantile(latencies, (0.5, 0.99)) * 1000)
-    return {"per_s": len(latencies) / elapsed, "p50_ms": p50, "p99_ms": p99, "failures": failures}
+def load(url: str, image: bytes, k: int, clients: int, seconds: float) -> dict[str, float]:
+    """Searches a second, latencies in ms and failures of so many clients that send one image again and again."""
+    if shutil.which("ab") is None:
+        raise OSError("this benchmark needs `ab`: install apache2-utils")
+    with tempfile.TemporaryDirectory() as folder:
+        body, percentiles = Path(folder) / "body", Path(folder) / "percentiles.csv"
+        body.write_bytes(form(image, k))
+        command = ["ab", "-k", "-q", "-c", str(clients), "-t", f"{seconds:.0f}", "-n", "10000000", "-p", str(body)]
+        command += ["-T", f"multipart/form-data; boundary={BOUNDARY}", "-e", str(percentiles), f"{url}/search"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        with open(percentiles, encoding="utf-8") as file:
+            times = {int(row[0]): float(row[1]) for row in list(csv.reader(file))[1:]}
+    lines = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
+    failures = int(lines["Failed requests"]) + int(lines.get("Non-2xx responses", "0"))
+    per_s = float(lines["Requests per second"].split()[0])
+    return {"per_s": per_s, "p50_ms": times[50], "p99_ms": times[99], "failures": failures}

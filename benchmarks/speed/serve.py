@@ -3,20 +3,19 @@
 python -m benchmarks.speed serve --bundle B --queries FOLDER [--clients 32] [--seconds 8] [--repeats 3]
 
 The limit is `encoder.encode` of 64 image files at once and `index.search`, in one process with all threads; of one
-client, the same with one image. The service and its clients share the machine with nobody else then, so the clients'
-own work, which a service does not have on its machine, counts against it here. Both sides take turns.
+client, the same with one image. The clients run on the same machine: what little they take counts against it.
+Both sides take turns.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ import faiss
 import httpx
 import numpy as np
 
-from benchmarks.speed.load import forms, load
-from benchmarks.speed.measure import arguments, finish, goal, show, use_threads
+from benchmarks.speed.load import load
+from benchmarks.speed.measure import Row, arguments, finish, goal, show, use_threads
 from mecoq_faiss import load_encoder
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH
 from mecoq_faiss.data.images import IMAGE_TYPES
@@ -34,7 +33,7 @@ K, IMAGES = 10, 256
 START_SECONDS = 120.0
 
 
-def direct(encoder: Any, index: Any, images: Sequence[bytes], batch: int, seconds: float) -> dict[str, float]:
+def direct(encoder: Any, index: Any, images: Sequence[bytes], batch: int, seconds: float) -> Row:
     """Queries a second, and the latency of a batch in ms, of the encoder and the index in this process."""
     latencies, done, number = [], 0, 0
     end = time.perf_counter() + seconds
@@ -50,13 +49,13 @@ def direct(encoder: Any, index: Any, images: Sequence[bytes], batch: int, second
 class Service:
     """`mecoq-faiss serve` in a process of its own, until `stop`."""
 
-    def __init__(self, bundle: Path, workers: int) -> None:
+    def __init__(self, bundle: Path, workers: int, runtime: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "mecoq_faiss_cli.main", "serve", str(bundle), "--port", str(port)]
-        self._process = subprocess.Popen([*command, "--workers", str(workers)])
+        self._process = subprocess.Popen([*command, "--workers", str(workers), "--runtime", runtime])
         end = time.monotonic() + START_SECONDS
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -83,28 +82,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=-1, help="decoding processes of the service")
+    parser.add_argument("--runtime", choices=["torch", "onnx"], default="torch", help="of both sides")
     a = parser.parse_args()
     use_threads(a.threads)
     files = sorted(path for path in a.queries.rglob("*") if path.suffix.lower() in IMAGE_TYPES)
     images = [path.read_bytes() for path in files[:: max(1, len(files) // IMAGES)][:IMAGES]]
-    encoder, index = load_encoder(a.bundle), faiss.read_index(str(a.bundle / "index.faiss"))
+    encoder, index = load_encoder(a.bundle, runtime=a.runtime), faiss.read_index(str(a.bundle / "index.faiss"))
     direct(encoder, index, images, ENCODE_BATCH, 2)  # warm
-    service = Service(a.bundle, a.workers)
-    rows = []
+    service = Service(a.bundle, a.workers, a.runtime)
+    rows: list[Row] = []
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
-            for turn in range(a.repeats):
-                sides: dict[str, Any] = {
-                    "direct": lambda: (direct(encoder, index, images, ENCODE_BATCH, a.seconds),
-                                       direct(encoder, index, images, 1, a.seconds / 2)),
-                    "service": lambda: (
-                        elsewhere.submit(load, service.url, forms(images, K), a.clients, a.seconds).result(),
-                        elsewhere.submit(load, service.url, forms(images, K), 1, a.seconds / 2).result(),
-                    ),
-                }  # fmt: skip
-                for name in list(sides)[:: -1 if turn % 2 else 1]:
-                    many, one = sides[name]()
-                    rows.append({"turn": turn, "side": name, "many": many, "one": one})
+        sides: dict[str, Callable[[], tuple[Row, Row]]] = {
+            "direct": lambda: (direct(encoder, index, images, ENCODE_BATCH, a.seconds),
+                               direct(encoder, index, images[:1], 1, a.seconds)),
+            "service": lambda: (load(service.url, images[0], K, a.clients, a.seconds),
+                                load(service.url, images[0], K, 1, a.seconds)),
+        }  # fmt: skip
+        sides["service"]()  # warm
+        for turn in range(a.repeats):
+            for name in list(sides)[:: -1 if turn % 2 else 1]:
+                many, one = sides[name]()
+                rows.append({"turn": turn, "side": name, "many": many, "one": one})
     finally:
         service.stop()
     by_side = {name: [row for row in rows if row["side"] == name] for name in ("direct", "service")}
@@ -121,5 +119,6 @@ def main() -> None:
         goal("one client: ms more than 1.1 times direct", more, at_most=3),
     ]
     failures = sum(row[what]["failures"] for row in by_side["service"] for what in ("many", "one"))
-    finish(a.out, a, goals, rows=rows, failures=failures, backbone=encoder.model.config.backbone,
-           image_size=encoder.model.config.image_size, items=index.ntotal)  # fmt: skip
+    config = json.loads((a.bundle / "encoder" / "config.json").read_text(encoding="utf-8"))["model"]
+    finish(a.out, a, goals, rows=rows, failures=failures, backbone=config["backbone"],
+           image_size=config["image_size"], items=index.ntotal)  # fmt: skip

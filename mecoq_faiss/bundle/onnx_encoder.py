@@ -84,6 +84,7 @@ def _session(file: BinaryIO) -> Any:
         raise ImportError(f"runtime='onnx' needs onnxruntime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = faiss.omp_get_max_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads would take others' time
     options.log_severity_level = 4  # what it would print is in its exceptions
     options.add_session_config_entry(ELSEWHERE, os.devnull)  # a graph may name files that hold its weights: none do
     try:

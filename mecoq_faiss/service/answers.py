@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import date, datetime
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from mecoq_faiss.bundle.generation import Generation
 from mecoq_faiss.service.batches import Found
 from mecoq_faiss.service.schema import BundleBody, HitBody, ItemBody, ResultBody
+
+ABSOLUTE = re.compile(r"/|\\|[A-Za-z]:[/\\]")  # on any machine
 
 
 def results(names: Sequence[str], found: Found, picture: str | None) -> list[ResultBody]:
@@ -73,10 +75,7 @@ def relevance(score: float, top: float | None) -> float | None:
 
 def shown(path: str) -> str:
     """A path as it is told: of an absolute one its last part."""
-    for flavor in (PurePosixPath, PureWindowsPath):
-        if flavor(path).is_absolute():
-            return flavor(path).name
-    return path
+    return re.split(r"[/\\]", path)[-1] if ABSOLUTE.match(path) else path
 
 
 def plain(metadata: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -167,10 +167,13 @@ def _picture(state: State, served: Served) -> str | None:
     return None if state.pictures is None else "/items/{}/picture" + of_bundle
 
 
-async def _answer(state: State, served: Served, names: list[str], search: Search) -> SearchAnswer:
+async def _answer(state: State, served: Served, names: list[str], search: Search) -> Response:
     found: Found = await served.batches.search(search)
     said = answers.results(names, found, _picture(state, served))
-    return SearchAnswer(bundle=served.name, generation=found.generation, results=said)
+    answer = SearchAnswer(bundle=served.name, generation=found.generation, results=said)
+    return Response(
+        answer.model_dump_json(), media_type="application/json"
+    )  # as it is: it was checked when it was made
 
 
 def _search(app: FastAPI, state: State) -> None:
@@ -182,7 +185,7 @@ def _search(app: FastAPI, state: State) -> None:
         responses=WRONG | {200: {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}},
         openapi_extra={"requestBody": SEARCH_REQUEST},
     )
-    async def search(request: Request) -> SearchAnswer:
+    async def search(request: Request) -> Response:
         """The k best items for each of one or more images, or vectors."""
         given = await asked(request)
         served = _served(state, given.options.bundle)
@@ -214,7 +217,7 @@ def _search(app: FastAPI, state: State) -> None:
         where: Annotated[str | None, Query(max_length=10_000, description=WHERE)] = None,
         explain: bool = False,
         bundle: OfBundle = None,
-    ) -> SearchAnswer:
+    ) -> Response:
         """Items like one of the bundle, by its code."""
         return await _answer(state, _served(state, bundle), [f"item {id}"], Search(id, k, where, explain))
 
