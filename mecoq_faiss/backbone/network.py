@@ -76,7 +76,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, 3, h, w) float in [0, 1] -> features (b, F)."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
             return self._features(images)  # traced: a graph takes any batch, which parts would fix
         gradient = torch.is_grad_enabled() and not self.frozen
         features, count = self._features, len(images)
