@@ -16,13 +16,19 @@ from mecoq_faiss.runtime.devices import resolve_device
 
 
 class TorchEncoder(Encoder):
-    """See `Encoder`; ValueError for a model of additive codes whose codebooks are not fitted yet.
+    """The `Encoder` that is the model; ValueError for one of additive codes whose codebooks are not fitted yet.
 
     Attributes:
         model: the trained model, in eval mode on `device`.
         device: its name, such as `cpu` or `cuda:1`.
         backbone: the model's, with its batch norms folded into its convolutions: the same features, sooner.
         quantizer: what makes the codes, of the model.
+
+    Example:
+        >>> from mecoq_faiss import load_encoder
+        >>> encoder = load_encoder("bundle")
+        >>> encoder.codes(encoder.encode("query.png")).shape[0]
+        1
     """
 
     def __init__(self, model: MeCoQ, device: str | torch.device = "auto") -> None:
