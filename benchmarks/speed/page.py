@@ -21,6 +21,8 @@ SECTIONS = {  # result files -> what they measure
     "default-backbone": "Training with the default backbone",
     "encode": "Encoding images, answering queries",
     "onnx": "The encoder as an ONNX graph",
+    "serve": "The service, default backbone",
+    "serve-small": "The service, a small backbone",
     "export": "Export of stored codes",
     "filtered": "Search among chosen items",
     "additive": "Search of additive codes",
@@ -43,6 +45,7 @@ TABLES = {
     "filtered": "Each share",
     "additive": "Each size",
     "codes": "Codes by both",
+    "load": "Queries a second and latencies; of direct calls a batch's",
     "times": "Times of ready views, one thread, both sides in turn",
 }
 
