@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow faults fuzz page coverage lint docs clean
+.PHONY: demo test test-slow clients faults fuzz page coverage lint docs clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: lint docs
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+clients: $(STAMP)
+	$(BIN)/python -m tests.integrations.environments
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults

@@ -22,6 +22,7 @@ EXTRAS = {
         "limits>=4",
         "pebble>=5",
     ],
+    "langchain": ["langchain-community>=0.4"],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],
     "test": [

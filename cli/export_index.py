@@ -29,7 +29,7 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 @click.option(
     "--ids",
     type=click.Path(),
-    help="Own int64 ids that a search returns: a .npy, an .h5 with 'ids', a table with 'id'.",
+    help="Own int64 ids that a search returns: a .npy, an .h5 with 'ids', a table with 'id'; or auto: the items' own.",
 )
 @metadata_option
 @click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")

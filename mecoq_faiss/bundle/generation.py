@@ -114,6 +114,10 @@ class Generation:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
         return self._table.paths(rows)
 
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        """The ids (m,) int64 of some rows (m,)."""
+        return np.asarray(self._ids[rows])
+
     def search(self, queries: Any, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """See `Bundle.search`."""
         k, chosen = self._checked(k), None if where is None else self._chosen(where)

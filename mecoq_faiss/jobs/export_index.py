@@ -34,6 +34,7 @@ from mecoq_faiss.bundle.folder import (
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.onnx_export import check_exporting, write_onnx
+from mecoq_faiss.bundle.own_ids import AUTO, ids_of_items
 from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import write_items, write_together
@@ -101,7 +102,7 @@ def export_index(
         kind: the FAISS index: `pq`, `pqfs`, `ivfpq`, `ivfpqfs` or `ivfpq-all`; see `index.build_index`.
         ids: (n,) int64 that a search returns instead of positions, one for each image of the source (each row of
             `codes`); or a .npy file, an .h5 file with a dataset `ids`, or a .csv, .parquet or .jsonl file with a column
-            `id`.
+            `id`; or "auto": those that items have anyway, 0 to n - 1 of n images, for programs that add by id.
         nlist: inverted lists of an IVF kind; by default about 4 * sqrt(n).
         nprobe: lists a search visits, stored in the index; by default about 2 * sqrt(nlist).
         refine: re-score the best k_factor * k of a FastScan kind exactly, for a second copy of the codes.
@@ -164,8 +165,9 @@ def export_index(
     n = n if updated is None else read_manifest(updated)["counts"]["items"]
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
     check_options(kind, n, **options)
-    if ids is not None:
-        ids = ids if isinstance(ids, np.ndarray) else read_ids(Path(ids))
+    if isinstance(ids, Path) or (isinstance(ids, str) and ids != AUTO):
+        ids = read_ids(Path(ids))
+    if ids is not None and not isinstance(ids, str):
         check_ids(ids, n)
     key = {
         "format": FORMAT,
@@ -237,14 +239,13 @@ def _finish(
     encoder: TorchEncoder,
     source: Source | None,
     encoded: Path,
-    ids: np.ndarray | None,
+    given: np.ndarray | str | None,
     kind: str,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Index, items, encoder and proof from an encoded file; gives what the manifest says of them."""
     codes = map_array(encoded, "codes")
-    if ids is not None and source is not None:
-        ids = ids[map_array(encoded, "ids")]  # of the images that could be read
+    ids = ids_of_items(given, np.array(map_array(encoded, "ids")), source is not None)
     quantizer, additive = copy.deepcopy(encoder.quantizer).cpu(), encoder.is_additive
     codebooks = encoder.codebooks
     save_index(build_index(codebooks, codes, kind, ids=ids, additive=additive, **options), partial / INDEX)

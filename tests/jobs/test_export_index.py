@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, train
+from mecoq_faiss import ModelConfig, TrainConfig, encode, evaluate, export_index, load_encoder, remove, train
 from mecoq_faiss.bundle.folder import read_manifest, verify_files
 from mecoq_faiss.bundle.proof import VerificationError
 from mecoq_faiss.data.sources import ImageSource, open_source
@@ -168,6 +168,18 @@ def test_ids_from_files(work: Path, tmp_path: Path) -> None:
     export_index(first, None, second, codes=first / "items.h5", ids=first / "items.h5")  # a bundle of a bundle
     for bundle in (first, second):
         np.testing.assert_array_equal(read_ids(load_index(bundle / "index.faiss")), ids)
+
+
+def test_ids_auto_are_those_that_items_have_anyway(work: Path, tmp_path: Path) -> None:
+    export_index(work / "run8", work / "x.npy", tmp_path / "a", ids="auto")
+    index = faiss.read_index(str(tmp_path / "a" / "index.faiss"))
+    np.testing.assert_array_equal(read_ids(index), np.arange(N))
+    index.add_with_ids(load_encoder(tmp_path / "a").encode(work / "x.npy")[:1], np.array([N + 5]))  # as programs do
+    assert index.ntotal == N + 1
+    remove(tmp_path / "a", [0, 3])
+    export_index(tmp_path / "a", None, tmp_path / "b", codes=tmp_path / "a", ids="auto")
+    kept = read_ids(load_index(tmp_path / "b" / "index.faiss"))
+    np.testing.assert_array_equal(kept, [1, 2, *range(4, N)])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""A bundle in the programs people use: one file each, which imports its library."""
