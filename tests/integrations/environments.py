@@ -28,6 +28,12 @@ class Client(NamedTuple):
 
 CLIENTS = {
     "langchain": Client("langchain_community", ("langchain-community>=0.4",)),
+    "lance": Client("lance", ("pylance>=14",)),
+    "clip_retrieval": Client(
+        "autofaiss",
+        ("flask", "flask-restful", "flask-cors", "pandas", "fire"),
+        ("clip-retrieval>=2.45", "autofaiss>=2.18", "embedding-reader"),
+    ),
 }
 
 
