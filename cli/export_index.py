@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +33,11 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
     type=click.Path(),
     help="Own int64 ids that a search returns: a .npy, an .h5 with 'ids', a table with 'id'; or auto: the items' own.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["clip-retrieval"]),
+    help="Also write OUT-clip-retrieval: the folder that its back end serves (extra: metadata).",
+)
 @metadata_option
 @click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")
 @click.option("--kmeans", is_flag=True, help="Instead of the model's codes a k-means PQ of the same size.")
@@ -46,6 +53,7 @@ def command(
     refine: bool,
     k_factor: float | None,
     ids: str | None,
+    layout: str | None,
     workers: int,
     device: str,
     as_json: bool,
@@ -57,11 +65,19 @@ def command(
     """
     from mecoq_faiss.jobs.export_index import export_index
 
+    beside = f"{Path(out)}-{layout}"
+    if layout is not None and os.path.lexists(beside):
+        raise FileExistsError(f"{beside} exists: choose another --out")
+
     options = {name: value for name, value in options.items() if value is not None}
     if refine or k_factor is not None:
         options["refine"] = True
     if k_factor is not None:
         options["k_factor"] = k_factor
     manifest = export_index(run, data, out, codes=codes, kind=kind, ids=ids, workers=workers, device=device, **options)
+    if layout is not None:
+        from mecoq_faiss.integrations.clip_retrieval import to_clip_retrieval
+
+        to_clip_retrieval(out, beside)
     names = ("kind", "M", "nbits", "d", "bytes_per_code", "nlist", "nprobe", "refine", "counts", "verification")
     show({"bundle": str(out), **{name: manifest[name] for name in names if manifest[name] is not None}}, as_json)

@@ -31,8 +31,8 @@ CLIENTS = {
     "lance": Client("lance", ("pylance>=14",)),
     "clip_retrieval": Client(
         "autofaiss",
-        ("flask", "flask-restful", "flask-cors", "pandas", "fire"),
-        ("clip-retrieval>=2.45", "autofaiss>=2.18", "embedding-reader"),
+        ("flask", "flask-restful", "flask-cors", "pandas", "pyarrow", "fire", "termcolor"),
+        ("clip-retrieval>=2.45", "autofaiss>=2.18", "embedding-reader"),  # they pin numpy < 2, and run on 2.4
     ),
 }
 
