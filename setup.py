@@ -23,6 +23,7 @@ EXTRAS = {
         "pebble>=5",
     ],
     "langchain": ["langchain-community>=0.4"],
+    "llamaindex": ["llama-index-core>=0.14", "llama-index-vector-stores-faiss>=0.7"],
     "lance": ["pylance>=14", "duckdb>=2.0"],
     "demo": ["scikit-learn>=1.3"],
     "tensorboard": ["tensorboard>=2.14"],

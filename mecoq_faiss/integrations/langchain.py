@@ -90,10 +90,7 @@ def to_langchain(bundle: Bundle, *, text: str = "path", features: Embeddings | N
         >>> [document.metadata["path"] for document in store.similarity_search("query.jpg", k=3)]
         ['cat/7.jpg', 'cat/12.jpg', 'dog/3.jpg']
     """
-    items = described_items(bundle)
-    lacking = next((item["path"] for item in items if text not in item), None)
-    if lacking is not None:
-        raise ValueError(f"text={text!r}: the item {lacking!r} has no such column")
+    items = described_items(bundle, needed=text)
     documents = {
         str(item["id"]): Document(id=str(item["id"]), page_content=str(item[text]), metadata=item) for item in items
     }

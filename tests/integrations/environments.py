@@ -28,6 +28,9 @@ class Client(NamedTuple):
 
 CLIENTS = {
     "langchain": Client("langchain_community", ("langchain-community>=0.4",)),
+    "llamaindex": Client(
+        "llama_index.vector_stores.faiss", ("llama-index-core>=0.14", "llama-index-vector-stores-faiss>=0.7")
+    ),
     "lance": Client("lance", ("pylance>=14",)),
     "clip_retrieval": Client(
         "autofaiss",

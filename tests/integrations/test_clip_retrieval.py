@@ -19,9 +19,7 @@ from mecoq_faiss import Bundle, export_index, open_bundle, remove
 from mecoq_faiss.integrations.clip_retrieval import to_clip_retrieval
 from tests.cli.calls import fails, ok
 
-has_clients = (
-    importlib.util.find_spec("clip_retrieval") is not None and importlib.util.find_spec("autofaiss") is not None
-)
+has_clients = all(map(importlib.util.find_spec, ("clip_retrieval", "autofaiss")))
 needs_clients = pytest.mark.skipif(not has_clients, reason="clip-retrieval is not installed: make clients")
 
 
@@ -61,9 +59,7 @@ def clip_back(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @needs_clients
 def test_its_back_end_answers_with_the_hits(clip_back: Any, bundle: Bundle, home: Path, tmp_path: Path) -> None:
-    [(_, folder)] = json.loads(
-        (to_clip_retrieval(home / "bundle", tmp_path / "s") / "indices_paths.json").read_text()
-    ).items()
+    folder = json.loads((to_clip_retrieval(home / "bundle", tmp_path / "s") / "indices_paths.json").read_text())["s"]
     index = clip_back.load_index(folder + "/image.index", True)  # memory-mapped
     columns = ["image_path", "year"]
     provider, _ = clip_back.load_metadata_provider(folder, False, False, index, columns, False)
