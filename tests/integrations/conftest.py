@@ -19,7 +19,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "guides" / "clients.md"
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`photos` of two classes, `years.csv`, `run`, of these `bundle`, `query.png` (b/07), `features` and `rows.npy`."""
+    """`photos` of two classes, `years.csv`, of these `run`, `bundle` and `bundle-ids`; `query.png` is b/07.
+
+    `features` is a bundle of additive codes of `rows.npy`.
+    """
     folder = tmp_path_factory.mktemp("clients")
     rng = np.random.default_rng(0)
     rows = ["path,year"]
@@ -34,6 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = ModelConfig(backbone="pixels", weights="none", image_size=8, hidden=16, D=16, M=4)
     train(folder / "photos", folder / "run", model, TrainConfig(epochs=1, batch_size=30, cached_views=2, workers=0))
     export_index(folder / "run", folder / "photos", folder / "bundle", metadata=folder / "years.csv", workers=0)
+    export_index(folder / "bundle", None, folder / "bundle-ids", codes=folder / "bundle", ids="auto")
     np.save(folder / "rows.npy", rng.normal(size=(N, 12)).astype(np.float32))
     additive = ModelConfig(hidden=16, D=16, M=4, nbits=4, codes="additive")
     train(folder / "rows.npy", folder / "run-features", additive, TrainConfig(epochs=1, batch_size=30))
