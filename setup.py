@@ -22,6 +22,7 @@ EXTRAS = {
         "limits>=4",
         "pebble>=5",
     ],
+    "hub": ["huggingface_hub>=1.0"],
     "langchain": ["langchain-community>=0.4"],
     "llamaindex": ["llama-index-core>=0.14", "llama-index-vector-stores-faiss>=0.7"],
     "lance": ["pylance>=14", "duckdb>=2.0"],
@@ -42,6 +43,7 @@ EXTRAS = {
         "onnxruntime>=1.20",
         "onnx>=1.17",
         "onnxscript>=0.5",
+        "huggingface_hub>=1.0",
     ],
     "fuzz": ["atheris>=3.0"],  # Linux and macOS, Python 3.11 to 3.13
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from mecoq_faiss.bundle.folder import ENCODER_FILES, ONNX, Pinned, is_bundle, pinned
+from mecoq_faiss.bundle.folder import ENCODER_FILES, MANIFEST, ONNX, Pinned, is_bundle, pinned
+from mecoq_faiss.bundle.hub import local_folder
 from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.queries import each_image, open_image, to_features
 from mecoq_faiss.runtime.missing import needing_torch
@@ -100,6 +101,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto", runtime:
     Args:
         path: the bundle or the run; for the runtime `onnx` a bundle that was exported with `--onnx`, or the file that
             `export-encoder` wrote.
+            `hf://ORG/NAME[@REVISION]` is a bundle on the Hugging Face Hub (extra: hub).
         device: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device. onnxruntime runs on
             the CPU.
         runtime: `torch`, or `onnx`, which needs no torch (extra: onnx).
@@ -114,7 +116,9 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto", runtime:
         >>> index = faiss.read_index("bundle/index.faiss")
         >>> D, I = index.search(load_encoder("bundle").encode("query.png"), 3)
     """
-    if check_runtime(runtime) == "onnx":
+    wanted = (ONNX,) if check_runtime(runtime) == "onnx" else ENCODER_FILES
+    path = local_folder(path, (MANIFEST, *wanted))
+    if runtime == "onnx":
         return _load_onnx(Path(path), device)
     with needing_torch("runtime='torch'"):
         from mecoq_faiss.bundle.torch_encoder import TorchEncoder

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from mecoq_faiss.bundle.encoder import Encoder
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.bundle.generation import Generation, Hit
+from mecoq_faiss.bundle.hub import local_folder, on_hub
 from mecoq_faiss.data.sources import open_images
 from mecoq_faiss.runtime.missing import needing_torch
 
@@ -37,7 +38,7 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> None:
-        self.path = Path(path)
+        self.path, self._remote = local_folder(path), str(path) if on_hub(path) else None
         self._device, self._runtime = device, runtime
         self._lock, self._one_reload = threading.Lock(), threading.Lock()
         self._open: Generation | None = Generation(self.path, device, runtime)
@@ -99,6 +100,7 @@ class Bundle:
         What the bundle has under the same path is replaced where the content differs. Returns the counts and raises
         the errors of `mecoq_faiss.add`.
         """
+        self._check_ours()
         with needing_torch("adding to a bundle"):
             from mecoq_faiss.bundle.living import follow
         done = follow(self.path, open_images(images, root), whole=False, device=self._device)
@@ -110,6 +112,7 @@ class Bundle:
 
         Returns `removed` and `items`; ValueError for an id that no item has, and nothing is removed then.
         """
+        self._check_ours()
         with needing_torch("removing from a bundle"):
             from mecoq_faiss.bundle.living import drop
         done = drop(self.path, np.asarray(ids, np.int64), device=self._device)
@@ -152,6 +155,11 @@ class Bundle:
     ) -> None:
         self.close()
 
+    def _check_ours(self) -> None:
+        if self._remote is not None:
+            mend = "download it into a folder (`hf download ORG/NAME --local-dir bundle`) and open that"
+            raise ValueError(f"{self._remote} is read from a cache: {mend}")
+
     def _current(self) -> Generation:
         generation = self._open
         if generation is None:
@@ -178,7 +186,8 @@ def open_bundle(path: str | Path, device: str | torch.device = "auto", runtime: 
     """Open a bundle for many searches: all files of one export, checked against its manifest once.
 
     Args:
-        path: its folder.
+        path: its folder, or `hf://ORG/NAME[@REVISION]` on the Hugging Face Hub (extra: hub): it is downloaded into
+            that library's cache, and cannot be changed there.
         device: where the encoder runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
         runtime: what computes the queries: `torch`, or `onnx` of a bundle that was exported with `--onnx`, which needs
             no torch (extra: onnx); see `load_encoder`.

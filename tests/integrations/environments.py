@@ -31,6 +31,7 @@ CLIENTS = {
     "llamaindex": Client(
         "llama_index.vector_stores.faiss", ("llama-index-core>=0.14", "llama-index-vector-stores-faiss>=0.7")
     ),
+    "huggingface": Client("datasets", ("datasets>=5", "huggingface_hub>=1.0")),
     "haystack": Client("haystack", ("haystack-ai>=3.4",), ("faiss-haystack>=3",)),  # which would bring faiss-cpu
     "txtai": Client("txtai", ("transformers>=5.9", "msgpack", "regex"), ("txtai>=9.14",)),  # and so would this
     "lance": Client("lance", ("pylance>=14",)),
