@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mecoq_faiss.bundle.folder import FILES, MANIFEST
+from mecoq_faiss.bundle.folder import FILES, MANIFEST, ONNX
 
 PREFIX = "hf://"
-PATTERNS = (MANIFEST, *FILES, "items-*.h5", "removed.npy", "metadata.parquet")  # of what a bundle may have
+PATTERNS = (MANIFEST, *FILES, ONNX, "items-*.h5", "removed.npy", "metadata.parquet")  # of what a bundle may have
 MORE = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 

@@ -51,18 +51,16 @@ class BundleEmbeddings(Embeddings):
         return self.encoder.encode(x)[0].tolist()
 
 
-def store_options(encoder: Encoder) -> dict[str, Any]:
+def store_options(bundle: Bundle) -> dict[str, Any]:
     """How LangChain's FAISS is to read the scores, for its constructor or `FAISS.load_local`, which forgets it.
 
     With `MAX_INNER_PRODUCT` the best score is the highest, so that `score_threshold` keeps it. A relevance is
     (s + M) / 2M, of additive codes (s + 1) / 2: in [0, 1]. Scores that are inner products or L2 have none.
     """
-    return {"distance_strategy": DistanceStrategy.MAX_INNER_PRODUCT, "relevance_score_fn": _relevance(encoder)}
+    return {"distance_strategy": DistanceStrategy.MAX_INNER_PRODUCT, "relevance_score_fn": _relevance(bundle.top_score)}
 
 
-def _relevance(encoder: Encoder) -> Callable[[float], float]:
-    top = encoder.top_score
-
+def _relevance(top: float | None) -> Callable[[float], float]:
     def relevance(score: float) -> float:
         if top is None:
             raise ValueError("this bundle's scores have no highest one: use similarity_search_with_score")
@@ -99,5 +97,5 @@ def to_langchain(bundle: Bundle, *, text: str = "path", features: Embeddings | N
         own_index(bundle),
         InMemoryDocstore(documents),
         dict(enumerate(documents)),
-        **store_options(bundle.encoder),
+        **store_options(bundle),
     )

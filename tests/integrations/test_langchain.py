@@ -74,7 +74,7 @@ def test_load_local_forgets_what_store_options_says_again(bundle: Bundle, home: 
     store.save_local(str(tmp_path))
     given = {"embeddings": store.embeddings, "allow_dangerous_deserialization": True}
     expected = store.similarity_search_with_relevance_scores(str(home / QUERY), k=5)
-    again = FAISS.load_local(str(tmp_path), **given, **store_options(bundle.encoder))
+    again = FAISS.load_local(str(tmp_path), **given, **store_options(bundle))
     assert again.similarity_search_with_relevance_scores(str(home / QUERY), k=5) == expected
     forgot = FAISS.load_local(str(tmp_path), **given)
     assert forgot.similarity_search_with_relevance_scores(str(home / QUERY), k=5)[0][1] < 0  # the trap
