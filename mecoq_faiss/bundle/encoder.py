@@ -13,6 +13,7 @@ from mecoq_faiss.bundle.hub import local_folder
 from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.queries import each_image, open_image, to_features
 from mecoq_faiss.runtime.missing import needing_torch
+from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import open_regular
 
 if TYPE_CHECKING:
@@ -50,7 +51,14 @@ class Encoder(ABC):
         """Whether the model takes ready features and no images."""
         return len(self.shape) == 1
 
-    def encode(self, images: Any, *, for_database: bool = False) -> np.ndarray:
+    def encode(
+        self,
+        images: Any,
+        *,
+        for_database: bool = False,
+        batch_size: int = ENCODE_BATCH,
+        show_progress_bar: bool = False,
+    ) -> np.ndarray:
         """Encode one image or many.
 
         Args:
@@ -60,24 +68,33 @@ class Encoder(ABC):
                 the path, or a list of paths, of .npy or .h5 files as `train` takes them: every row is a query, of
                 several views the first.
             for_database: give vectors for `index.add`, not for `index.search`; of product codes they are the same.
+            batch_size: images computed together. The last bits of vectors depend on it: exports take the default.
+            show_progress_bar: say how many images are done, on stderr.
 
         Returns:
             (n, d) float32. One image gives n = 1.
 
         Raises:
-            ValueError: input of another kind; `UnreadableImage` (a ValueError) for a file that is no image.
+            ValueError: input of another kind, a batch_size below 1; `UnreadableImage` (a ValueError) for a file that is
+                no image.
             FileNotFoundError: a path that is not there.
         """
-        xq = self._queries(images)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: give at least 1")
+        xq = self._queries(images, batch_size, show_progress_bar)
         return self.chosen_codewords(xq) if for_database and self.is_additive else xq
 
-    def _queries(self, images: Any) -> np.ndarray:
+    def _queries(self, images: Any, batch_size: int, show: bool) -> np.ndarray:
         size = self.shape[-1]
         if self.takes_features:
             return self.encode_batch(to_features(images, size))
         items = list(each_image(images))
-        batches = (items[i : i + ENCODE_BATCH] for i in range(0, len(items), ENCODE_BATCH))
-        done = [self.encode_batch(np.stack([fixed_view(open_image(item, size), size) for item in b])) for b in batches]
+        starts = range(0, len(items), batch_size)
+        shown = progress(starts, total=len(starts), label="encode", unit="batch") if show else starts
+        done = []
+        for start in shown:
+            views = [fixed_view(open_image(item, size), size) for item in items[start : start + batch_size]]
+            done.append(self.encode_batch(np.stack(views)))
         return np.concatenate(done) if done else np.empty((0, self.d), np.float32)
 
     @abstractmethod

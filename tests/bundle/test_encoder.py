@@ -33,6 +33,20 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 11, 9, 3), dtype=np.uint8)
 
 
+def test_batches_may_be_smaller_and_shown(
+    encoder: TorchEncoder, pixels: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = encoder.encode(pixels)
+    sizes: list[int] = []
+    whole = encoder.encode_batch
+    monkeypatch.setattr(encoder, "encode_batch", lambda batch: (sizes.append(len(batch)), whole(batch))[1])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    np.testing.assert_allclose(encoder.encode(pixels, batch_size=2, show_progress_bar=True), z, atol=1e-6)
+    assert sizes == [2, 1] and "encode" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="batch_size=0"):
+        encoder.encode(pixels, batch_size=0)
+
+
 def test_all_kinds_of_input_agree(encoder: TorchEncoder, pixels: np.ndarray, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, array in zip(paths, pixels, strict=True):
