@@ -39,7 +39,12 @@ def test_batches_may_be_smaller_and_shown(
     z = encoder.encode(pixels)
     sizes: list[int] = []
     whole = encoder.encode_batch
-    monkeypatch.setattr(encoder, "encode_batch", lambda batch: (sizes.append(len(batch)), whole(batch))[1])
+
+    def watched(batch: np.ndarray) -> np.ndarray:
+        sizes.append(len(batch))
+        return whole(batch)
+
+    monkeypatch.setattr(encoder, "encode_batch", watched)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     np.testing.assert_allclose(encoder.encode(pixels, batch_size=2, show_progress_bar=True), z, atol=1e-6)
     assert sizes == [2, 1] and "encode" in capsys.readouterr().err
