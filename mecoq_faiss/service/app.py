@@ -304,7 +304,10 @@ def _add(state: State, served: Served, new: list[Upload]) -> dict[str, Any]:
         for file, upload in zip(files, new, strict=True):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(upload.content)
-        done = served.bundle.add(files, root=folder)
+        try:
+            done = served.bundle.add(files, root=folder)
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{folder}/", "")) from error  # where it lay is nobody's business
         if state.pictures is not None:
             for file, upload in zip(files, new, strict=True):
                 target = state.pictures.root / upload.path
