@@ -33,12 +33,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         # a page of others may point a name of its own here, and would read what this machine's user may
-        names = [
-            "localhost",
-            "127.0.0.1",
-            "[",
-            host,
-        ]  # "[" is what Starlette reads of an IPv6 address, which no name is
+        names = ["localhost", "127.0.0.1", "[::1]", host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
     shown = f"[{host}]" if ":" in host else host
     logger.info("http://%s:%d/ serves %s", shown, port, ", ".join(str(path) for path in settings.bundles))
