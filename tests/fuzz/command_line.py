@@ -14,7 +14,7 @@ from unittest.mock import patch
 from tests.fuzz.harness import Reader
 
 OLD = Path(__file__).parents[1] / "version_0_1"
-REAL = {"settings_of_run", "query_names", "check_page", "describe", "describe_presets"}  # they only read
+REAL = {"settings_of_run", "query_names", "check_page", "describe", "describe_presets", "is_loopback"}  # they only read
 REACHED = "reached the job"
 
 
@@ -24,7 +24,8 @@ def command_line(folder: Path) -> Reader:
 
     from mecoq_faiss_cli.main import COMMANDS, main
 
-    jobs = [import_module(f"mecoq_faiss.jobs.{command.replace('-', '_')}") for command in COMMANDS]
+    names = [f"jobs.{command.replace('-', '_')}" for command in COMMANDS if command != "serve"]
+    jobs = [import_module(f"mecoq_faiss.{name}") for name in [*names, "service.run", "service.keys"]]
     doors = [(job, name) for job in jobs for name, value in vars(job).items() if _is_job(value, job)]
     shutil.copytree(OLD / "bundle-pq", folder / "bundle")
     shutil.copytree(OLD / "run", folder / "run")
@@ -70,6 +71,7 @@ def command_lines() -> list[bytes]:
         "dedup bundle --threshold 1.5 --html page.html", "merge bundle run --out new", "split bundle --out new",
         "verify bundle --json", "encode run --data digits --out new.h5 --dtype none", "search bundle a.png -k 3",
         "evaluate bundle --queries digits -k 5", "compare run --queries a --database b --out c --seeds 2",
-        "tune bundle --queries digits", "info bundle", "info items.h5 --json", "info --kinds", "doctor --json",
+        "tune bundle --queries digits", "serve bundle --beside bundle --rate 3/minute --max-body 1MB --port 0",
+        "serve bundle --api-keys keys --add-key ann --may-write", "info bundle", "info items.h5 --json", "info --kinds", "doctor --json",
     )  # fmt: skip
     return [b"\0".join(line.encode().split()) for line in lines]
