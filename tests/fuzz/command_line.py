@@ -72,6 +72,7 @@ def command_lines() -> list[bytes]:
         "verify bundle --json", "encode run --data digits --out new.h5 --dtype none", "search bundle a.png -k 3",
         "evaluate bundle --queries digits -k 5", "compare run --queries a --database b --out c --seeds 2",
         "tune bundle --queries digits", "serve bundle --beside bundle --rate 3/minute --max-body 1MB --port 0",
-        "serve bundle --api-keys keys --add-key ann --may-write", "info bundle", "info items.h5 --json", "info --kinds", "doctor --json",
+        "serve bundle --api-keys keys --add-key ann --may-write",
+        "info bundle", "info items.h5 --json", "info --kinds", "doctor --json",
     )  # fmt: skip
     return [b"\0".join(line.encode().split()) for line in lines]
