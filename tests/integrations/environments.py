@@ -51,6 +51,8 @@ def environment(name: str, folder: Path) -> Path:
     ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     own = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
     (own / "zz_base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    if not (own / "mecoq_faiss_cli").exists():  # which an editable install maps, there
+        (own / "mecoq_faiss_cli").symlink_to(ROOT / "cli")
     for packages, options in ((CLIENTS[name].packages, []), (CLIENTS[name].alone, ["--no-deps"])):
         if packages:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *options, *packages], check=True)
