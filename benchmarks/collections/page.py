@@ -62,7 +62,7 @@ def _what(content: Row, kind: bool) -> str:
         f"MAP@{content['k']:,}.\n"
         if kind
         else f"**{goal}**, centred and normalised features of {content['backbone']}; {content['queries']:,} queries, "
-        f"{content['database']:,} in the database.\n"
+        f"{content['database']:,} in the database, {content['trained_rows']:,} of them trained on.\n"
     )
 
 
