@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
                 rows += GOALS[goal](data, cells, num_bytes, a.seeds)
             else:
                 parser.error(f"--goals {goal} needs images: give --goals neighbors")
-            cells.write(
-                f"{name}-{net['backbone'].rpartition(':')[2]}-{goal}", {"k": data.k, "views": a.views, "rows": rows}
-            )
+            trained = {"trained_rows": min(a.rows, len(data.xb))} if goal == "neighbors" else {"views": a.views}
+            title = f"{name}-{net['backbone'].rpartition(':')[2]}-{goal}"
+            cells.write(title, {"k": data.k, **trained, "rows": rows})
 
 
 if __name__ == "__main__":
