@@ -12,7 +12,7 @@ from mecoq_faiss.storage.hdf5_checked import one_line
 from mecoq_faiss.storage.npy import check_int64
 from mecoq_faiss.storage.shards import map_array
 
-KINDS = "a .npy file of int64, an .h5 file with ids, a table with a column id, or auto"
+KINDS = "a .npy file of int64, an .h5 file with ids, or a table with a column id; or auto"
 
 
 def read_ids(path: Path) -> np.ndarray:

@@ -132,7 +132,7 @@ def _warm() -> None:
     from mecoq_faiss_cli.main import COMMANDS as NAMES
 
     for name in NAMES:
-        for package in ("mecoq_faiss_cli", "mecoq_faiss.jobs"):
+        for package in ("mecoq_faiss_cli", *(["mecoq_faiss.jobs"] if name != "serve" else [])):
             import_module(f"{package}.{name.replace('-', '_')}")
     for name in ("faiss", "numpy.ctypeslib", "numpy.ma", "torch.utils.serialization"):
         import_module(name)
