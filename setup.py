@@ -16,7 +16,9 @@ EXTRAS = {
     "metadata": ["duckdb>=2.0"],
     "serve": [
         "fastapi>=0.165",  # limits bodies
-        "uvicorn[standard]>=0.30",
+        "uvicorn>=0.30",
+        "httptools>=0.6",
+        'uvloop>=0.19; sys_platform != "win32"',
         "python-multipart>=0.0.18",
         "prometheus-client>=0.20",
         "limits>=4",
