@@ -169,8 +169,8 @@ class Generation:
     def segment_scores(self, xq: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What each codeword of some rows (m,) adds to their score for one query (d,): (m, M)."""
         vectors = decode_codes(self._codebooks, self.codes(rows))
-        M = self.manifest["M"]
-        return np.einsum("mij,ij->mi", vectors.reshape(len(rows), M, -1), xq.reshape(M, -1))
+        own = xq.reshape(self.manifest["M"], -1)
+        return np.einsum("mij,ij->mi", vectors.reshape(len(rows), *own.shape), own)
 
     def _checked(self, k: int | None) -> int:
         n = len(self)

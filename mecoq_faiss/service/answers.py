@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.generation import Generation
-from mecoq_faiss.service.batches import Found
 from mecoq_faiss.service.schema import BundleBody, HitBody, ItemBody, ResultBody
+from mecoq_faiss.service.searching import Found
 
 ABSOLUTE = re.compile(r"/|\\|[A-Za-z]:[/\\]")  # on any machine
 

@@ -21,7 +21,7 @@ import mecoq_faiss
 from mecoq_faiss.data.images import UnreadableImage
 from mecoq_faiss.service import answers
 from mecoq_faiss.service.access import reader, searcher, writer
-from mecoq_faiss.service.batches import Busy, Found, OutOfDate, Search
+from mecoq_faiss.service.batches import Busy
 from mecoq_faiss.service.guard import Guard
 from mecoq_faiss.service.requests import Upload, asked, uploads
 from mecoq_faiss.service.schema import (
@@ -38,6 +38,7 @@ from mecoq_faiss.service.schema import (
     SearchAnswer,
     ServiceBody,
 )
+from mecoq_faiss.service.searching import Found, OutOfDate, Search
 from mecoq_faiss.service.settings import Settings
 from mecoq_faiss.service.state import Served, State
 from mecoq_faiss.storage.files import InUseError, replacing
@@ -104,6 +105,10 @@ def _say_errors(app: FastAPI, state: State) -> None:
     @app.exception_handler(KeyError)
     async def unknown(request: Request, error: KeyError) -> Response:
         return say(404, "no item has this id")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        return say(500, "the service failed on this request: its log says why")
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
