@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -85,9 +86,13 @@ def command(
     must be the run's. `--data digits` (small, offline) has defaults of its own.
     """
     from mecoq_faiss.config import make_configs
-    from mecoq_faiss.jobs.train import objective_of, settings_of_run, train
+    from mecoq_faiss.jobs.train import is_first_rank, objective_of, settings_of_run, train, train_along
     from mecoq_faiss.presets import settings_for
 
+    if not is_first_rank():
+        if not train_along(data, out, device=device):
+            sys.exit(1)  # the first rank says why
+        return
     options = {name: value for name, value in flags.items() if value is not None}
     if no_view_cache:
         options["view_cache"] = False

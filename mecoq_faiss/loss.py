@@ -15,6 +15,7 @@ def debiased_contrastive_loss(
     memory: Tensor | None = None,
     *,
     anchors: tuple[Tensor, Tensor] | None = None,
+    images: slice = slice(None),
     temperature: float,
     positive_prior: float,
 ) -> Tensor:
@@ -31,6 +32,8 @@ def debiased_contrastive_loss(
         memory: additional negatives (N_M, D), or None.
         anchors: what is compared with the views instead of themselves, for both views (N, D) in the same order: their
             embeddings, as an index compares queries with reconstructions. Not in the paper.
+        images: score the anchors of these only, n of the N, and return their part of the mean: the parts of slices that
+            make up the batch sum up to the whole. `anchors` then are (n, D).
         temperature: tau > 0.
         positive_prior: rho+ in [0, 1); 0 is the plain contrastive loss.
 
@@ -46,20 +49,29 @@ def debiased_contrastive_loss(
         raise ValueError(f"temperature={temperature} must be a positive number")
     if not 0 <= positive_prior < 1:
         raise ValueError(f"positive_prior={positive_prior} must lie in [0, 1)")
-    if anchors is not None and not anchors[0].shape == anchors[1].shape == view1.shape:
-        raise ValueError(f"anchors need the shape of the views, {tuple(view1.shape)}; got {tuple(anchors[0].shape)}")
+    scored = view1[images].shape
+    if anchors is not None and not anchors[0].shape == anchors[1].shape == scored:
+        raise ValueError(f"anchors need the shape of the views, {tuple(scored)}; got {tuple(anchors[0].shape)}")
     dtype = torch.float64 if view1.dtype == torch.float64 else torch.float32
     with torch.autocast(device_type=view1.device.type, enabled=False):
         N, D = view1.shape
         keys = F.normalize(torch.cat([view1, view2]).to(dtype), dim=1)  # (2N, D)
-        x = keys if anchors is None else F.normalize(torch.cat(anchors).to(dtype), dim=1)  # (2N, D)
-        logits = x @ keys.T / temperature  # (2N, 2N), s / tau of Eq. 6, cosines
-        # (2N,): s(i, i + N) / tau, without anchors the same for both
-        positive = torch.cat([logits.diagonal(N), logits.diagonal(N if anchors is None else -N)])
-        anchor = torch.arange(2 * N, device=keys.device)
+        n, own = scored[0], torch.arange(N, device=keys.device)[images]
+        own = torch.cat([own, own + N])  # (2n,): the anchors' own keys, and those of their images' other views
+        other = (own + N) % (2 * N)
+        if anchors is not None:
+            x = F.normalize(torch.cat(anchors).to(dtype), dim=1)  # (2n, D)
+        else:
+            x = keys if n == N else keys[own]
+        logits = x @ keys.T / temperature  # (2n, 2N), s / tau of Eq. 6, cosines
+        if anchors is None and n == N:  # (2n,): s(i, i + N) / tau, the same for both views
+            positive = logits.diagonal(N).repeat(2)
+        else:
+            positive = logits.gather(1, other[:, None]).squeeze(1)
+        anchor = torch.arange(2 * n, device=keys.device)
         is_negative = torch.ones_like(logits, dtype=torch.bool)
-        is_negative[anchor, anchor] = False
-        is_negative[anchor, (anchor + N) % (2 * N)] = False
+        is_negative[anchor, own] = False
+        is_negative[anchor, other] = False
         logits = logits.masked_fill(~is_negative, -torch.inf)
         count = 2 * N - 2  # Eq. 7: the in-batch negatives
         if memory is not None and len(memory):
@@ -78,7 +90,7 @@ def debiased_contrastive_loss(
         negatives = (negatives - count * positive_prior * exp_positive) / (1 - positive_prior)
         negatives = torch.maximum(negatives, count * torch.exp(-1 / temperature - top))
         # Eq. 6, 12: -log(e+ / (e+ + negatives)), the mean where the paper sums
-        return (torch.log(exp_positive + negatives) + top - positive).mean()
+        return (torch.log(exp_positive + negatives) + top - positive).sum() / (2 * N)
 
 
 def ranking_distillation(

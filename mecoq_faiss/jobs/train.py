@@ -12,11 +12,12 @@ import torch
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.runtime.devices import resolve_device
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.training.fit import check_out, fit_run
+from mecoq_faiss.training.ranks import RankLost, joined
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import default_objective
+from mecoq_faiss.training.trainer import Interrupted
 
 
 def objective_of(data: str | Path | Source) -> str:
@@ -39,6 +40,9 @@ def train(
     queries_sample: str | Path | Source | None = None,
 ) -> MeCoQ:
     """Train MeCoQ on unlabelled images or features and write a run folder.
+
+    Started on several ranks (torchrun), it learns the same on all of them, to rounding: each takes a share of every
+    batch, and all read data and `out` in the same places. The first rank's arguments count.
 
     Args:
         data: a source, or what names one (see `data.open_source`); its training split is used.
@@ -73,25 +77,38 @@ def train(
         ValueError, OSError: what is wrong with the input, in one line; settings that contradict the run's.
         TrainingError: the loss or a gradient stopped being finite.
         Interrupted: SIGINT or SIGTERM came; the place is saved.
+        RuntimeError: another rank has ended; the last checkpoint is kept.
 
     Example:
         >>> from mecoq_faiss import ModelConfig, TrainConfig, train
         >>> small = ModelConfig(backbone="pixels", weights="none", image_size=8, D=16)
         >>> model = train("photos", "run-photos", small, TrainConfig(epochs=1))
     """
-    run = RunFolder(out)  # what is wrong with it is said before the data is looked at
-    check_out(run, resume)
-    check_writable_parent(run.path)
-    device = resolve_device(device)
-    source = as_source(data, "train")
-    if validation is not None:
-        validation = as_source(validation, "queries")
-    if queries_sample is not None:
-        queries_sample = as_source(queries_sample, "queries")
-    return fit_run(
-        source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
-        callback=callback, validation=validation, queries_sample=queries_sample,
-    )  # fmt: skip
+    with joined(device) as (ranks, device):
+        if not ranks.first:
+            ranks.wait()  # until the first, which says what is wrong with the data, has begun the run
+            return fit_run(as_source(data, "train"), out, device=device, ranks=ranks)
+        run = RunFolder(out)  # what is wrong with it is said before the data is looked at
+        check_out(run, resume)
+        check_writable_parent(run.path)
+        source = as_source(data, "train")
+        if validation is not None:
+            validation = as_source(validation, "queries")
+        if queries_sample is not None:
+            queries_sample = as_source(queries_sample, "queries")
+        return fit_run(
+            source, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard,
+            budget=budget, callback=callback, validation=validation, queries_sample=queries_sample, ranks=ranks,
+        )  # fmt: skip
+
+
+def train_along(data: str | Path | Source, out: str | Path, *, device: str | torch.device = "auto") -> bool:
+    """`train` on a rank that is not the first; False where that has stopped, and says why."""
+    try:
+        train(data, out, device=device)
+    except (Interrupted, RankLost):
+        return False
+    return True
 
 
 def settings_of_run(out: str | Path) -> dict[str, Any]:

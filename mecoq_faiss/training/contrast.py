@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,18 @@ from mecoq_faiss.memory import CodeMemory
 from mecoq_faiss.model import MeCoQ, Quantized
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import Pair
+from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.targets import Targets
+
+
+class _Batch(NamedTuple):
+    """Of all N images of a batch: reconstructions of both views, codes of the first; and whose anchors are scored."""
+
+    view1: Tensor  # (N, D)
+    view2: Tensor  # (N, D)
+    own: slice  # this rank's images
+    z: Tensor  # (N, D), without gradient
+    p: Tensor  # (N, M, K), without gradient
 
 
 class Contrast(Objective):
@@ -24,47 +36,61 @@ class Contrast(Objective):
     `memory_start_epoch` on. `targets` are needed where `preserve_weight` is set.
     """
 
-    def __init__(self, model: MeCoQ, config: TrainConfig, targets: Targets | None = None) -> None:
-        super().__init__(model, config)
+    def __init__(self, model: MeCoQ, config: TrainConfig, targets: Targets | None = None, ranks: Ranks = ALONE) -> None:
+        super().__init__(model, config, ranks)
         self.targets = targets
         q = model.quantizer
         self.memory = CodeMemory(config.memory_size, q, config.memory_kind) if config.memory_size else None
 
     def forward(self, pair: Pair, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one batch in epoch `epoch` (from 1), and its terms, detached scalars."""
-        c = self.config
-        N = len(pair.view1)
+        c, n = self.config, len(pair.view1)
+        share = n / pair.total
         both: Quantized = self.model(torch.cat([pair.view1, pair.view2]))
+        batch = self._whole(both, pair)
         memory = None
         if self.memory is not None and epoch >= c.memory_start_epoch:
             memory = self.memory.reconstructions(self.model.quantizer)
-        contrastive = self._contrastive(both, memory)
-        diversity = codeword_diversity(self.model.quantizer.codebooks)
+        contrastive = self._contrastive(both, batch, memory)
+        diversity = codeword_diversity(self.model.quantizer.codebooks) / self.ranks.size
         loss = contrastive + c.diversity_weight * diversity  # Eq. 14; its decay of the weights is the optimizer's
         terms = {"contrastive": contrastive.detach(), "diversity": diversity.detach()}
         if c.entropy_weight:
-            entropy = code_entropy(both.p)
+            entropy = share * code_entropy(both.p) if n else both.p.sum()
             loss = loss + c.entropy_weight * entropy
             terms["entropy"] = entropy.detach()
         if c.preserve_weight:
             assert self.targets is not None and pair.rows is not None
-            x = self.targets.take(pair.rows)
-            z = self.model.quantizer.segments(both.z[: len(x)]).flatten(1)
-            distillation = rank_distance(x, z, both.z_hat[len(x) :].float(), c.preserve_temperature)
+            distillation = torch.zeros_like(contrastive)
+            if n:
+                x, z = self.targets.take(pair.rows), self.model.quantizer.segments(both.z[:n]).flatten(1)
+                distillation = share * rank_distance(x, z, batch.view2.float(), c.preserve_temperature, batch.own)
             loss = loss + c.preserve_weight * distillation
             terms["distillation"] = distillation.detach()
-        self._latest = both.z[:N].detach(), both.p[:N].detach()
+        self._latest = batch.z, batch.p
         with torch.no_grad():
-            terms["quantization_error"] = self._observe(both)
+            terms["quantization_error"] = self._observe(both) * share if n else torch.zeros_like(contrastive)
         return loss, {"loss": loss.detach(), **terms}
 
-    def _contrastive(self, both: Quantized, memory: Tensor | None) -> Tensor:
+    def _whole(self, both: Quantized, pair: Pair) -> _Batch:
+        """What this rank's anchors are compared with, and the memory receives, of all ranks' images."""
+        q, n = self.model.quantizer, len(pair.view1)
+        view1, view2 = both.z_hat.split(n)
+        z, p = both.z[:n].detach(), both.p[:n].detach()
+        if pair.counts is None or self.ranks.size == 1:
+            return _Batch(view1, view2, slice(n), z, p)
+        keys, z = self.ranks.gather(torch.cat([view1, view2], dim=1), z.to(both.z_hat.dtype), pair.counts)
+        with torch.no_grad():
+            p = q.soft_codes(z)  # K numbers a segment, made again from d that are sent
+        before = sum(pair.counts[: self.ranks.rank])
+        return _Batch(*keys.chunk(2, dim=1), slice(before, before + n), z, p)
+
+    def _contrastive(self, both: Quantized, batch: _Batch, memory: Tensor | None) -> Tensor:
         """Eq. 13 between reconstructions, and in `asymmetric_share` of it between embeddings and reconstructions."""
         c = self.config
-        view1, view2 = both.z_hat.chunk(2)
         score = partial(
-            debiased_contrastive_loss, view1, view2, memory,
-            temperature=c.temperature, positive_prior=c.positive_prior,
+            debiased_contrastive_loss, batch.view1, batch.view2, memory,
+            images=batch.own, temperature=c.temperature, positive_prior=c.positive_prior,
         )  # fmt: skip
         if not c.asymmetric_share:
             return score()
@@ -91,11 +117,13 @@ class Contrast(Objective):
         return super().end_epoch() | {"codeword_similarity": similarity}
 
 
-def rank_distance(x: Tensor, z: Tensor, z_hat: Tensor, temperature: float) -> Tensor:
-    """How far embeddings z (b, D) of first views rank reconstructions z_hat (b, D) of second ones otherwise than x.
+def rank_distance(x: Tensor, z: Tensor, z_hat: Tensor, temperature: float, own: slice = slice(None)) -> Tensor:
+    """How far embeddings z (n, D) of first views rank reconstructions z_hat (b, D) of second ones otherwise than x.
 
-    Cosines in both, of z and z_hat at twice the temperature; x (b, F) are targets of norm 1. Not in the paper.
+    Cosines in both, of z and z_hat at twice the temperature; x (b, F) are targets of norm 1. The n images are those of
+    the slice `own` of the b. Not in the paper.
     """
-    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)[own]
     cosines = F.normalize(z, dim=1) @ F.normalize(z_hat, dim=1).T
-    return ranking_distillation(x @ x.T, cosines, itself, temperature=temperature, coded_temperature=2 * temperature)
+    exact = x[own] @ x.T
+    return ranking_distillation(exact, cosines, itself, temperature=temperature, coded_temperature=2 * temperature)

@@ -24,9 +24,11 @@ from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
+from mecoq_faiss.training.ranks import ALONE, RankLost, Ranks
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
+    check_for_ranks,
     check_queries,
     check_same_data,
     chosen,
@@ -57,19 +59,25 @@ def fit_run(
     callback: Callable[[dict[str, Any]], None] | None = None,
     validation: Source | None = None,
     queries_sample: Source | None = None,
+    ranks: Ranks = ALONE,
 ) -> MeCoQ:
     """Train a model on a source into the run folder `out`; arguments, result and errors are those of `train`.
 
     Settings left out are chosen here and not by the caller: whether the run goes on with its own is known once its
     folder is locked.
+
+    Of several ranks the first does all this and writes. The others are called once it has begun the run (`Ranks.wait`):
+    they read all from the folder, as if they continued it, and learn on.
     """
     run = RunFolder(out)
+    if not ranks.first:
+        return _join_run(run, _Given(source, str(device), ranks))
     check_out(run, resume)
     check_writable_parent(run.path)
     device = resolve_device(device)
     if validation is not None:
         check_validation(validation, source)
-    given = _Given(source, device, tensorboard, budget, callback, validation, queries_sample)
+    given = _Given(source, device, ranks, tensorboard, budget, callback, validation, queries_sample)
     with run.opened(), random_state_kept(device):
         return _fit_run(run, given, model_config, train_config, resume and run.is_started)
 
@@ -79,11 +87,32 @@ class _Given(NamedTuple):
 
     source: Source
     device: str
-    tensorboard: bool
-    budget: float | None
-    callback: Callable[[dict[str, Any]], None] | None
-    validation: Source | None
-    queries: Source | None
+    ranks: Ranks
+    tensorboard: bool = False
+    budget: float | None = None
+    callback: Callable[[dict[str, Any]], None] | None = None
+    validation: Source | None = None
+    queries: Source | None = None
+
+
+def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
+    """What a rank does that is not the first: learn with it, and read its result."""
+    with random_state_kept(given.device):
+        check_same_data(run.split_file, given.source)
+        model_config, c = run.read_config()
+        if run.next_epoch() <= c.epochs:
+            model = _set_up(load_model(model_config, run.model_file), c)
+            pairs = make_pairs(given.source, model, c, given.device)
+            objective = make_objective(given.source, model.to(given.device), c, given.device, given.ranks)
+            _fit(run, given, objective, pairs, c, None)
+    return run.load_trained()
+
+
+def _set_up(model: MeCoQ, c: TrainConfig) -> MeCoQ:
+    model.backbone.micro_batch = c.micro_batch
+    if c.compile:
+        model.backbone.compile_net()
+    return model
 
 
 def _fit_run(
@@ -101,6 +130,7 @@ def _fit_run(
             train_config = replace(train_config, cached_views=most_views(len(source)))
         if run.next_epoch() > train_config.epochs:
             logger.info("%s is finished already", run.path)
+            given.ranks.wait()
             return run.load_trained()
         model = load_model(model_config, run.model_file)
         run.remove_temporary()
@@ -117,15 +147,14 @@ def _fit_run(
         check_enough(source if queries is None else queries, train_config)
         torch.manual_seed(train_config.seed % 2**63)
         model = MeCoQ(model_config)
-    model.backbone.micro_batch = train_config.micro_batch
-    if train_config.compile:
-        model.backbone.compile_net()
+    _set_up(model, train_config)
     try:
+        check_for_ranks(model, given.ranks)
         held_out = None if given.validation is None else Validation(given.validation, model, train_config, device)
         pairs = make_pairs(source, model, train_config, device, None if resume else given.budget, queries)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
-        objective = make_objective(source, model.to(device), train_config, device)
+        objective = make_objective(source, model.to(device), train_config, device, given.ranks)
         if not resume:
             prepare(model, pairs, train_config.codebook_init, train_config.seed)
             run.remove_temporary()  # what a killed start left
@@ -137,8 +166,8 @@ def _fit_run(
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
-        elif isinstance(error, TrainingError):
-            raise TrainingError(f"{error}; the last checkpoint is kept in {run.path}") from error
+        elif isinstance(error, TrainingError | RankLost):
+            raise type(error)(f"{error}; the last checkpoint is kept in {run.path}") from error
         raise
     return model.cpu().eval()
 
@@ -187,6 +216,10 @@ def _fit(
     optimizer = objective.optimizer()
 
     def save(epoch: int, step: int) -> None:
+        if step:  # at an epoch's end there are none
+            objective.collect_counts()
+        if not given.ranks.first:
+            return
         if epoch > c.epochs:
             save_model(objective.model, run.model_file)
         run.save_state(
@@ -204,8 +237,13 @@ def _fit(
         logger.info("resuming at epoch %d, step %d", epoch, step + 1)
     else:
         save(epoch, step)
-    run.rewind_metrics(epoch, step)
-    write, close = recorder(run, pairs.steps_per_epoch, epoch, step, given.tensorboard)
+    write, close = _ignore, _ignore
+    if given.ranks.first:
+        run.rewind_metrics(epoch, step)
+        write, close = recorder(run, pairs.steps_per_epoch, epoch, step, given.tensorboard)
+        given.ranks.wait()  # the others read what is there
+    else:
+        objective.counts.zero_()  # the first rank's
     latest: dict[str, Any] = {}
 
     def record(values: dict[str, Any]) -> None:
@@ -233,7 +271,7 @@ def _fit(
 
     def end_epoch() -> dict[str, float]:
         number = next(numbers)
-        if number == c.epochs:
+        if number == c.epochs and given.ranks.first:
             finish_codebooks(objective.model, pairs, c)
         return objective.end_epoch() | (held_out.after_epoch(number) if held_out else {})
 
@@ -255,6 +293,7 @@ def _fit(
         record=record,
         save=save,
         autocast=use_bf16(c.precision, given.device),
+        ranks=given.ranks,
     )
     objective.train()
     try:
@@ -262,5 +301,10 @@ def _fit(
             remaining = range(epoch, c.epochs + 1)
             for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note):
                 trainer.run_epoch(e, step if e == epoch else 0, stop)
+        given.ranks.wait()  # until the first has written the trained model
     finally:
         close()
+
+
+def _ignore(*values: Any) -> None:
+    pass

@@ -25,6 +25,11 @@ class Neighbors(NamedTuple):
     view2: Tensor
     same: Tensor
 
+    @property
+    def total(self) -> int:
+        """Queries in the batch."""
+        return len(self.view1)
+
 
 class NeighborPairs(Pairs):
     """Queries, each with 10 of its 50 nearest items, drawn anew every epoch.

@@ -9,14 +9,19 @@ from torch import Tensor, nn
 
 from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.training.ranks import ALONE, Ranks
 
 
 class Objective(nn.Module):
-    """Scores a batch of pairs; counts the codewords in use since the epoch began, `counts` (M, K)."""
+    """Scores a batch of pairs; counts the codewords in use since the epoch began, `counts` (M, K).
 
-    def __init__(self, model: MeCoQ, config: TrainConfig) -> None:
+    On several ranks a loss and its terms are a rank's parts, which sum up to those of one rank with the whole batch,
+    and so do their gradients.
+    """
+
+    def __init__(self, model: MeCoQ, config: TrainConfig, ranks: Ranks = ALONE) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.ranks = model, config, ranks
         self.register_buffer("counts", torch.zeros(model.config.M, model.config.K, dtype=torch.int64))
 
     counts: Tensor
@@ -30,6 +35,7 @@ class Objective(nn.Module):
 
     def end_epoch(self) -> dict[str, float]:
         """Figures of the codebooks after an epoch; the counts start again."""
+        self.collect_counts()
         usage = (self.counts > 0).float().mean().item()
         self.counts.zero_()
         return {"codeword_usage": usage}
@@ -37,6 +43,12 @@ class Objective(nn.Module):
     def count(self, codes: Tensor) -> None:
         """Count the codewords that codes (b, M) use."""
         self.counts.scatter_add_(1, codes.T, torch.ones_like(codes.T))
+
+    def collect_counts(self) -> None:
+        """The first rank counts what all have counted."""
+        self.ranks.sum_([self.counts])
+        if not self.ranks.first:
+            self.counts.zero_()
 
     def parameter_groups(self) -> list[dict]:
         """The optimizer's groups: backbone, projection, codebooks, each with its own rate and weight decay."""

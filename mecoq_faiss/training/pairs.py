@@ -15,17 +15,25 @@ from torch import Tensor
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.views import apply_color
+from mecoq_faiss.training.ranks import ALONE, Ranks
 
 
 class Pair(NamedTuple):
     """Two views of b images: (b, 3, s, s) float in [0, 1], or features (b, F); row i of both shows one image.
 
-    `rows` (b,) are the images' rows of the source.
+    `rows` (b,) are the images' rows of the source. On several ranks a rank has the views of its share, and `counts`
+    says how many each has; `rows` are those of the whole batch.
     """
 
     view1: Tensor
     view2: Tensor
     rows: np.ndarray | None = None
+    counts: list[int] | None = None
+
+    @property
+    def total(self) -> int:
+        """Images in the whole batch."""
+        return len(self.view1) if self.counts is None else sum(self.counts)
 
 
 class Pairs:
@@ -41,8 +49,8 @@ class Pairs:
         shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
         return [shuffled[i * self.batch_size : (i + 1) * self.batch_size] for i in range(self.steps_per_epoch)]
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
-        """Yield the batches of an epoch from `start_step` on."""
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
+        """Yield the batches of an epoch from `start_step` on, of each this rank's share."""
         raise NotImplementedError
 
     def examples(self) -> Iterator[Tensor]:
@@ -68,14 +76,16 @@ class CachedPairs(Pairs):
         self.features = features
         self.source_rows = self.rows if source_rows is None else source_rows
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
         """The pairs of an epoch, from a step on."""
         V = self.features.shape[1]
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             first = rng.integers(0, V, len(rows))
             second = (first + rng.integers(1, V, len(rows))) % V
-            yield Pair(self._take(rows, first), self._take(rows, second), self.source_rows[rows])
+            own = ranks.share(len(rows))
+            view1, view2 = (self._take(rows[own], views[own]) for views in (first, second))
+            yield Pair(view1, view2, self.source_rows[rows], ranks.counts(len(rows)))
 
     def _take(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
         if isinstance(self.features, np.ndarray):
@@ -94,14 +104,15 @@ class FeaturePairs(Pairs):
         super().__init__(np.arange(len(features)), batch_size, seed, device)
         self.features, self.dropout = features, dropout
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
         """The pairs of an epoch, from a step on."""
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
-            x = self._vectors(rows)
-            keep = 1 - self.dropout
-            views = [torch.from_numpy(x * (rng.random(x.shape, dtype=np.float32) < keep) / keep) for _ in range(2)]
-            yield Pair(views[0].to(self.device), views[1].to(self.device), np.sort(rows))
+            own, rows = ranks.share(len(rows)), np.sort(rows)
+            x = self._vectors(rows[own])
+            shape, keep = (len(rows), x.shape[1]), 1 - self.dropout
+            views = [torch.from_numpy(x * (rng.random(shape, dtype=np.float32)[own] < keep) / keep) for _ in range(2)]
+            yield Pair(views[0].to(self.device), views[1].to(self.device), rows, ranks.counts(len(rows)))
 
     def examples(self) -> Iterator[Tensor]:
         """The vectors without dropout, which has another variance."""
@@ -119,12 +130,20 @@ class ImagePairs(Pairs):
         super().__init__(np.arange(len(loader.source)), batch_size, seed, device)
         self.loader = loader
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
         """The pairs of an epoch, from a step on."""
         numbers = (2 * epoch, 2 * epoch + 1)
-        items = [[(int(row), numbers) for row in rows] for rows in self.order(epoch)[start_step:]]
-        for batch in self.loader.batches(items):
-            readable = torch.from_numpy(batch.readable)
-            images = batch.images[readable].to(self.device, non_blocking=True)
-            views = apply_color(images.flatten(0, 1), batch.colors[readable].flatten(0, 1)).unflatten(0, (-1, 2))
-            yield Pair(views[:, 0], views[:, 1], batch.rows[batch.readable])
+        order = self.order(epoch)[start_step:]
+        shares = [rows[ranks.share(len(rows))] for rows in order]
+        # a share of none loads an image and drops it, for a loader takes no empty batch
+        loaded = [own if len(own) else rows[:1] for own, rows in zip(shares, order, strict=True)]
+        items = [[(int(row), numbers) for row in rows] for rows in loaded]
+        for batch, own, rows in zip(self.loader.batches(items), shares, order, strict=True):
+            readable = torch.from_numpy(batch.readable[: len(own)])
+            images = batch.images[: len(own)][readable].to(self.device, non_blocking=True)
+            colors = batch.colors[: len(own)][readable]
+            views = apply_color(images.flatten(0, 1), colors.flatten(0, 1)).unflatten(0, (-1, 2))
+            shares_of_all = ranks.counts(len(rows))
+            known = ranks.gather_rows(torch.from_numpy(own)[:, None].where(readable[:, None], -1), shares_of_all)
+            counts = [int((part >= 0).sum()) for part in known.split(shares_of_all)]
+            yield Pair(views[:, 0], views[:, 1], known[known >= 0].numpy(), counts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mecoq_faiss.backbone.view_cache import cached_view_features
 from mecoq_faiss.config import DEFAULT_BATCH, ModelConfig, TrainConfig
@@ -23,6 +24,7 @@ from mecoq_faiss.training.num_views import check_budget, default_views, forward_
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from mecoq_faiss.training.preserve import Preserve, start_preserving
+from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.targets import given_features, targets_of
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 from mecoq_faiss.training.validation import check_width
@@ -156,11 +158,36 @@ def make_pairs(
     return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
 
 
-def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str) -> Objective:
+def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str, ranks: Ranks = ALONE) -> Objective:
     """What the model is to learn: a metric to preserve, or to contrast images, with targets where they are wanted."""
     if model.preserves:
         return Preserve(model, c)
-    return Contrast(model, c, targets_of(source, model, c.workers, device) if c.preserve_weight else None)
+    return Contrast(model, c, targets_of(source, model, c.workers, device) if c.preserve_weight else None, ranks)
+
+
+def check_for_ranks(model: MeCoQ, ranks: Ranks) -> None:
+    """ValueError where several ranks would not learn what one with the whole batch does."""
+    if ranks.size == 1:
+        return
+    if model.preserves:
+        raise ValueError("codes that preserve a metric are trained by one process: start the command without torchrun")
+    model.train()
+    names = {type(module).__name__ for module in model.modules() if module.training and _sees_the_batch(module)}
+    if names:
+        raise ValueError(
+            f"{min(names)} in the layers that learn is another thing on a share of a batch than on the whole: train "
+            "fewer --trainable-layers, or without torchrun"
+        )
+
+
+def _sees_the_batch(module: nn.Module) -> bool:
+    """Whether what it makes of an image depends on the others of the batch, or on a random draw."""
+    draws = getattr(module, "p", 0) or getattr(module, "drop_prob", 0)
+    random = isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in (
+        "DropPath",
+        "StochasticDepth",
+    )
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or (random and bool(draws))
 
 
 def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mecoq_faiss.training.pairs import Pairs
+from mecoq_faiss.training.ranks import ALONE, Ranks
 
 FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often; always before a checkpoint
 MEND = "train anew with a lower lr, or look for broken features in the data"
@@ -101,6 +102,7 @@ class Trainer:
         record: receives each record of metrics.
         save: called with (epoch, step), the place from which training continues.
         autocast: run the step in bfloat16 where the device can.
+        ranks: that train together, each on its share of every batch.
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class Trainer:
         record: Callable[[dict[str, Any]], None],
         save: Callable[[int, int], None],
         autocast: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.step, self.optimizer, self.pairs = step, optimizer, pairs
         self.epochs, self.warmup_epochs, self.final_lr_scale = epochs, warmup_epochs, final_lr_scale
-        self.seed, self.autocast = seed, autocast
+        self.seed, self.autocast, self.ranks = seed, autocast, ranks
         self.after_step, self.end_epoch, self.record, self.save = after_step, end_epoch, record, save
+        self._stopping: int | None = None  # the signal, once all ranks know of it
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -131,17 +135,18 @@ class Trainer:
         """Train epoch `epoch` (from 1) from step `start_step` on; saves at its end, or where a stop was asked for."""
         started, images = time.monotonic(), 0
         pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
-        for number, pair in enumerate(self.pairs.batches(epoch, start_step), start=start_step):
-            if len(pair.view1):  # a batch may hold unreadable images only
-                terms = self._one_step(pair, epoch, number)
+        for number, pair in enumerate(self.pairs.batches(epoch, start_step, self.ranks), start=start_step):
+            if pair.total:  # a batch may hold unreadable images only
+                terms = self._one_step(pair, epoch, number, stop)
                 pending.append(({"epoch": epoch, "step": number + 1, **self._rates()}, terms))
-            images += len(pair.view1)
-            if len(pending) >= FLUSH_STEPS or stop.received:
+            images += pair.total
+            stopping = stop.received if self.ranks.size == 1 else self._stopping
+            if len(pending) >= FLUSH_STEPS or stopping:
                 self._flush(pending)
-            if stop.received:
+            if stopping:
                 self.save(epoch, number + 1)
                 raise Interrupted(
-                    f"stopped by {signal.Signals(stop.received).name} in epoch {epoch}, step {number + 1}: "
+                    f"stopped by {signal.Signals(stopping).name} in epoch {epoch}, step {number + 1}: "
                     "run the same command with --resume to continue"
                 )
         self._flush(pending)
@@ -153,7 +158,7 @@ class Trainer:
         self.record({"epoch": epoch, **self.end_epoch(), "images_per_second": rate})
         self.save(epoch + 1, 0)
 
-    def _one_step(self, pair: Any, epoch: int, number: int) -> dict[str, Tensor]:
+    def _one_step(self, pair: Any, epoch: int, number: int, stop: StopSignal) -> dict[str, Tensor]:
         torch.manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + number) % 2**63)  # dropout, if there is any
         steps = self.pairs.steps_per_epoch
         factor = schedule(
@@ -169,10 +174,19 @@ class Trainer:
             loss, terms = self.step(pair, epoch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._sum_over_ranks(terms, stop)
         terms["gradient_norm"] = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         self.optimizer.step()
         self.after_step()
         return terms
+
+    def _sum_over_ranks(self, terms: dict[str, Tensor], stop: StopSignal) -> None:
+        """Gradients and terms become those of the whole batch; a rank that is asked to stop asks all."""
+        if self.ranks.size == 1:
+            return
+        asked = torch.tensor(float(stop.received is not None), device=terms["loss"].device)
+        self.ranks.sum_([*(p.grad for p in self._parameters if p.grad is not None), *terms.values(), asked])
+        self._stopping = (stop.received or signal.SIGTERM) if asked else None
 
     def _rates(self) -> dict[str, float]:
         return {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
