@@ -59,10 +59,9 @@ def debiased_contrastive_loss(
         n, own = scored[0], torch.arange(N, device=keys.device)[images]
         own = torch.cat([own, own + N])  # (2n,): the anchors' own keys, and those of their images' other views
         other = (own + N) % (2 * N)
+        x = keys if n == N else keys[own]  # (2n, D)
         if anchors is not None:
-            x = F.normalize(torch.cat(anchors).to(dtype), dim=1)  # (2n, D)
-        else:
-            x = keys if n == N else keys[own]
+            x = F.normalize(torch.cat(anchors).to(dtype), dim=1)
         logits = x @ keys.T / temperature  # (2n, 2N), s / tau of Eq. 6, cosines
         if anchors is None and n == N:  # (2n,): s(i, i + N) / tau, the same for both views
             positive = logits.diagonal(N).repeat(2)

@@ -15,6 +15,7 @@ from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.runtime.devices import use_bf16
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair, Pairs
+from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 FINE_TUNING: dict[str, dict[str, Any]] = {
@@ -33,7 +34,7 @@ class SamePair(Pairs):
         super().__init__(np.arange(len(pair.view1) * steps), len(pair.view1), 0, str(pair.view1.device))
         self.pair = pair
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
         return (self.pair for _ in range(self.steps_per_epoch))
 
 

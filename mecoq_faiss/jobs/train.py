@@ -15,6 +15,7 @@ from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.training.fit import check_out, fit_run
 from mecoq_faiss.training.ranks import RankLost, joined
+from mecoq_faiss.training.ranks import is_first_rank as is_first_rank
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import default_objective
 from mecoq_faiss.training.trainer import Interrupted

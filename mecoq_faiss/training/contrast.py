@@ -64,7 +64,7 @@ class Contrast(Objective):
             distillation = torch.zeros_like(contrastive)
             if n:
                 x, z = self.targets.take(pair.rows), self.model.quantizer.segments(both.z[:n]).flatten(1)
-                distillation = share * rank_distance(x, z, batch.view2.float(), c.preserve_temperature, batch.own)
+                distillation = share * rank_distance(x, z, batch.view2, c.preserve_temperature, batch.own)
             loss = loss + c.preserve_weight * distillation
             terms["distillation"] = distillation.detach()
         self._latest = batch.z, batch.p
@@ -83,7 +83,8 @@ class Contrast(Objective):
         with torch.no_grad():
             p = q.soft_codes(z)  # K numbers a segment, made again from d that are sent
         before = sum(pair.counts[: self.ranks.rank])
-        return _Batch(*keys.chunk(2, dim=1), slice(before, before + n), z, p)
+        view1, view2 = keys.chunk(2, dim=1)
+        return _Batch(view1, view2, slice(before, before + n), z, p)
 
     def _contrastive(self, both: Quantized, batch: _Batch, memory: Tensor | None) -> Tensor:
         """Eq. 13 between reconstructions, and in `asymmetric_share` of it between embeddings and reconstructions."""

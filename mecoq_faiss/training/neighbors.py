@@ -12,6 +12,7 @@ from torch import Tensor
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.index.nearest import nearest
 from mecoq_faiss.training.pairs import Pairs
+from mecoq_faiss.training.ranks import ALONE, Ranks
 
 MOST_ROWS = 50_000  # items, and queries, that are trained on; a seeded sample of more
 QUERIES = 128  # of a batch
@@ -53,8 +54,10 @@ class NeighborPairs(Pairs):
         self.near = nearest(self.features, min(NEAREST, len(self.features) - own), metric, self.queries)
         super().__init__(np.arange(len(self.near)), batch_size, seed, device)
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Neighbors]:  # type: ignore[override]
-        """The batches of an epoch, from a step on."""
+    def batches(  # type: ignore[override]
+        self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE
+    ) -> Iterator[Neighbors]:
+        """The batches of an epoch, from a step on; of one rank only."""
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             near = self.near[rows[:, None], rng.integers(0, self.near.shape[1], (len(rows), DRAWN))]

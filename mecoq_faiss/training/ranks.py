@@ -17,6 +17,8 @@ from mecoq_faiss.runtime.devices import resolve_device
 
 logger = logging.getLogger("mecoq_faiss")
 FROM_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # their names since torch 2.14
+REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 MOST_WAIT = timedelta(days=1)  # while rank 0 prepares; a rank that dies is noticed at once
 
 
@@ -60,7 +62,7 @@ class Ranks:
         most = max(counts)
         own, found = x.new_zeros(most, x.shape[1]), x.new_empty(self.size * most, x.shape[1])
         own[: len(x)] = x
-        _send(dist.all_gather_into_tensor, found, own)
+        _send(ALL_GATHER, found, own)
         return torch.cat([block[:n] for block, n in zip(found.split(most), counts, strict=True)])
 
     def scatter_sums(self, x: Tensor, counts: Sequence[int]) -> Tensor:
@@ -69,7 +71,7 @@ class Ranks:
         blocks, own = x.new_zeros(self.size, most, x.shape[1]), x.new_empty(most, x.shape[1])
         for block, part in zip(blocks, x.split(list(counts)), strict=True):
             block[: len(part)] = part
-        _send(dist.reduce_scatter_tensor, own, blocks.flatten(0, 1))
+        _send(REDUCE_SCATTER, own, blocks.flatten(0, 1))
         return own[: counts[self.rank]]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:

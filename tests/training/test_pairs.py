@@ -73,7 +73,8 @@ def test_a_last_batch_of_one_is_left_out(folder: Path) -> None:
 def test_cached_views_are_two_different_ones_of_each_image(folder: Path) -> None:
     drawn = set()
     for epoch in range(1, 30):
-        for view1, view2, _ in make("cached", folder).batches(epoch):
+        for pair in make("cached", folder).batches(epoch):
+            view1, view2 = pair[:2]
             assert torch.equal(view1[:, 0], view2[:, 0]) and (view1[:, 1] != view2[:, 1]).all()
             drawn |= {(int(a), int(b)) for a, b in zip(view1[:, 1], view2[:, 1], strict=True)}
     assert len(drawn) == V * (V - 1)
@@ -88,7 +89,8 @@ def test_cached_views_from_a_file(folder: Path, tmp_path: Path) -> None:
 
 
 def test_feature_dropout_keeps_the_mean_and_differs_between_views(folder: Path) -> None:
-    for view1, view2, _ in make("features", folder).batches(1):
+    for pair in make("features", folder).batches(1):
+        view1, view2 = pair[:2]
         rows = view1.max(dim=1).values * 0.75  # every feature of a row is row / 0.75, or dropped
         for view in (view1, view2):
             kept = (view > 0).float()
@@ -100,7 +102,8 @@ def test_feature_dropout_keeps_the_mean_and_differs_between_views(folder: Path) 
 def test_image_views_show_one_image_and_leave_out_broken_ones(folder: Path) -> None:
     pairs = make("images", folder)
     seen = []
-    for view1, view2, _ in pairs.batches(1):
+    for pair in pairs.batches(1):
+        view1, view2 = pair[:2]
         for a, b in zip(view1, view2, strict=True):
             torch.testing.assert_close(a[0].mean(), b[0].mean(), atol=1e-3, rtol=0)
             seen.append(round(float(a[0].mean()) * 25.5))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mecoq_faiss.training.pairs import Pair, Pairs
+from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.trainer import FLUSH_STEPS, Interrupted, StopSignal, Trainer, TrainingError, schedule
 
 
@@ -25,7 +26,7 @@ class Numbers(Pairs):
         super().__init__(np.arange(2 * steps), 2, 0, "cpu")
         self.empty = empty
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Pair]:
+    def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
         for step in range(start_step, self.steps_per_epoch):
             view = torch.full((0 if step in self.empty else 2, 1), float(step))
             yield Pair(view, view)

@@ -1,0 +1,46 @@
+"""on_ranks(): a function run by several processes of one process group, on this machine's loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from mecoq_faiss.training.ranks import joined
+
+
+def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `function(*args)` returns on each rank, in a process of its own with the environment that torchrun gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    processes = [context.Process(target=_run, args=(rank, size, port, results, function, args)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get() for _ in processes)
+    finally:
+        for process in processes:
+            process.join(10)
+            process.kill()
+    for result in found.values():
+        if isinstance(result, BaseException):
+            raise result
+    return [found[rank] for rank in range(size)]
+
+
+def _run(rank: int, size: int, port: int, results: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu"):
+            results.put((rank, function(*args)))
+    except BaseException as error:
+        results.put((rank, error))

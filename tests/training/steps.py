@@ -1,0 +1,77 @@
+"""steps_of(): the gradients, terms and memory of some steps of training, on however many ranks there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mecoq_faiss.config import ModelConfig, TrainConfig
+from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.training.contrast import Contrast
+from mecoq_faiss.training.pairs import CachedPairs, Pair
+from mecoq_faiss.training.ranks import joined
+from mecoq_faiss.training.targets import Targets
+from mecoq_faiss.training.trainer import StopSignal, Trainer
+
+MODEL = ModelConfig(backbone="features", weights="none", feature_dim=10, hidden=12, D=8, M=2, nbits=4)
+SETTINGS = {
+    "the paper's": {},
+    "asymmetric": {"asymmetric_share": 0.5},
+    "only embeddings": {"asymmetric_share": 1.0},
+    "distilled": {"preserve_weight": 0.5},
+    "entropy": {"entropy_weight": 0.3},
+    "plain contrastive": {"positive_prior": 0.0},
+    "no memory": {"memory_size": 0},
+    "memory never full": {"memory_size": 40},
+    "memory of features": {"memory_kind": "feature"},
+    "memory of hard codes": {"memory_kind": "hard"},
+    "all": {"asymmetric_share": 0.5, "preserve_weight": 0.5, "entropy_weight": 0.3, "memory_size": 40},
+}
+PLAIN = {"batch_size": 11, "memory_size": 7, "memory_start_epoch": 1, "asymmetric_share": 0.0, "preserve_weight": 0.0}
+LAST = (3, 2)  # images in the last batch
+
+
+def each_case() -> dict[tuple[str, torch.dtype, int], dict[str, np.ndarray]]:
+    """`steps_of` every settings, in both precisions, with last batches of which four ranks have none or one."""
+    cases = [(name, dtype, last) for name in SETTINGS for dtype in (torch.float32, torch.float64) for last in LAST]
+    return {case: steps_of(*case) for case in cases}
+
+
+def steps_of(name: str, dtype: torch.dtype, last: int) -> dict[str, np.ndarray]:
+    """An epoch of three steps on 11, 11 and `last` images: arrays by name."""
+    c = TrainConfig(**(PLAIN | SETTINGS[name]))  # type: ignore[arg-type]
+    features = np.random.default_rng(0).normal(size=(22 + last, 3, 10)).astype(np.float32)
+    found: dict[str, np.ndarray] = {}
+    with joined("cpu") as (ranks, _):
+        torch.manual_seed(0)
+        targets = Targets(features, np.arange(len(features)), "cpu")
+        targets.standardize.to(dtype)
+        objective = Contrast(MeCoQ(MODEL), c, targets, ranks).to(dtype).train()
+
+        def step(pair: Pair, epoch: int) -> Any:
+            return objective(pair._replace(view1=pair.view1.to(dtype), view2=pair.view2.to(dtype)), epoch)
+
+        def after_step() -> None:
+            number = sum("weight" in key for key in found)
+            gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+            found[f"weights {number}"] = torch.cat([g.flatten() for g in gradients.values()]).numpy()
+            objective.after_step()
+
+        def record(values: dict[str, Any]) -> None:
+            values.pop("images_per_second", None)
+            found[f"record {len(found)}"] = np.array(list(values.values()))
+
+        trainer = Trainer(
+            step, torch.optim.SGD(objective.parameter_groups(), lr=0.05), CachedPairs(features, 11, 0, "cpu"),
+            epochs=2, warmup_epochs=0, final_lr_scale=1.0, seed=0, after_step=after_step,
+            end_epoch=objective.end_epoch, record=record, save=lambda epoch, step: None, ranks=ranks,
+        )  # fmt: skip
+        trainer.run_epoch(1, 0, StopSignal())
+        if objective.memory is not None:
+            found["memory"] = objective.memory.slots.numpy()
+            found["pushed"] = objective.memory.pushed.numpy()
+        if not ranks.first:  # the first rank's figures
+            found = {name: array for name, array in found.items() if not name.startswith("record")}
+    return found
