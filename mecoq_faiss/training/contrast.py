@@ -75,7 +75,7 @@ class Contrast(Objective):
     def _whole(self, both: Quantized, pair: Pair) -> _Batch:
         """What this rank's anchors are compared with, and the memory receives, of all ranks' images."""
         q, n = self.model.quantizer, len(pair.view1)
-        view1, view2 = both.z_hat.split(n)
+        view1, view2 = both.z_hat[:n], both.z_hat[n:]
         z, p = both.z[:n].detach(), both.p[:n].detach()
         if pair.counts is None or self.ranks.size == 1:
             return _Batch(view1, view2, slice(n), z, p)
@@ -95,8 +95,9 @@ class Contrast(Objective):
         )  # fmt: skip
         if not c.asymmetric_share:
             return score()
-        z1, z2 = self.model.quantizer.segments(both.z).flatten(1).chunk(2)
-        return torch.lerp(score(), score(anchors=(z1, z2)), c.asymmetric_share)
+        z = self.model.quantizer.segments(both.z).flatten(1)
+        n = len(z) // 2
+        return torch.lerp(score(), score(anchors=(z[:n], z[n:])), c.asymmetric_share)
 
     def _observe(self, both: Quantized) -> Tensor:
         """Count the codewords in use; the mean squared error of hard quantization, of segments of norm 1."""
