@@ -62,7 +62,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("kind", list(runs.KINDS))
 def test_a_run_on_several_ranks_is_that_of_one(kind: str, trained: tuple[int, Path, list[Any]]) -> None:
-    size, folder, _ = trained
+    size, folder, found = trained
     alone = runs.whole(folder, kind, "alone")
     for name, array in found[0][kind].items():
         for other in found[1:]:
