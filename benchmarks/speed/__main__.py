@@ -3,7 +3,20 @@
 import sys
 from importlib import import_module
 
-NAMES = ("search", "train", "encode", "export", "update", "filtered", "evaluate", "additive", "serve", "onnx", "page")
+NAMES = (
+    "search",
+    "train",
+    "encode",
+    "export",
+    "update",
+    "filtered",
+    "evaluate",
+    "additive",
+    "serve",
+    "onnx",
+    "ranks",
+    "page",
+)
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -38,9 +38,9 @@ class SamePair(Pairs):
         return (self.pair for _ in range(self.steps_per_epoch))
 
 
-def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
+def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig, ranks: Ranks = ALONE) -> Trainer:
     """As `train` makes it, without files."""
-    objective = Contrast(model, config).to(pairs.device).train()
+    objective = Contrast(model, config, ranks=ranks).to(pairs.device).train()
     return Trainer(
         objective,
         objective.optimizer(),
@@ -54,6 +54,7 @@ def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig) -> Trainer:
         record=lambda values: None,
         save=lambda epoch, step: None,
         autocast=use_bf16(config.precision, pairs.device),
+        ranks=ranks,
     )
 
 

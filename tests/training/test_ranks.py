@@ -18,12 +18,28 @@ from tests.training import runs
 from tests.training.group import on_ranks
 from tests.training.steps import LAST, SETTINGS, each_case, steps_of
 
-SIZES = [2, pytest.param(4, marks=pytest.mark.slow)]
+
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path, list[Any]]:
+    """How many ranks, where they trained, and what each of them found: gradients and runs."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs.make_data(folder)
+    runs.lost(folder, "lost-alone-then-more", 20)
+    return request.param, folder, on_ranks(request.param, each_of_both, folder)
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def of_ranks(request: pytest.FixtureRequest) -> list[Any]:
-    return on_ranks(request.param, each_case)
+def each_of_both(folder: Path) -> tuple[Any, Any]:
+    return each_case(), runs.on_each_rank(folder)
+
+
+@pytest.fixture(scope="module")
+def of_ranks(together: tuple[int, Path, list[Any]]) -> list[Any]:
+    return [gradients for gradients, _ in together[2]]
+
+
+@pytest.fixture(scope="module")
+def trained(together: tuple[int, Path, list[Any]]) -> tuple[int, Path, list[Any]]:
+    return *together[:2], [found for _, found in together[2]]
 
 
 @pytest.mark.parametrize("last", LAST)
@@ -49,15 +65,6 @@ def test_shares_make_up_the_whole_and_differ_by_one_at_most(n: int, size: int) -
     assert [i for share in shares for i in range(n)[share]] == list(range(n))
     counts = [share.stop - share.start for share in shares]
     assert counts == Ranks(0, size).counts(n) and max(counts) - min(counts) <= 1
-
-
-@pytest.fixture(scope="module", params=SIZES)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path, list[Any]]:
-    """How many ranks, where they trained, and what each of them found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    runs.make_data(folder)
-    runs.lost(folder, "lost-alone-then-more", 20)
-    return request.param, folder, on_ranks(request.param, runs.on_each_rank, folder)
 
 
 @pytest.mark.parametrize("kind", list(runs.KINDS))
