@@ -32,7 +32,8 @@ def start(data: Path, out: str, *options: str, size: int = 2) -> list[subprocess
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-    command = [sys.executable, "-m", "mecoq_faiss_cli.main", "train", "--data", data, "--out", data.parent / out]
+    command = [sys.executable, "-m", "mecoq_faiss_cli.main", "train", "--data", str(data)]
+    command += ["--out", str(data.parent / out)]
     return [
         subprocess.Popen(
             [*command, *SMALL, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -16,7 +16,7 @@ from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 MODEL = ModelConfig(backbone="features", weights="none", feature_dim=10, hidden=12, D=8, M=2, nbits=4)
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "the paper's": {},
     "asymmetric": {"asymmetric_share": 0.5},
     "only embeddings": {"asymmetric_share": 1.0},
@@ -29,7 +29,13 @@ SETTINGS = {
     "memory of hard codes": {"memory_kind": "hard"},
     "all": {"asymmetric_share": 0.5, "preserve_weight": 0.5, "entropy_weight": 0.3, "memory_size": 40},
 }
-PLAIN = {"batch_size": 11, "memory_size": 7, "memory_start_epoch": 1, "asymmetric_share": 0.0, "preserve_weight": 0.0}
+PLAIN: dict[str, Any] = {
+    "batch_size": 11,
+    "memory_size": 7,
+    "memory_start_epoch": 1,
+    "asymmetric_share": 0.0,
+    "preserve_weight": 0.0,
+}
 LAST = (3, 2)  # images in the last batch
 
 
@@ -41,7 +47,7 @@ def each_case() -> dict[tuple[str, torch.dtype, int], dict[str, np.ndarray]]:
 
 def steps_of(name: str, dtype: torch.dtype, last: int) -> dict[str, np.ndarray]:
     """An epoch of three steps on 11, 11 and `last` images: arrays by name."""
-    c = TrainConfig(**(PLAIN | SETTINGS[name]))  # type: ignore[arg-type]
+    c = TrainConfig(**(PLAIN | SETTINGS[name]))
     features = np.random.default_rng(0).normal(size=(22 + last, 3, 10)).astype(np.float32)
     found: dict[str, np.ndarray] = {}
     with joined("cpu") as (ranks, _):
