@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,7 +237,7 @@ def _fit(
         logger.info("resuming at epoch %d, step %d", epoch, step + 1)
     else:
         save(epoch, step)
-    write, close = _ignore, _ignore
+    write, close = (lambda values: None), (lambda: None)
     if given.ranks.first:
         run.rewind_metrics(epoch, step)
         write, close = recorder(run, pairs.steps_per_epoch, epoch, step, given.tensorboard)
@@ -298,13 +298,11 @@ def _fit(
     objective.train()
     try:
         with StopSignal() as stop:
-            remaining = range(epoch, c.epochs + 1)
-            for e in progress(remaining, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note):
+            left: Iterable[int] = range(epoch, c.epochs + 1)
+            if given.ranks.first:
+                left = progress(left, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note)
+            for e in left:
                 trainer.run_epoch(e, step if e == epoch else 0, stop)
         given.ranks.wait()  # until the first has written the trained model
     finally:
         close()
-
-
-def _ignore(*values: Any) -> None:
-    pass

@@ -135,7 +135,7 @@ def joined(device: str | torch.device) -> Iterator[tuple[Ranks, str]]:
         torch.cuda.set_device(number)
     if ours:
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        _send(dist.init_process_group, backend, timeout=MOST_WAIT)
+        dist.init_process_group(backend, timeout=MOST_WAIT)
     ranks, level = Ranks(dist.get_rank(), dist.get_world_size()), logger.level
     if not ranks.first:
         logger.setLevel(logging.WARNING)
@@ -152,8 +152,8 @@ def _started_together() -> bool:
     return all(name in os.environ for name in FROM_TORCHRUN) and os.environ["WORLD_SIZE"] != "1"
 
 
-def _send(collective: Callable[..., Any], *args: Any, **options: Any) -> None:
+def _send(collective: Callable[..., Any], *tensors: Tensor) -> None:
     try:
-        collective(*args, **options)
+        collective(*tensors)
     except RuntimeError as error:
         raise RankLost("another rank has ended: run the same command with --resume to continue") from error
