@@ -63,6 +63,21 @@ def test_anchors_are_compared_with_the_views(slots: int, tau: float, rho: float)
         debiased_contrastive_loss(view1, view2, anchors=(z1[:4], z2[:4]), temperature=tau, positive_prior=rho)
 
 
+@pytest.mark.parametrize("by_embeddings", [False, True])
+def test_parts_of_slices_of_images_sum_up_to_the_whole(by_embeddings: bool) -> None:
+    view1, view2, memory, z1, z2 = (rows(7, seed=seed) for seed in range(5))
+    given = {"temperature": 0.4, "positive_prior": 0.15}
+    whole = debiased_contrastive_loss(view1, view2, memory, anchors=(z1, z2) if by_embeddings else None, **given)
+    parts = [
+        debiased_contrastive_loss(
+            view1, view2, memory, anchors=(z1[own], z2[own]) if by_embeddings else None, images=own, **given
+        )
+        for own in (slice(0, 3), slice(3, 3), slice(3, 4), slice(4, 7))
+    ]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
+    assert parts[1] == 0 and all(part != whole for part in parts)
+
+
 def test_the_clamp_is_reached() -> None:
     view = rows(4) * 0 + torch.eye(4, 6, dtype=torch.float64)  # positives at 1, all negatives at 0
     expected = math.log((math.exp(2) + 6 * math.exp(-2)) / math.exp(2))

@@ -20,11 +20,10 @@ from mecoq_faiss.training.targets import Targets
 
 
 class _Batch(NamedTuple):
-    """Of all N images of a batch: reconstructions of both views, codes of the first; and whose anchors are scored."""
+    """Of all N images of a batch: reconstructions, first views' before second ones', and first views' codes."""
 
-    view1: Tensor  # (N, D)
-    view2: Tensor  # (N, D)
-    own: slice  # this rank's images
+    keys: Tensor  # (2N, D)
+    own: slice  # this rank's images, whose anchors it scores
     z: Tensor  # (N, D), without gradient
     p: Tensor  # (N, M, K), without gradient
 
@@ -64,7 +63,7 @@ class Contrast(Objective):
             distillation = torch.zeros_like(contrastive)
             if n:
                 x, z = self.targets.take(pair.rows), self.model.quantizer.segments(both.z[:n]).flatten(1)
-                distillation = share * rank_distance(x, z, batch.view2, c.preserve_temperature, batch.own)
+                distillation = share * rank_distance(x, z, batch.keys[pair.total :], c.preserve_temperature, batch.own)
             loss = loss + c.preserve_weight * distillation
             terms["distillation"] = distillation.detach()
         self._latest = batch.z, batch.p
@@ -75,22 +74,22 @@ class Contrast(Objective):
     def _whole(self, both: Quantized, pair: Pair) -> _Batch:
         """What this rank's anchors are compared with, and the memory receives, of all ranks' images."""
         q, n = self.model.quantizer, len(pair.view1)
-        view1, view2 = both.z_hat[:n], both.z_hat[n:]
         z, p = both.z[:n].detach(), both.p[:n].detach()
         if pair.counts is None or self.ranks.size == 1:
-            return _Batch(view1, view2, slice(n), z, p)
-        keys, z = self.ranks.gather(torch.cat([view1, view2], dim=1), z.to(both.z_hat.dtype), pair.counts)
+            return _Batch(both.z_hat, slice(n), z, p)
+        views = torch.cat([both.z_hat[:n], both.z_hat[n:]], dim=1)  # (n, 2D)
+        views, z = self.ranks.gather(views, z.to(both.z_hat.dtype), pair.counts)
         with torch.no_grad():
             p = q.soft_codes(z)  # K numbers a segment, made again from d that are sent
         before = sum(pair.counts[: self.ranks.rank])
-        view1, view2 = keys.chunk(2, dim=1)
-        return _Batch(view1, view2, slice(before, before + n), z, p)
+        return _Batch(torch.cat(views.chunk(2, dim=1)), slice(before, before + n), z, p)
 
     def _contrastive(self, both: Quantized, batch: _Batch, memory: Tensor | None) -> Tensor:
         """Eq. 13 between reconstructions, and in `asymmetric_share` of it between embeddings and reconstructions."""
         c = self.config
+        view1, view2 = batch.keys.chunk(2)
         score = partial(
-            debiased_contrastive_loss, batch.view1, batch.view2, memory,
+            debiased_contrastive_loss, view1, view2, memory,
             images=batch.own, temperature=c.temperature, positive_prior=c.positive_prior,
         )  # fmt: skip
         if not c.asymmetric_share:

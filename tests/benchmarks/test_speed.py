@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import madeup, measure, page
+from benchmarks.speed import madeup, measure, page, ranks
 from benchmarks.speed.export import PARTS, make_codes, make_run
 from benchmarks.speed.search import Codes, hand_made
 from benchmarks.speed.steps import SamePair, make_trainer
@@ -54,6 +55,17 @@ def test_each_runs_and_records_all(name: str, tmp_path: Path, monkeypatch: pytes
     assert bool(content["goals"]) == (name != "export")  # whose goals are for 10 M codes and more
     assert str(out) in capsys.readouterr().out
     assert name in ("evaluate", "filtered", "onnx") or out.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counts are Linux's")
+def test_bytes_received_are_counted_on_each_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sender:
+        receiver, _ = server.accept()
+        with receiver:
+            before = ranks.received()
+            sender.sendall(b"x" * 1000)
+            assert len(receiver.recv(1000, socket.MSG_WAITALL)) == 1000
+            assert ranks.received() - before == 1000
 
 
 def test_search_writes_points_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
