@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_anchors_are_compared_with_the_views(slots: int, tau: float, rho: float)
 @pytest.mark.parametrize("by_embeddings", [False, True])
 def test_parts_of_slices_of_images_sum_up_to_the_whole(by_embeddings: bool) -> None:
     view1, view2, memory, z1, z2 = (rows(7, seed=seed) for seed in range(5))
-    given = {"temperature": 0.4, "positive_prior": 0.15}
+    given: dict[str, Any] = {"temperature": 0.4, "positive_prior": 0.15}
     whole = debiased_contrastive_loss(view1, view2, memory, anchors=(z1, z2) if by_embeddings else None, **given)
     parts = [
         debiased_contrastive_loss(
