@@ -55,6 +55,7 @@ def make_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
     np.save(folder / "views.npy", rng.normal(size=(27, 3, 10)).astype(np.float32))
     np.save(folder / "vectors.npy", rng.normal(size=(27, 10)).astype(np.float32))
+    np.save(folder / "held-out.npy", rng.normal(size=(25, 10)).astype(np.float32))
     (folder / "images").mkdir()
     for i in range(27):
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / "images" / f"{i:02}.png")
@@ -65,7 +66,8 @@ def make_data(folder: Path) -> None:
 def whole(folder: Path, kind: str, ranks: str) -> dict[str, Any]:
     """The weights of a whole run `KIND-RANKS`, as the call returns them."""
     data, model, config = KINDS[kind]
-    made = train(folder / data, folder / f"{kind}-{ranks}", model, config, device="cpu")
+    held_out = folder / "held-out.npy" if kind == "data" else None
+    made = train(folder / data, folder / f"{kind}-{ranks}", model, config, device="cpu", validation=held_out)
     return {name: tensor.numpy() for name, tensor in made.state_dict().items()}
 
 
@@ -106,6 +108,7 @@ def on_each_rank(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {kind: whole(folder, kind, f"on-{size}") for kind in KINDS}
     lost(folder, f"lost-on-{size}", 20)
     resumed(folder, f"lost-on-{size}")
+    resumed(folder, f"lost-on-{size}")  # is finished already
     lost(folder, f"lost-on-{size}-then-alone", 20)
     found["stopped"] = stopped(folder, f"stopped-on-{size}", 20)
     resumed(folder, f"stopped-on-{size}")

@@ -74,7 +74,7 @@ def test_a_run_on_several_ranks_is_that_of_one(kind: str, trained: tuple[int, Pa
     for name, array in found[0][kind].items():
         for other in found[1:]:
             np.testing.assert_array_equal(other[kind][name], array)  # all ranks return the very same
-        np.testing.assert_allclose(array, alone[name], rtol=0, atol=1e-4 * np.abs(alone[name]).max(), err_msg=name)
+        np.testing.assert_allclose(array, alone[name], rtol=0, atol=1e-5 * np.abs(alone[name]).max(), err_msg=name)
     records, expected = (RunFolder(folder / f"{kind}-{by}").read_metrics() for by in (f"on-{size}", "alone"))
     assert len(records) == len(expected)
     for record, wanted in zip(records, expected, strict=True):
@@ -101,7 +101,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(trained: tuple[int, Path, list
     for name in (f"lost-on-{size}-then-alone", f"stopped-on-{size}-then-alone", "lost-alone-then-more"):
         runs.resumed(folder, name)
         for key, tensor in RunFolder(folder / name).load_trained().state_dict().items():
-            torch.testing.assert_close(tensor, torch.from_numpy(alone[key]), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(tensor, torch.from_numpy(alone[key]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,10 @@ def test_a_run_goes_on_on_another_number_of_ranks(trained: tuple[int, Path, list
     [
         (ModelConfig("features", "none", feature_dim=8, codes="additive", metric="cosine"), "preserve a metric"),
         (ModelConfig("mobilenet_v3_small", "none", trainable_layers=2, image_size=32), "BatchNorm2d in the layers"),
-        (ModelConfig("vgg11", "none", trainable_layers=3, image_size=32), "Dropout in the layers that learn"),
+        (
+            ModelConfig("mobilenet_v3_small", "none", trainable_layers=1, image_size=32),
+            "Dropout in the layers that learn",
+        ),
     ],
 )
 def test_what_several_ranks_would_learn_otherwise_is_refused(config: ModelConfig, says: str) -> None:
