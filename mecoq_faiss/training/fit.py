@@ -103,7 +103,7 @@ def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
         if run.next_epoch() <= c.epochs:
             model = _set_up(load_model(model_config, run.model_file), c)
             pairs = make_pairs(given.source, model, c, given.device)
-            objective = make_objective(given.source, model.to(given.device), c, given.device, given.ranks)
+            objective = make_objective(given.source, model.to(given.device), c, given.device, given.ranks, pairs)
             _fit(run, given, objective, pairs, c, None)
     return run.load_trained()
 
@@ -154,7 +154,7 @@ def _fit_run(
         pairs = make_pairs(source, model, train_config, device, None if resume else given.budget, queries)
         check_enough(pairs.rows, train_config)
         train_config = chosen(train_config, source, pairs)
-        objective = make_objective(source, model.to(device), train_config, device, given.ranks)
+        objective = make_objective(source, model.to(device), train_config, device, given.ranks, pairs)
         if not resume:
             prepare(model, pairs, train_config.codebook_init, train_config.seed)
             run.remove_temporary()  # what a killed start left

@@ -158,11 +158,18 @@ def make_pairs(
     return ImagePairs(loader, batch_size(len(source), c), c.seed, device)
 
 
-def make_objective(source: Source, model: MeCoQ, c: TrainConfig, device: str, ranks: Ranks = ALONE) -> Objective:
-    """What the model is to learn: a metric to preserve, or to contrast images, with targets where they are wanted."""
+def make_objective(
+    source: Source, model: MeCoQ, c: TrainConfig, device: str, ranks: Ranks = ALONE, pairs: Pairs | None = None
+) -> Objective:
+    """What the model is to learn: a metric to preserve, or to contrast images, with targets where they are wanted.
+
+    Cached `pairs` say which images can be read.
+    """
     if model.preserves:
         return Preserve(model, c)
-    return Contrast(model, c, targets_of(source, model, c.workers, device) if c.preserve_weight else None, ranks)
+    readable = pairs.source_rows if isinstance(pairs, CachedPairs) else None
+    targets = targets_of(source, model, c.workers, device, readable) if c.preserve_weight else None
+    return Contrast(model, c, targets, ranks)
 
 
 def check_for_ranks(model: MeCoQ, ranks: Ranks) -> None:

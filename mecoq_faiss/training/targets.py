@@ -38,9 +38,15 @@ class Targets:
         return torch.from_numpy(x if x.ndim == 2 else x[:, 0])
 
 
-def targets_of(source: Source, model: MeCoQ, workers: int, device: str) -> Targets:
-    """The targets of a source's readable items: of images, what the backbone says of the fixed view before training."""
-    return Targets(*given_features(source, model, workers, device), device)
+def targets_of(source: Source, model: MeCoQ, workers: int, device: str, readable: np.ndarray | None = None) -> Targets:
+    """The targets of a source's readable items: of images, what the backbone says of the fixed view before training.
+
+    `readable` (n,) are their rows, rising, where they are known already: the others are not tried again.
+    """
+    if readable is None or len(readable) == len(source):
+        return Targets(*given_features(source, model, workers, device), device)
+    features, rows = given_features(source.subset(readable), model, workers, device)
+    return Targets(features, readable[rows], device)
 
 
 def given_features(

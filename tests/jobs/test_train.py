@@ -341,8 +341,8 @@ def test_broken_features_in_the_middle_keep_the_last_checkpoint(
     train(features, tmp_path / "whole", MODEL, config)
     batches = CachedPairs.batches
 
-    def broken(self: CachedPairs, epoch: int, start_step: int = 0) -> Any:
-        for number, pair in enumerate(batches(self, epoch, start_step)):
+    def broken(self: CachedPairs, epoch: int, *more: Any) -> Any:
+        for number, pair in enumerate(batches(self, epoch, *more)):
             yield pair._replace(view1=pair.view1 * float("nan")) if (epoch, number) == (2, 1) else pair
 
     with monkeypatch.context() as patch:
