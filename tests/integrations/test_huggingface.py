@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from mecoq_faiss import load_encoder, open_bundle, remove
+from mecoq_faiss import ImageSource, load_encoder, open_bundle, open_source, remove
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 from huggingface_hub import constants
@@ -95,3 +96,15 @@ def test_the_documented_lines_for_datasets(documented: Callable[[str], dict[str,
         [hits] = bundle.search(home / "query.png", k=5)
     assert names["found"]["image_path"] == [hit.path for hit in hits] and names["found"]["year"][0] == 2007
     np.testing.assert_allclose(names["scores"], [hit.score for hit in hits], rtol=1e-6)
+
+
+def test_a_dataset_is_a_source_by_its_parquet(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: make clients")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    pictures = [Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(4)]
+    dataset = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1]}, features=features)
+    dataset.to_parquet(str(tmp_path / "pictures.parquet"))
+    source = open_source(str(tmp_path / "pictures.parquet"), "train")
+    assert isinstance(source, ImageSource) and source.class_names == ("cat", "dog")
+    assert [name.partition("/")[0] for name in source.paths] == ["cat", "cat", "dog", "dog"]
+    assert [np.asarray(source.open(i))[0, 0, 0] for i in range(4)] == [0, 20, 10, 30]
