@@ -133,7 +133,12 @@ def test_the_results_are_those_of_the_benchmark(system: str) -> None:
 
 
 def test_the_other_collections_are_as_measured() -> None:
-    rows = {"ten textures": "textures", "five classes": "five", "100 uneven classes": "uneven"}
+    rows = {
+        "ten textures": "textures",
+        "five classes": "five",
+        "100 uneven classes": "uneven",
+        "200 classes": "imagenet200",
+    }
     for said, name in rows.items():
         title = next(key for key in TABLE if key.startswith(said))
         found = measured(name, 4)
