@@ -24,7 +24,7 @@ from mecoq_faiss.model import MeCoQ
 def kmeans_model(model: MeCoQ, xt: Array, seed: int = 0) -> MeCoQ:
     """FAISS's PQ of a model's size on its own backbone's features, normalised, standardised and normalised again.
 
-    That is by far the best of plain PQs for inner products, see docs/collections.md.
+    So does the PQ "standardised" of docs/collections.md, but for the first division by the norm.
 
     Args:
         model: whose backbone, M and nbits are taken.

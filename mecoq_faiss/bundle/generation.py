@@ -52,6 +52,11 @@ class Hit(NamedTuple):
     id: int  # the item's own, for ever: at first its row of the source, or what `--ids` gave it
 
 
+def relevance(score: float, top: float | None) -> float | None:
+    """(s + top) / (2 top), kept in [0, 1], of a `Generation.top_score`; None where scores have none."""
+    return None if top is None else min(1.0, max(0.0, (score + top) / (2 * top)))
+
+
 class Generation:
     """The opened files of one export. Searches may run in several threads, until `close`.
 

@@ -56,7 +56,7 @@ class ShardedStore:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tars and Parquet files of a folder, by name; none where there is an image among them."""
+    """The tars and Parquet files that lie in a folder, by name."""
     return sorted(path for path in folder.iterdir() if is_shard(path.name) and path.is_file())
 
 

@@ -187,10 +187,10 @@ def _protocol_source(text: str, name: str, root: Path | None, split: str) -> Ima
 
 
 def _folder_source(text: str, path: Path) -> ImageSource:
-    shards = shards_in(path)
     try:
         return _image_source(text, scan_folder(path))
-    except ValueError:
+    except ValueError:  # no image
+        shards = shards_in(path)
         if not shards:
             raise
     return _image_source(text, ShardedStore(shards))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mecoq_faiss.bundle.encoder import Encoder
+from mecoq_faiss.bundle.generation import relevance
 from mecoq_faiss.bundle.opened import Bundle
 from mecoq_faiss.integrations.items import described_items, own_index
 from mecoq_faiss.integrations.texts import images_of
@@ -61,12 +62,13 @@ def store_options(bundle: Bundle) -> dict[str, Any]:
 
 
 def _relevance(top: float | None) -> Callable[[float], float]:
-    def relevance(score: float) -> float:
-        if top is None:
+    def of_score(score: float) -> float:
+        found = relevance(float(score), top)
+        if found is None:
             raise ValueError("this bundle's scores have no highest one: use similarity_search_with_score")
-        return min(max((float(score) + top) / (2 * top), 0.0), 1.0)  # FastScan rounds scores
+        return found
 
-    return relevance
+    return of_score
 
 
 def to_langchain(bundle: Bundle, *, text: str = "path", features: Embeddings | None = None) -> FAISS:

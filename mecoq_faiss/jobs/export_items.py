@@ -10,8 +10,8 @@ from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.items import items_in
 from mecoq_faiss.bundle.metadata import check_metadata, metadata_in
-from mecoq_faiss.storage.files import check_writable_parent, replacing
-from mecoq_faiss.storage.table import connected, place, quoted, reason
+from mecoq_faiss.storage.files import replacing
+from mecoq_faiss.storage.table import check_new_parquet, connected, place, quoted, reason
 from mecoq_faiss.storage.work_folder import WorkFolder
 
 SPILL = "spill"
@@ -42,11 +42,7 @@ def export_items(bundle: str | Path, out: str | Path) -> int:
         20
     """
     out = Path(out)
-    if out.suffix.lower() != ".parquet":
-        raise ValueError(f"--out {out}: choose a name that ends in .parquet")
-    if out.exists():
-        raise FileExistsError(f"{out} exists: choose another file")
-    check_writable_parent(out)
+    check_new_parquet(out)
     work = WorkFolder(out.with_name(out.name + ".partial"), {"format": 1, "items": str(bundle)}, SPILL)
     with pinned(bundle) as files, items_in(files) as items, work.opened():
         work.clear(keep=())

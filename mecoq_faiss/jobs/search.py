@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from mecoq_faiss.bundle.generation import Hit
 from mecoq_faiss.bundle.opened import open_bundle
 from mecoq_faiss.data.features import FEATURE_TYPES, open_features
-from mecoq_faiss.storage.files import check_writable_parent, replacing
-from mecoq_faiss.storage.table import connected, place, quoted
+from mecoq_faiss.storage.files import replacing
+from mecoq_faiss.storage.table import check_new_parquet, connected, place, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,7 @@ def write_hits(out: str | Path, names: Sequence[str], results: Sequence[Sequence
     .parquet, FileExistsError where `out` is there, ImportError without DuckDB (extra: metadata).
     """
     out = Path(out)
-    if out.suffix.lower() != ".parquet":
-        raise ValueError(f"--out {out}: choose a name that ends in .parquet")
-    if out.exists():
-        raise FileExistsError(f"{out} exists: choose another file")
-    check_writable_parent(out)
+    check_new_parquet(out)
     found = [(name, hit) for name, hits in zip(names, results, strict=True) for hit in hits]
     table = {"query": np.array([name for name, _ in found], object)}
     for field, kind in (

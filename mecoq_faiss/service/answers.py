@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mecoq_faiss.bundle.generation import Generation
+from mecoq_faiss.bundle.generation import Generation, relevance
 from mecoq_faiss.service.schema import BundleBody, HitBody, ItemBody, ResultBody
 from mecoq_faiss.service.searching import Found
 
@@ -66,11 +66,6 @@ def described(name: str, generation: Generation) -> BundleBody:
         feature_dim=encoder.shape[0] if encoder.takes_features else None,
         columns=generation.columns, generation=generation.name,
     )  # fmt: skip
-
-
-def relevance(score: float, top: float | None) -> float | None:
-    """(s + top) / (2 top), kept in [0, 1]; None where scores have no top."""
-    return None if top is None else min(1.0, max(0.0, (score + top) / (2 * top)))
 
 
 def shown(path: str) -> str:

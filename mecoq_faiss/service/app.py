@@ -253,15 +253,15 @@ def _items(app: FastAPI, state: State) -> None:
             raise HTTPException(404, "the service shows no pictures: start it with --images")
         with _served(state, bundle).bundle.in_use() as generation:
             path = generation.paths(np.array([generation.row_of(id)]))[0]
-        headers = {"etag": state.pictures.etag(path, size), "cache-control": "private, no-cache"}
-        if headers["etag"] in request.headers.get("if-none-match", ""):
+        etag = state.pictures.etag(path, size)
+        headers = {"etag": etag, "cache-control": "private, no-cache"}
+        if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         try:
-            return Response(
-                (await state.pictures.picture(path, size)).content, media_type="image/jpeg", headers=headers
-            )
+            content = await state.pictures.picture(path, size, etag)
         except UnreadableImage:
             raise HTTPException(404, "the picture of this item cannot be read") from None
+        return Response(content, media_type="image/jpeg", headers=headers)
 
 
 def _change(app: FastAPI, state: State) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
-from PIL import Image
 
 from mecoq_faiss.data.images import PREFIX, UnreadableImage, decode_image
+from mecoq_faiss.data.thumbnails import small_jpeg
 
 NAME = "the image"  # in messages: files have no names here
 JPEG_QUALITY = 85
@@ -84,8 +83,4 @@ def _view(content: bytes, size: int) -> bytes:
 
 
 def _thumbnail(path: str, pixels: int) -> bytes:
-    image = decode_image(path, draft=pixels, name=NAME)
-    image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-    out = BytesIO()
-    image.save(out, "JPEG", quality=JPEG_QUALITY)
-    return out.getvalue()
+    return small_jpeg(decode_image(path, draft=pixels, name=NAME), pixels, JPEG_QUALITY)

@@ -58,9 +58,7 @@ def add_key(path: str | Path, name: str, right: str) -> str:
     text = path.read_text(encoding="utf-8") if before else "# NAME RIGHT SHA256\n"
     line = f"{name} {right} {hashlib.sha256(key.encode()).hexdigest()}\n"
     with replacing(path) as temporary:
-        temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-        with open(temporary, "a", encoding="utf-8") as file:
-            file.write(line)
+        temporary.write_text((text if text.endswith("\n") else text + "\n") + line, encoding="utf-8")
     path.chmod(0o600)
     return key
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
 
 from mecoq_faiss.data.images import IMAGE_TYPES
 from mecoq_faiss.service.decoding import Decoder
 
 KEPT = 512  # thumbnails, of about 20 KB
-
-
-class Picture(NamedTuple):
-    """A JPEG, and the tag by which a browser asks whether it has changed."""
-
-    etag: str
-    content: bytes
 
 
 class Pictures:
@@ -48,17 +40,16 @@ class Pictures:
         return file
 
     def etag(self, path: str, pixels: int) -> str:
-        """Changes when the file does."""
+        """By which a browser asks whether the picture of an item has changed; FileNotFoundError."""
         stat = self.file(path).stat()
         return f'"{hashlib.sha256(f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{pixels}".encode()).hexdigest()[:32]}"'
 
-    async def picture(self, path: str, pixels: int) -> Picture:
-        """The picture of an item with no side above `pixels`; FileNotFoundError, UnreadableImage."""
-        etag = self.etag(path, pixels)
+    async def picture(self, path: str, pixels: int, etag: str) -> bytes:
+        """The picture of an item, of this `etag`, as a JPEG with no side above `pixels`; UnreadableImage."""
         content = self._kept.get(etag)
         if content is None:
             content = self._kept[etag] = await self._decoder.thumbnail(str(self.file(path)), pixels)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(etag)
-        return Picture(etag, content)
+        return content

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mecoq_faiss.storage.files import check_writable_parent
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
@@ -22,6 +24,15 @@ SETTINGS: dict[str, Any] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,  # a name is never a variable of the caller's
 }
+
+
+def check_new_parquet(out: Path) -> None:
+    """ValueError, FileExistsError or another OSError unless `out` can become a new .parquet file."""
+    if out.suffix.lower() != ".parquet":
+        raise ValueError(f"--out {out}: choose a name that ends in .parquet")
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another file")
+    check_writable_parent(out)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 
-from mecoq_faiss.service.answers import plain, relevance, shown
+from mecoq_faiss.bundle.generation import relevance
+from mecoq_faiss.service.answers import plain, shown
 
 
 def test_relevance_lies_between_0_and_1() -> None:
