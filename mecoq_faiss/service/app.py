@@ -282,9 +282,10 @@ def _change(app: FastAPI, state: State) -> None:
         new = await uploads(request)
         await state.decoder.views([upload.content for upload in new], served.bundle.encoder.shape[1])
         async with state.writing:
-            if state.pictures is not None and not replace:
-                there = [upload.path for upload in new if (state.pictures.root / upload.path).exists()]
-                if there:
+            if state.pictures is not None:
+                places = {upload.path: state.pictures.place(upload.path) for upload in new}
+                there = [path for path, place in places.items() if place.exists()]
+                if there and not replace:
                     raise HTTPException(409, f"{there[0]} is there: choose another name, or ask with ?replace=true")
             done = await asyncio.to_thread(_add, state, served, new)
             await state.taken_up(served)
@@ -315,7 +316,7 @@ def _add(state: State, served: Served, new: list[Upload]) -> dict[str, Any]:
             raise ValueError(str(error).replace(f"{folder}/", "")) from error  # where it lay is nobody's business
         if state.pictures is not None:
             for file, upload in zip(files, new, strict=True):
-                target = state.pictures.root / upload.path
+                target = state.pictures.place(upload.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(target) as temporary:
                     shutil.copy2(file, temporary)  # with its time, by which an update knows it

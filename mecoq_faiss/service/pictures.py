@@ -39,6 +39,13 @@ class Pictures:
             raise FileNotFoundError("no picture of this item is there")
         return file
 
+    def place(self, path: str) -> Path:
+        """Where a new picture goes; ValueError where links lead out of the folder."""
+        file = self.root / path
+        if not file.resolve().is_relative_to(self.root):
+            raise ValueError(f"{path} leads out of the folder of pictures: choose another name")
+        return file
+
     def etag(self, path: str, pixels: int) -> str:
         """By which a browser asks whether the picture of an item has changed; FileNotFoundError."""
         stat = self.file(path).stat()

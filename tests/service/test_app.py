@@ -205,6 +205,22 @@ def test_no_item_is_put_elsewhere(
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
 
+def test_no_item_is_put_elsewhere_through_a_link(
+    serve: Callable[..., Running], collection: Path, tmp_path: Path, keys: tuple[Path, str, str]
+) -> None:
+    bundle = shutil.copytree(collection / "bundle", tmp_path / "bundle")
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in/a").symlink_to(tmp_path / "out")
+    running = serve(bundle, api_keys=keys[0], images=tmp_path / "in")
+    files = {"images": ("a/new.png", picture(collection, "a/02.png"))}
+    headers = {"Authorization": f"Bearer {keys[2]}"}
+    for query in ("", "?replace=true"):
+        answer = running.client.post(f"/items{query}", files=files, headers=headers)
+        assert answer.status_code == 422 and str(tmp_path) not in answer.text
+    assert not list((tmp_path / "out").iterdir()) and len(running.state.served["bundle"].bundle) == N
+
+
 def test_pictures_lie_under_their_folder_only(serve: Callable[..., Running], collection: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a").symlink_to(collection / "photos/a")  # out of the folder
