@@ -24,6 +24,7 @@ EXTRAS = {
         "limits>=4",
         "pebble>=5",
     ],
+    "cluster": ["ray[data,serve,train]>=2.60"],
     "hub": ["huggingface_hub>=1.0"],
     "langchain": ["langchain-community>=0.4"],
     "llamaindex": ["llama-index-core>=0.14", "llama-index-vector-stores-faiss>=0.7"],
@@ -50,7 +51,7 @@ EXTRAS = {
     "fuzz": ["atheris>=3.0"],  # Linux and macOS, Python 3.11 to 3.13
     "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4", "sphinx-click>=6"],
 }
-EXTRAS["test"] += [*EXTRAS["serve"], "httpx>=0.27", "playwright>=1.45"]
+EXTRAS["test"] += [*EXTRAS["serve"], *EXTRAS["cluster"], "simpy>=4", "httpx>=0.27", "playwright>=1.45"]
 EXTRAS["dev"] = EXTRAS["test"] + EXTRAS["docs"] + ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.3", "pytest-cov>=5"]
 EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "fuzz" for requirement in group})
 
