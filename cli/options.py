@@ -20,7 +20,7 @@ PRESETS = (
     "default", *(f"{whose}{name}-{bits}" for whose in ("", "release-") for name in PROTOCOLS for bits in (16, 32, 64))
 )  # fmt: skip
 CODES = ("product", "additive")
-OBJECTIVES = ("semantic", "both", "preserve")
+OBJECTIVES = ("semantic", "both", "fine", "preserve")
 METRICS = ("cosine", "ip", "l2")
 KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "ivfpq-all")
 K_MAP, K_RESULTS = 1000, 10

@@ -28,8 +28,8 @@ from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option,
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
-    help="What similar means: of one kind (semantic), near by the given or the backbone's features (preserve), or both."
-    "  [default: both, or of feature vectors preserve]",
+    help="What similar means: of one kind (semantic), near by the given or the backbone's features (preserve), both, "
+    "or both where there are a hundred kinds and more (fine).  [default: both, or of feature vectors preserve]",
 )
 @click.option(
     "--metric", type=click.Choice(METRICS), help="By which features are near, to be preserved.  [default: cosine]"

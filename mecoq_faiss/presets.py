@@ -51,12 +51,16 @@ DIGITS: dict[str, Any] = dict(
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "semantic": {"preserve_weight": 0.0},
     "both": {},
+    "fine": {"preserve_weight": 1.0, "preserve_temperature": 0.05, "codes": "additive"},
     "preserve": dict(
         metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=12, lr=3e-4,
         codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, preserve_temperature=0.05,
     ),
 }  # fmt: skip
-"""What similar is to mean -> settings: of one kind, as the images' views tell; near by given features; or both."""
+"""What similar is to mean -> settings: of one kind, as the images' views tell; near by given features; or both.
+
+`fine` is `both` where kinds are many, and what is of one kind is a small part of the collection.
+"""
 
 PRESETS = _presets()
 """Name -> settings that differ from the defaults: `default`, the paper's 12, and `release-*`, its public code's."""

@@ -40,9 +40,12 @@ def of_one_kind(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Re
     """Systems judged by labels (MAP, precision), and by exact neighbors of the centred and normalised features."""
     near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
     rows = []
+    many = len(np.unique(data.yb)) >= MANY
     for seed in range(seeds if num_bytes == SEVERAL else 1):
-        for system, change in {"learned": {}, "learned, 4-bit": {"nbits": 4}}.items():
-            if change and (seed or num_bytes != SEVERAL):
+        for system, change in SYSTEMS.items():
+            if system == "learned, fine" and not many:
+                continue
+            if system == "learned, 4-bit" and (seed or num_bytes != SEVERAL):
                 continue
             s = default_settings(8 * num_bytes, **change, cached_views=data.views.shape[1]) | {"seed": seed}
             name = f"{system} {num_bytes} bytes seed {seed}"
@@ -52,6 +55,12 @@ def of_one_kind(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Re
     return rows + _faiss(data, cells, num_bytes, data.yb, data.xt, data.held, near)
 
 
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "learned": {},
+    "learned, fine": {"objective": "fine", "codes": "product"},  # it takes additive ones by itself, shown beside these
+    "learned, 4-bit": {"nbits": 4},
+}
+MANY = 100  # kinds, from which `--objective fine` is for the collection
 CODES = {"product": "", "additive": ", additive"}  # of one embedding
 
 

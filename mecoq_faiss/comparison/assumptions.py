@@ -11,6 +11,7 @@ from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.features import FeatureSource
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.evaluation import count_relevant
+from mecoq_faiss.presets import OBJECTIVES
 
 IMAGES_A_CODEWORD = 4
 FEWEST_QUERIES = 100
@@ -48,14 +49,19 @@ def warnings(
         )
     if contrasts and train is not None and train.positive_prior > 0 and labels_db is not None:
         share, prior = share_of_a_kind(labels_db), train.positive_prior
-        if not 1 / PRIOR_OFF < share / prior < PRIOR_OFF:
-            found.append(
-                f"two images of the database are of one kind with a chance of {share:.2g}, by their labels; the run "
-                f"had positive_prior={prior:.2g}: also try training with --set positive_prior={share:.2g}"
-            )
+        counted = f"two images of the database are of one kind with a chance of {share:.2g}, by their labels"
+        if share <= prior / PRIOR_OFF and not _is_fine(train):
+            found.append(f"{counted}: kinds are many; also try training with --objective fine")
+        if share >= prior * PRIOR_OFF:
+            mend = f"also try training with --set positive_prior={share:.2g}"
+            found.append(f"{counted}; the run had positive_prior={prior:.2g}: {mend}")
     if num_queries < FEWEST_QUERIES:
         found.append(f"{num_queries} queries say little, hence wide intervals: give {FEWEST_QUERIES} or more")
     return found
+
+
+def _is_fine(train: TrainConfig) -> bool:
+    return train.preserve_weight >= OBJECTIVES["fine"]["preserve_weight"]
 
 
 def share_of_a_kind(labels: NDArray[Any]) -> float:

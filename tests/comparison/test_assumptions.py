@@ -9,7 +9,9 @@ import pytest
 
 from mecoq_faiss import ModelConfig, TrainConfig
 from mecoq_faiss.comparison.assumptions import SAMPLE, share_of_a_kind, warnings
+from mecoq_faiss.config import make_configs
 from mecoq_faiss.data.sources import open_source
+from mecoq_faiss.presets import settings_for
 
 MODEL = ModelConfig(M=4, D=16, nbits=4)
 
@@ -40,15 +42,20 @@ def test_features_without_views(shape: tuple[int, ...], count: int, tmp_path: An
 
 @pytest.mark.parametrize(
     ("prior", "count", "warns"),
-    [(0.15, 10, False), (0.15, 100, True), (0.02, 100, False), (0.02, 10, True), (0.0, 100, False)],
+    [(0.15, 10, False), (0.02, 100, False), (0.02, 10, True), (0.0, 10, False)],
 )
-def test_a_prior_far_from_the_share_of_pairs_of_one_kind(prior: float, count: int, warns: bool) -> None:
+def test_a_prior_far_below_the_share_of_pairs_of_one_kind(prior: float, count: int, warns: bool) -> None:
     said = warnings(MODEL, TrainConfig(positive_prior=prior), None, classes(count, 5), 100)
     assert len(said) == warns
     for line in said:
-        share = {10: "0.1", 100: "0.01"}[count]
-        assert f"a chance of {share}, by their labels" in line and f"--set positive_prior={share}" in line
+        assert "a chance of 0.1, by their labels" in line and "--set positive_prior=0.1" in line
         assert f"the run had positive_prior={prior}:" in line
+
+
+def test_many_kinds() -> None:
+    [said] = warnings(MODEL, TrainConfig(), None, classes(100, 5), 100)
+    assert "a chance of 0.01, by their labels: kinds are many; also try training with --objective fine" in said
+    assert warnings(MODEL, make_configs(**settings_for(objective="fine"))[1], None, classes(100, 5), 100) == []
 
 
 def test_few_queries() -> None:
