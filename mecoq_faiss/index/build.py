@@ -15,10 +15,18 @@ import numpy as np
 
 from mecoq_faiss.index.codes import check_codebooks, check_codes, code_blocks
 from mecoq_faiss.index.exhaustive import disown, pq, pq_fastscan, refined
-from mecoq_faiss.index.inverted_lists import default_nlist, default_nprobe, ivfpq, ivfpq_fastscan, zero_ivfpq
+from mecoq_faiss.index.inverted_lists import (
+    coarse_centroids,
+    default_nlist,
+    default_nprobe,
+    ivfpq,
+    ivfpq_fastscan,
+    zero_ivfpq,
+)
 
 KINDS = ("pq", "pqfs", "ivfpq", "ivfpqfs", "ivfpq-all")
 FORMER = {"gpu": "ivfpq-all"}  # names that kinds had: bundles of earlier versions say them
+SHARING = ("ivfpq", "ivfpqfs")  # kinds whose centroids the shards of a collection share
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)  # faiss/gpu/impl/IVFPQ.cu, isSupportedPQCodeLength
 GPU_NLIST = 2048  # all lists are probed, and a GPU probes no more
 GPU_LIST = 1 << 16  # codes a list: a GPU scans the lists of one query in parallel
@@ -68,6 +76,7 @@ def build_index(
     k_factor: float = 4.0,
     seed: int = 0,
     additive: bool = False,
+    centroids: np.ndarray | None = None,
 ) -> faiss.Index:
     """A searchable FAISS index of stored codes, METRIC_INNER_PRODUCT.
 
@@ -93,6 +102,8 @@ def build_index(
         seed: of the coarse k-means and its sample.
         additive: codes stand for the sum of their codewords, which may have any norm; a query (d,) is searched as
             M times itself in a row, and AQS is its inner product with that sum.
+        centroids: (nlist, M * d) float32, those of the lists of `ivfpq` and `ivfpqfs`, as `coarse_centroids` gives them
+            of the whole collection of which `codes` are a shard; by default of `codes`.
 
     Returns:
         An index that owns all its parts and survives `faiss.write_index`. A GPU needs
@@ -107,17 +118,20 @@ def build_index(
         raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
     check_kind(kind, M, nbits, additive=additive)
     n = check_codes(codes, M, K)
-    nlist, nprobe = check_options(kind, n, nlist=nlist, nprobe=nprobe, refine=refine, k_factor=k_factor)
+    lists: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe}
+    if centroids is not None:
+        lists["nlist"] = check_centroids(centroids, kind, codebooks, nlist)
+    most = n if centroids is None else max(n, len(centroids))
+    nlist, nprobe = check_options(kind, most, **lists, refine=refine, k_factor=k_factor)
     if ids is not None:
         check_ids(ids, n)
 
     index: faiss.Index
     if kind == "ivfpq-all":
         index = zero_ivfpq(codebooks, codes, nlist)
-    elif kind == "ivfpqfs":
-        index = ivfpq_fastscan(codebooks, codes, nlist, nprobe, seed, additive)
-    elif kind == "ivfpq":
-        index = ivfpq(codebooks, codes, nlist, nprobe, seed, additive)
+    elif kind in SHARING:
+        centroids = coarse_centroids(codebooks, codes, nlist, seed, additive) if centroids is None else centroids
+        index = (ivfpq if kind == "ivfpq" else ivfpq_fastscan)(codebooks, codes, centroids, nprobe)
     else:
         index = pq_fastscan(codebooks, codes) if kind == "pqfs" else pq(codebooks, codes)
     if refine:
@@ -161,6 +175,17 @@ def check_options(
     if not 1 <= nprobe <= nlist:
         raise ValueError(f"nprobe={nprobe} is out of range: choose 1 to nlist={nlist}")
     return nlist, nprobe
+
+
+def check_centroids(centroids: np.ndarray, kind: str, codebooks: np.ndarray, nlist: int | None) -> int:
+    """Their number; ValueError where an index of a kind cannot take them."""
+    if kind not in SHARING:
+        raise ValueError(f"kind {kind!r} takes no centroids: leave them out, or choose one of {', '.join(SHARING)}")
+    M, _, d = codebooks.shape
+    fit = isinstance(centroids, np.ndarray) and centroids.ndim == 2 and centroids.shape[1] == M * d and len(centroids)
+    if not fit or centroids.dtype != np.float32 or nlist not in (None, len(centroids)):
+        raise ValueError(f"centroids must be float32 of shape (nlist, {M * d}), got {getattr(centroids, 'shape', None)}")
+    return len(centroids)
 
 
 def check_ids(ids: np.ndarray, n: int) -> None:

@@ -33,24 +33,20 @@ def default_nprobe(nlist: int) -> int:
     return min(nlist, round(2 * math.sqrt(nlist)))
 
 
-def ivfpq(
-    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int, additive: bool = False
-) -> faiss.IndexIVFPQ:
-    """IndexIVFPQ of whole vectors (by_residual=False) from codes (n, M)."""
-    index = _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed, additive), by_residual=False)
+def ivfpq(codebooks: np.ndarray, codes: np.ndarray, centroids: np.ndarray, nprobe: int) -> faiss.IndexIVFPQ:
+    """IndexIVFPQ of whole vectors (by_residual=False) from codes (n, M), in lists of centroids (nlist, M * d)."""
+    index = _empty_ivfpq(codebooks, centroids, by_residual=False)
     index.nprobe = nprobe
     _fill_lists(index, _assign(index.quantizer, codebooks, codes), codes)
     return index
 
 
 def ivfpq_fastscan(
-    codebooks: np.ndarray, codes: np.ndarray, nlist: int, nprobe: int, seed: int, additive: bool = False
+    codebooks: np.ndarray, codes: np.ndarray, centroids: np.ndarray, nprobe: int
 ) -> faiss.IndexIVFPQFastScan:
     """The 4-bit FastScan form, from codes (n, M): some lists at a time, so that there is never a second copy of all."""
-    index: Any = fastscan(
-        _empty_ivfpq(codebooks, coarse_centroids(codebooks, codes, nlist, seed, additive), by_residual=False)
-    )
-    index.nprobe = nprobe
+    index: Any = fastscan(_empty_ivfpq(codebooks, centroids, by_residual=False))
+    index.nprobe, nlist = nprobe, len(centroids)
     lists = _assign(index.quantizer, codebooks, codes)
     sizes = np.bincount(lists, minlength=nlist)
     group = np.cumsum(sizes) // max(CODE_BLOCK, len(codes) // GROUPS)
