@@ -40,6 +40,7 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 )
 @metadata_option
 @click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")
+@click.option("--shards", type=click.IntRange(min=1), help="Make a bundle of so many shards, searched as one.")
 @click.option("--kmeans", is_flag=True, help="Instead of the model's codes a k-means PQ of the same size.")
 @workers_option
 @device_option
@@ -65,6 +66,8 @@ def command(
     """
     from mecoq_faiss.jobs.export_index import export_index
 
+    if layout is not None and options["shards"] is not None:
+        raise ValueError("--layout clip-retrieval takes one index: leave --shards out")
     beside = f"{Path(out)}-{layout}"
     if layout is not None and os.path.lexists(beside):
         raise FileExistsError(f"{beside} exists: choose another --out")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from mecoq_faiss.bundle.folder import ENCODER_FILES, MANIFEST, ONNX, Pinned, is_bundle, pinned
+from mecoq_faiss.bundle.folder import ENCODER_FILES, MANIFEST, ONNX, Pinned, first_shard, is_bundle, pinned
 from mecoq_faiss.bundle.hub import local_folder
 from mecoq_faiss.data.crop import fixed_view
 from mecoq_faiss.data.queries import each_image, open_image, to_features
@@ -134,7 +134,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "auto", runtime:
         >>> D, I = index.search(load_encoder("bundle").encode("query.png"), 3)
     """
     wanted = (ONNX,) if check_runtime(runtime) == "onnx" else ENCODER_FILES
-    path = local_folder(path, (MANIFEST, *wanted))
+    wanted = (MANIFEST, *wanted)
+    path = first_shard(local_folder(path, (*wanted, *(f"shard-*/{name}" for name in wanted))))
     if runtime == "onnx":
         return _load_onnx(Path(path), device)
     with needing_torch("runtime='torch'"):

@@ -20,8 +20,8 @@ from mecoq_faiss.bundle.schema import METADATA, check_manifest
 from mecoq_faiss.storage.files import check_mode, sha256, write_text
 from mecoq_faiss.storage.hdf5_checked import Wanted, open_checked, read_attribute, read_texts
 
-# 1: one file of items, none of them removed; 2: several, or some removed; 3: with metadata; 4: additive codes
-FORMAT = 4
+# 1: one file of items, none of them removed; 2: several, or some removed; 3: metadata; 4: additive codes; 5: shards
+FORMAT, OF_ADDITIVE = 5, 4
 TRIES, WAIT = 3, 0.1  # for a bundle that is away for the moment in which another takes its place
 MANIFEST = "manifest.json"
 INDEX = "index.faiss"
@@ -66,7 +66,7 @@ def write_manifest(
     """
     files = {name: (known or {}).get(name) or _entry(bundle / name) for name in names}
     number = 3 if METADATA in files else 2 if files.keys() - {*FILES, ONNX} else 1
-    number = FORMAT if content.get("codes") == "additive" else number
+    number = OF_ADDITIVE if content.get("codes") == "additive" else number
     write_text(bundle / MANIFEST, json.dumps({"format": number, **content, "files": files}, indent=2) + "\n")
 
 
@@ -160,6 +160,25 @@ def encoder_files(files: Pinned) -> list[str]:
     return [*ENCODER_FILES, *({ONNX} & set(files.names))]
 
 
+def shard_names(manifest: dict[str, Any]) -> list[str]:
+    """The folders of a bundle's shards in their order; none of a bundle without."""
+    return [shard["folder"] for shard in manifest.get("shards", ())]
+
+
+def first_shard(bundle: Path) -> Path:
+    """The first shard of a bundle in shards, which has the encoder of all; of any other folder itself."""
+    if not (bundle / MANIFEST).is_file():
+        return bundle
+    names = shard_names(read_manifest(bundle))
+    return bundle / names[0] if names else bundle
+
+
+def in_shards(bundle: Path, manifest: dict[str, Any]) -> str:
+    """What to say where one index is wanted, and there are several."""
+    first, count = manifest["shards"][0]["folder"], len(manifest["shards"])
+    return f"{bundle} is in {count} shards, which this does not take: give one of them, such as {bundle / first}"
+
+
 def lacking(bundle: Path, name: str) -> ValueError:
     """The error of a bundle without one of its files."""
     mend = "export it with --onnx, or take runtime='torch'" if name == ONNX else "export or copy the bundle again"
@@ -195,6 +214,8 @@ def _open_all(bundle: Path, names: tuple[str, ...] | None, stack: ExitStack) -> 
             raise _Missing(MANIFEST) from error
         stack.callback(os.close, folder)
     manifest = _parse_manifest(opened(MANIFEST), bundle)
+    if "shards" in manifest and names != ():
+        raise ValueError(in_shards(bundle, manifest))
     if names is None:
         names = (*FILES, *(name for name in manifest["files"] if FILE_NAME.fullmatch(name) and name not in FILES))
     return Pinned(bundle, manifest, {name: opened(name) for name in names})

@@ -1,13 +1,12 @@
-"""One export of a bundle, opened and checked: what a search needs of it, whatever takes its place in the folder."""
+"""One export of a bundle, in one folder or in shards, opened and checked: what a search needs of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +16,17 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mecoq_faiss.bundle.columns import Classes
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import pinned
-from mecoq_faiss.bundle.items import Items, items_in, segment_names
-from mecoq_faiss.bundle.metadata import metadata_in, metadata_of
+from mecoq_faiss.bundle.folder import TRIES, in_shards, read_manifest
+from mecoq_faiss.bundle.metadata import metadata_of
+from mecoq_faiss.bundle.shard import Shard
+from mecoq_faiss.bundle.sharded import each_shard
 from mecoq_faiss.bundle.stored_config import read_model_config
-from mecoq_faiss.bundle.stored_index import index_in
-from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.codes import decode_codes, directions, sum_codes
 from mecoq_faiss.index.filtered import ChosenRows
-from mecoq_faiss.index.inspect import make_reconstructable, read_codebooks, without_ids
+from mecoq_faiss.index.inspect import read_codebooks
+from mecoq_faiss.index.merged import MergedShards, check_shards
 
 if TYPE_CHECKING:
     import torch
@@ -64,45 +62,54 @@ class Generation:
 
     Attributes:
         manifest, encoder: the bundle's.
-        index: plain FAISS, as `faiss.read_index` gives it.
+        codebooks: (M, K, d) float32, those of its index.
         users: searches under way; counted by whom it belongs to.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> None:
-        self.users = 0
-        with ExitStack() as stack, pinned(path) as files:  # all of one export, although another may take its place
-            self.manifest: dict[str, Any] = files.manifest
-            self.encoder = encoder_in(files, device, runtime=runtime)
-            self.index: faiss.Index = index_in(files)
-            make_reconstructable(self.index)
-            self._by_row = without_ids(self.index)
-            self._metric, self._codebooks = read_model_config(files).metric, read_codebooks(self.index)
-            names = segment_names(self.manifest)
-            kept = [stack.enter_context(open(os.dup(files.file(name).fileno()), "rb")) for name in names]
-            with items_in(files) as items:
-                removed = items.removed
-            self._table = stack.enter_context(Items(kept, removed))  # the other files are closed
-            ids = self._table.column("ids")
-            assert ids is not None
-            self._ids = ids  # a memory map, where all items lie in one file
-            codes = self._table.lazy("codes")
-            assert codes is not None
-            self._codes, self._classes = codes, Classes(self._table)
-            self._metadata = metadata_in(files)
-            if self._metadata is not None:
-                name, number = self._metadata.name, self._metadata.file.fileno()
-                again = stack.enter_context(open(name, "rb", opener=lambda *_: os.dup(number)))
-                self._metadata = self._metadata._replace(file=again)
-            self._filters: OrderedDict[str, ChosenRows] = OrderedDict()
+        self.users, self._path = 0, Path(path)
+        for attempt in range(TRIES):
+            manifest = read_manifest(self._path)
+            try:
+                self._open(manifest, device, runtime)
+                break
+            except (ValueError, FileNotFoundError):
+                if attempt + 1 == TRIES or read_manifest(self._path) == manifest:
+                    raise  # else another took its place just now
+
+    def _open(self, manifest: dict[str, Any], device: str | torch.device, runtime: str) -> None:
+        """All of one export, although another may take its place."""
+        self.manifest = manifest
+        self._shards: list[Shard] = []
+        with ExitStack() as stack:
+            for files in each_shard(self._path, manifest):
+                if not self._shards:
+                    self.encoder = encoder_in(files, device, runtime=runtime)
+                    self._metric = read_model_config(files).metric
+                self._shards.append(Shard(files))
+                stack.callback(self._shards[-1].close)
+            indexes = [shard.by_row for shard in self._shards]
+            check_shards(indexes)
+            self.codebooks = read_codebooks(indexes[0])
+            self._starts = np.cumsum([0, *map(len, self._shards)])
+            self._searched = indexes[0] if len(indexes) == 1 else MergedShards(indexes)
+            self._filters: OrderedDict[str, ChosenRows | MergedShards] = OrderedDict()
             self._one_filter = threading.Lock()  # and so the memory of one evaluation at a time
-            self._items = stack.pop_all()
+            self._files = stack.pop_all()
 
     def close(self) -> None:
         """Close the open files."""
-        self._items.close()
+        self._files.close()
 
     def __len__(self) -> int:
         return self.manifest["counts"]["items"]
+
+    @property
+    def index(self) -> faiss.Index:
+        """Plain FAISS, as `faiss.read_index` gives it; ValueError where there are shards, and so several."""
+        if "shards" in self.manifest:
+            raise ValueError(in_shards(self._path, self.manifest))
+        return self._shards[0].index
 
     @cached_property
     def name(self) -> str:
@@ -112,16 +119,49 @@ class Generation:
     @property
     def columns(self) -> list[str]:
         """What `where` may name."""
-        own = ["id", "path", *(["label"] if self._classes else [])]
-        return own + ([] if self._metadata is None else list(self._metadata.columns))
+        own = ["id", "path", *(["label"] if all(shard.classes for shard in self._shards) else [])]
+        return own + list(self._metadata_columns)
+
+    @cached_property
+    def _metadata_columns(self) -> dict[str, str]:
+        """The columns of the metadata of all shards, and DuckDB's type of each."""
+        columns: dict[str, str] = {}
+        for shard in self._shards:
+            columns |= {} if shard.metadata is None else shard.metadata.columns
+        return columns
 
     def paths(self, rows: np.ndarray) -> list[str]:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
-        return self._table.paths(rows)
+        if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < len(self):
+            raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
+        return self._each(rows, lambda shard, own: np.array(shard.items.paths(own), object)).tolist()
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         """The ids (m,) int64 of some rows (m,)."""
-        return np.asarray(self._ids[rows])
+        return self._each(rows, lambda shard, own: shard.ids[own])
+
+    def labels(self, rows: np.ndarray) -> list[str | None]:
+        """The classes of some rows; None where items have none, or several."""
+        none = np.array([None], object)
+        each = self._each(rows, lambda shard, own: shard.classes.of(own) if shard.classes else none.repeat(len(own)))
+        return each.tolist()
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """The codes (m, M) uint8 of some rows (m,)."""
+        return self._each(rows, lambda shard, own: shard.codes[own])
+
+    def _each(self, rows: np.ndarray, of: Callable[[Shard, np.ndarray], np.ndarray]) -> np.ndarray:
+        """What `of` gives for rows (m,) of each shard, in the order of these."""
+        rows = np.asarray(rows, np.int64)
+        if len(self._shards) == 1 or not len(rows):
+            return np.asarray(of(self._shards[0], rows))
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(owner, kind="stable")
+        parts = [of(self._shards[i], rows[owner == i] - self._starts[i]) for i in np.unique(owner).tolist()]
+        joined = np.concatenate(parts)
+        found = np.empty_like(joined)
+        found[order] = joined
+        return found
 
     def search(self, queries: Any, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """See `Bundle.search`."""
@@ -142,29 +182,27 @@ class Generation:
 
     def row_of(self, id: int) -> int:
         """The row of the item with an id; KeyError where there is none."""
-        rows = np.flatnonzero(self._ids == id)
-        if not len(rows):
-            raise KeyError(id)
-        return int(rows[0])
-
-    def labels(self, rows: np.ndarray) -> list[str | None]:
-        """The classes of some rows; None where items have none, or several."""
-        return self._classes.of(rows).tolist() if self._classes else [None] * len(rows)
+        for start, shard in zip(self._starts.tolist(), self._shards, strict=False):
+            rows = np.flatnonzero(shard.ids == id)
+            if len(rows):
+                return start + int(rows[0])
+        raise KeyError(id)
 
     def metadata(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The metadata of the items with these ids, by id; items that have none are left out."""
-        return {} if self._metadata is None else metadata_of(self._metadata, ids)
-
-    def codes(self, rows: np.ndarray) -> np.ndarray:
-        """The codes (m, M) uint8 of some rows (m,)."""
-        return np.asarray(self._codes[np.asarray(rows, np.int64)])
+        found: dict[int, dict[str, Any]] = {}
+        empty = dict.fromkeys(self._metadata_columns)
+        for shard in self._shards:
+            if shard.metadata is not None:
+                found |= {id: empty | said for id, said in metadata_of(shard.metadata, ids).items()}
+        return found
 
     def queries_like(self, rows: np.ndarray) -> np.ndarray:
         """What some rows (m,) stand for, as queries (m, d) float32: their own vectors are not kept."""
         codes = self.codes(rows)
         if not self.encoder.is_additive:
-            return decode_codes(self._codebooks, codes)
-        x = sum_codes(self._codebooks, codes)  # (m, D)
+            return decode_codes(self.codebooks, codes)
+        x = sum_codes(self.codebooks, codes)  # (m, D)
         if self._metric == "l2":
             x[:, -1] = 1
         elif self._metric != "ip":
@@ -173,7 +211,7 @@ class Generation:
 
     def segment_scores(self, xq: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What each codeword of some rows (m,) adds to their score for one query (d,): (m, M)."""
-        vectors = decode_codes(self._codebooks, self.codes(rows))
+        vectors = decode_codes(self.codebooks, self.codes(rows))
         own = xq.reshape(self.manifest["M"], -1)
         return np.einsum("mij,ij->mi", vectors.reshape(len(rows), *own.shape), own)
 
@@ -184,35 +222,40 @@ class Generation:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
         return k
 
-    def _hits(self, xq: np.ndarray, k: int, chosen: ChosenRows | None) -> list[list[Hit]]:
-        D, I = (self._by_row if chosen is None else chosen).search(xq, k)
+    def _hits(self, xq: np.ndarray, k: int, chosen: ChosenRows | MergedShards | None) -> list[list[Hit]]:
+        D, I = (self._searched if chosen is None else chosen).search(xq, k)
         found = I[I >= 0]  # inverted lists, or the chosen items, may be fewer than k
         paths = dict(zip(found.tolist(), self.paths(found), strict=True))
+        ids = dict(zip(found.tolist(), self.ids(found).tolist(), strict=True))
         return [
             [
-                Hit(rank, score, row, paths[row], int(self._ids[row]))
+                Hit(rank, score, row, paths[row], ids[row])
                 for rank, (score, row) in enumerate(zip(of_query, rows_of_query, strict=True), 1)
                 if row >= 0
             ]
             for of_query, rows_of_query in zip(D.tolist(), I.tolist(), strict=True)
         ]
 
-    def _chosen(self, where: ArrayLike | str) -> ChosenRows:
+    def _chosen(self, where: ArrayLike | str) -> ChosenRows | MergedShards:
         if not isinstance(where, str):
-            return ChosenRows(self._by_row, self._rows_of(where))
+            wanted = np.asarray(where)
+            if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
+                raise ValueError(
+                    f"where is of shape {wanted.shape}, {wanted.dtype}: give the ids to search, (m,) int64"
+                )
+            return self._made_ready([shard.rows_of(wanted) for shard in self._shards])
         with self._one_filter:
             chosen = self._filters.get(where)
             if chosen is None:
-                chosen = ChosenRows(self._by_row, rows_where(where, self._table, self._metadata))
+                chosen = self._made_ready([shard.rows_where(where, self._metadata_columns) for shard in self._shards])
                 self._filters[where] = chosen
                 if len(self._filters) > FILTERS:
                     self._filters.popitem(last=False)
             self._filters.move_to_end(where)
         return chosen
 
-    def _rows_of(self, ids: ArrayLike) -> np.ndarray:
-        """The rows (m,) int64 of the items with these ids; ids that no item has are passed over."""
-        wanted = np.asarray(ids)
-        if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
-            raise ValueError(f"where is of shape {wanted.shape}, {wanted.dtype}: give the ids to search, (m,) int64")
-        return np.flatnonzero(np.isin(self._ids, wanted))
+    def _made_ready(self, rows: list[np.ndarray]) -> ChosenRows | MergedShards:
+        """Some rows of each shard."""
+        if len(rows) == 1:
+            return ChosenRows(self._shards[0].by_row, rows[0])
+        return MergedShards([shard.by_row for shard in self._shards], rows)

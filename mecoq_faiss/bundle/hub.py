@@ -9,7 +9,8 @@ from pathlib import Path
 from mecoq_faiss.bundle.folder import FILES, MANIFEST, ONNX
 
 PREFIX = "hf://"
-PATTERNS = (MANIFEST, *FILES, ONNX, "items-*.h5", "removed.npy", "metadata.parquet")  # of what a bundle may have
+OF_ONE = (MANIFEST, *FILES, ONNX, "items-*.h5", "removed.npy", "metadata.parquet")  # what a bundle may have
+PATTERNS = (*OF_ONE, *(f"shard-*/{name}" for name in OF_ONE))
 MORE = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 

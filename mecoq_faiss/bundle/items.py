@@ -233,6 +233,17 @@ def items_in(files: Pinned) -> Items:
     return Items([files.file(name) for name in segment_names(files.manifest)], removed)
 
 
+def items_of_all(bundles: Sequence[Pinned]) -> Items:
+    """The items of several opened bundles one after the other, as those of one."""
+    segments, removed, total = [], [np.empty(0, np.int64)], 0
+    for files in bundles:
+        segments += [files.file(name) for name in segment_names(files.manifest)]
+        with items_in(files) as items:
+            removed.append(items.removed + total)
+            total += len(items) + len(items.removed)
+    return Items(segments, np.concatenate(removed))
+
+
 def read_removed(file: BinaryIO) -> np.ndarray:
     """What `write_removed` wrote."""
     try:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, METADATA, Pinned, encoder_files, write_manifest
-from mecoq_faiss.bundle.items import Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
@@ -33,17 +32,6 @@ OF_ITS_OWN = (
     "metadata",
 )  # of a manifest
 OF_ITS_INDEX = ("nlist", "nprobe", "refine", "has_ids")
-
-
-def items_of_all(bundles: Sequence[Pinned]) -> Items:
-    """The items of several opened bundles one after the other, as those of one."""
-    segments, removed, total = [], [np.empty(0, np.int64)], 0
-    for files in bundles:
-        segments += [files.file(name) for name in segment_names(files.manifest)]
-        with items_in(files) as items:
-            removed.append(items.removed + total)
-            total += len(items) + len(items.removed)
-    return Items(segments, np.concatenate(removed))
 
 
 def next_id(files: Pinned, ids: np.ndarray) -> int:

@@ -42,10 +42,16 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "first_new_id": (int, 0),
     "history": (list, None),
     "metadata": (dict, None),
+    "shards": (list, None),
     "versions": (dict, None),
     "verification": (dict, None),
 }
 OF_A_FILE: dict[str, tuple[type, Any]] = {"bytes": (int, 0), "sha256": (str, re.compile("[0-9a-f]{64}"))}
+OF_A_SHARD: dict[str, tuple[type, Any]] = {
+    "folder": (str, re.compile(r"shard-\d{6}")),
+    "items": (int, 1),
+    **OF_A_FILE,  # of its manifest.json
+}
 METADATA = "metadata.parquet"
 METADATA_TYPES = ("BIGINT", "DOUBLE", "BOOLEAN", "VARCHAR", "DATE", "TIMESTAMP")  # as DuckDB calls them
 SEGMENT = re.compile(r"items(-\d{6})?\.h5")
@@ -89,6 +95,8 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
             return f"a segment is {_shown(name)}"
     if manifest.get("segments") == [] or len(set(manifest.get("segments", ()))) < len(manifest.get("segments", ())):
         return "segments are none, or one twice"
+    if "shards" in manifest and not _shards_fit(manifest):
+        return "its shards are not told as they should be"
     if not all(isinstance(entry, dict) for entry in manifest.get("history", ())):
         return "history is no list of entries"
     if not _metadata_fit(manifest):
@@ -101,9 +109,21 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
     return None
 
 
+def _shards_fit(manifest: dict[str, Any]) -> bool:
+    """Whether there are shards, each once, with all items and all files."""
+    shards = manifest["shards"]
+    if not shards or manifest["files"] or not all(isinstance(shard, dict) for shard in shards):
+        return False
+    for shard in shards:
+        if not all(part in shard and _fits(shard[part], *rule) for part, rule in OF_A_SHARD.items()):
+            return False
+    folders = {shard["folder"] for shard in shards}
+    return len(folders) == len(shards) and sum(shard["items"] for shard in shards) == manifest["counts"]["items"]
+
+
 def _metadata_fit(manifest: dict[str, Any]) -> bool:
-    """Whether there are metadata and their description, or neither; at most a row an item."""
-    if "metadata" not in manifest or METADATA not in manifest["files"]:
+    """Whether there are metadata and their description, or neither; at most a row an item. Shards have them, or not."""
+    if "metadata" not in manifest or (METADATA not in manifest["files"] and "shards" not in manifest):
         return "metadata" not in manifest and METADATA not in manifest["files"]
     rows, columns = (manifest["metadata"].get(name) for name in ("rows", "columns"))
     if not _fits(rows, int, 1) or rows > manifest["counts"]["items"] or not isinstance(columns, dict) or not columns:

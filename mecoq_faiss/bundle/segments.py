@@ -10,19 +10,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mecoq_faiss.bundle.folder import open_items, pinned
-from mecoq_faiss.bundle.items import Items, items_in
+from mecoq_faiss.bundle.folder import open_items
+from mecoq_faiss.bundle.items import Items, items_of_all
+from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.storage.files import replacing
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5, read_checksums
-from mecoq_faiss.storage.hdf5_checked import read_attribute
+from mecoq_faiss.storage.hdf5_checked import read_attribute, read_texts
 from mecoq_faiss.storage.shards import read_key
 
 COPIED = ("codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error")
 ATTRIBUTES = ("key", "class_names", "D", "nbits")  # of an encoded file
 
 
-def write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
-    """What a bundle keeps of an encoded file; with own ids these take the place of the source's row numbers."""
+def write_items(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice | None = None) -> None:
+    """What a bundle keeps of an encoded file, or of some rows; own ids take the place of the source's row numbers."""
+    if rows is not None:
+        _write_rows(encoded, items, ids, rows)
+        return
     with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
         source = datasets["codes"].file
         for name in ATTRIBUTES:
@@ -36,6 +40,20 @@ def write_items(encoded: Path, items: Path, ids: np.ndarray | None) -> None:
             file["ids"][...] = ids
             sums.pop("ids", None)
         file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name in datasets})
+
+
+def _write_rows(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice) -> None:
+    with open_items(encoded) as datasets:
+        file = datasets["codes"].file
+        found = {name: read_attribute(file, name) for name in ATTRIBUTES}
+        arrays = {name: dataset[rows] for name, dataset in datasets.items() if name != "paths"}
+        arrays["paths"] = read_texts(datasets["paths"], rows)
+    arrays |= {} if ids is None else {"ids": ids}
+    write_segment(
+        items,
+        {name: arrays[name] for name in COPIED if name in arrays},
+        {name: value for name, value in found.items() if value is not None},
+    )
 
 
 def write_added(
@@ -102,6 +120,6 @@ def all_columns(items: Items) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def write_together(bundle: Path, out: Path) -> None:
-    """Write all items of a bundle, whatever the number of its segments, into one file."""
-    with pinned(bundle) as files, items_in(files) as items:
+    """Write all items of a bundle, whatever the number of its shards and segments, into one file."""
+    with pinned_shards(bundle) as (_, shards), items_of_all(shards) as items:
         write_segment(out, *all_columns(items))

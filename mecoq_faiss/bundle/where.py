@@ -7,6 +7,7 @@ query, no function that makes much of little), and DuckDB evaluates it where it 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from mecoq_faiss.bundle.columns import ROW, Classes, blocks, with_metadata
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, check_metadata
-from mecoq_faiss.storage.table import connected, first_row, place, reason
+from mecoq_faiss.storage.table import connected, first_row, named, place, reason
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -39,7 +40,9 @@ class _Refused(ValueError):
     pass
 
 
-def rows_where(expression: str, items: Items, metadata: Metadata | None) -> np.ndarray:
+def rows_where(
+    expression: str, items: Items, metadata: Metadata | None, columns: dict[str, str] | None = None
+) -> np.ndarray:
     """The rows, rising, (m,) int64, of the items for which the expression is true.
 
     Args:
@@ -48,29 +51,31 @@ def rows_where(expression: str, items: Items, metadata: Metadata | None) -> np.n
             class, where items have one) and those of the metadata.
         items: the bundle's.
         metadata: the bundle's, or None.
+        columns: further ones that no item has here, in a shard of a bundle in which others have them, and their types.
 
     Raises:
         ValueError: in one line, what is wrong with the expression, and which columns there are; or damaged metadata.
     """
-    classes = Classes(items)
+    classes, known = Classes(items), {} if metadata is None else metadata.columns
+    absent = {name: kind for name, kind in (columns or {}).items() if name not in known}
     for attempt in range(TRIES):
         with connected([] if metadata is None else [metadata.file]) as connection:
             import duckdb
 
             try:
                 names = _check_expression(connection, expression)
-                return _evaluate(connection, expression, names, items, classes, metadata)
+                return _evaluate(connection, expression, names, items, classes, metadata, absent)
             except (duckdb.Error, _Refused, UnicodeError) as error:
                 if isinstance(error, duckdb.PermissionException) and attempt + 1 < TRIES:
                     continue  # the file was renamed just now, and has another name
                 if metadata is not None and place(metadata.file) in str(error):
                     raise ValueError(f"{metadata.name} is damaged: export or copy the bundle again") from error
-                raise _wrong(expression, reason(error), classes, metadata) from error
+                raise _wrong(expression, reason(error), classes, [*known, *absent]) from error
     raise AssertionError
 
 
-def _wrong(expression: str, why: str, classes: Classes, metadata: Metadata | None) -> ValueError:
-    names = ["id", "path", *(["label"] if classes else []), *([] if metadata is None else metadata.columns)]
+def _wrong(expression: str, why: str, classes: Classes, columns: Sequence[str]) -> ValueError:
+    names = ["id", "path", *(["label"] if classes else []), *columns]
     listed = ", ".join(name[:40] for name in names[:30]) + (", ..." if len(names) > 30 else "")
     shown = expression if len(expression) <= 60 else expression[:60] + "..."
     return ValueError(f"where={shown!r} is no filter ({why}); the columns are {listed}")
@@ -128,6 +133,7 @@ def _evaluate(
     items: Items,
     classes: Classes,
     metadata: Metadata | None,
+    absent: dict[str, str],
 ) -> np.ndarray:
     """The rows for which it is true, of columns that it names; a block of items at a time."""
     chosen = np.zeros(len(items), bool)
@@ -137,6 +143,8 @@ def _evaluate(
     label = classes if "label" in names and classes else None
     for block in blocks(items, paths="path" in names, classes=label):
         table = with_metadata(connection, block, metadata, wanted)
+        if nothing := [f"NULL::{absent[name]} AS {named(name)}" for name in absent if name.casefold() in names]:
+            table = table.project(f"*, {', '.join(nothing)}")
         kind = str(table.project(expression).types[0])
         if kind != "BOOLEAN":
             raise _Refused(f"it is {kind[:40]}, not true or false")

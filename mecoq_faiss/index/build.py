@@ -184,7 +184,9 @@ def check_centroids(centroids: np.ndarray, kind: str, codebooks: np.ndarray, nli
     M, _, d = codebooks.shape
     fit = isinstance(centroids, np.ndarray) and centroids.ndim == 2 and centroids.shape[1] == M * d and len(centroids)
     if not fit or centroids.dtype != np.float32 or nlist not in (None, len(centroids)):
-        raise ValueError(f"centroids must be float32 of shape (nlist, {M * d}), got {getattr(centroids, 'shape', None)}")
+        raise ValueError(
+            f"centroids must be float32 of shape (nlist, {M * d}), got {getattr(centroids, 'shape', None)}"
+        )
     return len(centroids)
 
 

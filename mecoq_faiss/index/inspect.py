@@ -24,6 +24,14 @@ def read_codebooks(index: faiss.Index) -> np.ndarray:
     return faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
 
 
+def read_centroids(index: faiss.Index) -> np.ndarray | None:
+    """The centroids (nlist, d) float32 of an index's lists, None where it has none."""
+    core = pq_core(index)
+    if not isinstance(core, faiss.IndexIVF):
+        return None
+    return faiss.downcast_index(core.quantizer).reconstruct_n(0, core.nlist)
+
+
 def read_codes(index: faiss.Index) -> np.ndarray:
     """The codes of an index of any kind, (n, M) uint8, one byte a code, in the order they were added.
 

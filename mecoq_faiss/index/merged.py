@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 
 from mecoq_faiss.index.filtered import ChosenRows
-from mecoq_faiss.index.inspect import pq_core, without_refiner
+from mecoq_faiss.index.inspect import pq_core, read_centroids, read_codebooks, without_refiner
 
 LOWEST = np.finfo(np.float32).min  # the score of what is not there
 
@@ -69,7 +69,7 @@ class MergedShards:
         D, I = faiss.merge_knn_results(Ds, Is, keep_max=True)
         D[I < 0] = LOWEST
         last = D[:, -1]
-        equal = ((Ds == last[:, None]) & (Is >= 0)).sum(axis=(0, 2)) > (D == last[:, None]).sum(axis=1)
+        equal = ((Ds == last[:, None]) & (Is >= 0)).sum(axis=(0, 2)) > (last[:, None] == D).sum(axis=1)
         undecided = (I[:, -1] >= 0) & (equal | (more & (Ds[:, :, -1] == last)).any(axis=0))
         order = np.lexsort((-I, -D))
         D, I = np.take_along_axis(D, order, 1), np.take_along_axis(I, order, 1)
@@ -113,7 +113,7 @@ class MergedShards:
         while True:
             D, I = (found[queries] for found in self._of_one(number, xq, k))
             if k >= self._counts[number] or ((I[:, -1] < 0) | (D[:, -1] < last)).all():
-                there = (I >= 0) & (D >= last[:, None])
+                there = (I >= 0) & (last[:, None] <= D)
                 return [(D[i, has], I[i, has]) for i, has in enumerate(there)]
             k = 2 * k
 
@@ -162,6 +162,18 @@ class MergedShards:
             found = kept_in_heap(scores, rows, k)
             D[q, : len(found[0])], I[q, : len(found[0])] = found
         return D, I
+
+
+def check_shards(indexes: Sequence[faiss.Index]) -> None:
+    """ValueError unless indexes, already compared in kind and settings, have the same codebooks and centroids."""
+    codebooks, centroids = read_codebooks(indexes[0]), read_centroids(indexes[0])
+    for number, index in enumerate(indexes[1:], 1):
+        same = np.array_equal(read_codebooks(index), codebooks)
+        if centroids is not None and same:
+            own = read_centroids(index)
+            same = own is not None and np.array_equal(own, centroids)
+        if not same:
+            raise ValueError(f"shard {number} has other codebooks or centroids than the first: export the bundle again")
 
 
 def kept_in_heap(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

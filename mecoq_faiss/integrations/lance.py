@@ -9,7 +9,6 @@ import numpy as np
 
 from mecoq_faiss.bundle.generation import Generation
 from mecoq_faiss.index.codes import decode_codes
-from mecoq_faiss.index.inspect import read_codebooks
 from mecoq_faiss.integrations.folders import made_of
 from mecoq_faiss.jobs.export_items import export_items
 
@@ -54,7 +53,7 @@ def to_lance(bundle: str | Path, out: str | Path) -> lance.LanceDataset:
         >>> dataset.to_table(columns=["image_path"], nearest={"column": "vector", "q": q, "k": 3})["image_path"]
     """
     with made_of(bundle, out, NAMES) as (generation, folder):
-        items, codebooks = folder / "items.parquet", read_codebooks(generation.index)
+        items, codebooks = folder / "items.parquet", generation.codebooks
         export_items(bundle, items)
         M, K, _ = codebooks.shape
         with pq.ParquetFile(items) as file:

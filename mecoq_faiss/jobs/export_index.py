@@ -2,71 +2,56 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 
 from mecoq_faiss.baselines.as_model import kmeans_model
+from mecoq_faiss.bundle.built import build_bundle, finish_bundle
+from mecoq_faiss.bundle.built_shards import build_shards, divide_metadata
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import count_codes, encode_source
 from mecoq_faiss.bundle.encoder import load_encoder
-from mecoq_faiss.bundle.folder import (
-    FILES,
-    INDEX,
-    ITEMS,
-    METADATA,
-    ONNX,
-    is_bundle,
-    pinned,
-    read_manifest,
-    verify_files,
-    write_manifest,
-)
+from mecoq_faiss.bundle.folder import ITEMS, ONNX, is_bundle, read_manifest, shard_names
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.onnx_export import check_exporting, write_onnx
 from mecoq_faiss.bundle.own_ids import AUTO, ids_of_items
-from mecoq_faiss.bundle.probes import encode_again, queries_like_codes, queries_like_images
-from mecoq_faiss.bundle.proof import verify
-from mecoq_faiss.bundle.segments import write_items, write_together
+from mecoq_faiss.bundle.probes import encode_again, queries_like_images
+from mecoq_faiss.bundle.segments import write_together
+from mecoq_faiss.bundle.sharded import (
+    SHARD,
+    pinned_shards,
+    shard_name,
+    verify_all_files,
+    write_sharded,
+)
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
-from mecoq_faiss.config_file import to_json
 from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.own_ids import read_ids
 from mecoq_faiss.data.sources import Source, open_source
-from mecoq_faiss.index import build_index, check_ids, check_kind, check_options, describe_index, read_codebooks
-from mecoq_faiss.index.file import load_index, save_index
-from mecoq_faiss.runtime.faiss_check import simd_level
-from mecoq_faiss.storage.files import check_regular, check_writable_parent, write_text
+from mecoq_faiss.index import check_ids, check_kind, check_options
+from mecoq_faiss.storage.files import check_regular, check_writable_parent
 from mecoq_faiss.storage.hdf5 import damaged_dataset
 from mecoq_faiss.storage.shards import map_array, shards_written
 from mecoq_faiss.storage.work_folder import MARKER, WorkFolder
-from mecoq_faiss.training.model_file import save_model
 from mecoq_faiss.training.targets import given_features
 
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1  # of unfinished exports
 KMEANS_ROWS = 65_536  # FAISS's k-means takes no more: 256 rows a centroid
 ENCODED = "encoded.h5"  # in the unfinished bundle; its rows become items.h5
-TOGETHER = "together.h5"  # there too: the items of an updated bundle
+TOGETHER = "together.h5"  # there too: the items of a bundle that has them in several files
+MOST_SHARDS = 1_000_000  # as their names have digits
 PARTIAL_NAMES = (
     r"encoded\.h5(\.parts)?|together\.h5|index\.faiss|items\.h5|encoder|encoder\.onnx|metadata\.parquet|spill|"
-    r"manifest\.json"
+    rf"manifest\.json|{SHARD}"
 )
-NORMALISATION = {
-    "product": "every segment of d / M values divided by its L2 norm; scores lie in [-M, M]",
-    "additive": "d / M values of L2 norm 1, M times in a row; scores lie in about [-1, 1]",
-}
-DESCRIBED = ("nlist", "nprobe", "refine", "has_ids")
 
 
 def export_index(
@@ -85,6 +70,7 @@ def export_index(
     metadata: str | Path | None = None,
     onnx: bool = False,
     kmeans: bool = False,
+    shards: int | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
 ) -> dict[str, Any]:
@@ -109,6 +95,8 @@ def export_index(
         k_factor: at least 1; stored in the index.
         kmeans: not the model's codes but FAISS's PQ of the same size, by k-means of the images' features under the same
             backbone: what the learned codes are to be compared with.
+        shards: divide the items, in their order, into so many bundles in one folder, which are built one after the
+            other in the memory of one, and searched as one; see `open_bundle`.
         seed: of the coarse k-means and its sample, and of `kmeans`.
         metadata: a .csv, .parquet or .jsonl file of further columns of the items, joined by its column `path` or `id`,
             or the further lists of an .h5 of features (extra: metadata); by default those of the table beside a .npy.
@@ -137,12 +125,11 @@ def export_index(
     table = None if metadata is None else Table(Path(metadata))
     if table is not None:
         check_given(table)
-    updated = donor = None  # a bundle whose items are not in one file; one whose codes are taken
+    donor, in_one = None, True  # a bundle whose codes are taken, and whether they are in one file
     if codes is not None and is_bundle(codes):
         donor = Path(codes)
-        updated = (
-            donor if REMOVED in (said := read_manifest(donor))["files"] or segment_names(said) != [ITEMS] else None
-        )
+        said = read_manifest(donor)
+        in_one = "shards" not in said and REMOVED not in said["files"] and segment_names(said) == [ITEMS]
         codes = donor / ITEMS
     if kmeans and data is None:
         raise ValueError("k-means is trained on the images: give --data, not --codes")
@@ -161,10 +148,12 @@ def export_index(
         if table is None and source.table is not None:
             table = source.table
             check_given(table)
-    n = len(source) if source is not None else count_codes(Path(codes or ""), encoder)
-    n = n if updated is None else read_manifest(updated)["counts"]["items"]
+    n = len(source) if source is not None else _count(Path(codes or ""), donor, encoder)
     options: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe, "refine": refine, "k_factor": k_factor}
     check_options(kind, n, **options)
+    options["seed"] = seed
+    if shards is not None and not 1 <= shards <= min(n, MOST_SHARDS):
+        raise ValueError(f"shards={shards} is out of range: choose 1 to {min(n, MOST_SHARDS)} for {n} items")
     if isinstance(ids, Path) or (isinstance(ids, str) and ids != AUTO):
         ids = read_ids(Path(ids))
     if ids is not None and not isinstance(ids, str):
@@ -178,7 +167,7 @@ def export_index(
     encoded = work.path / ENCODED
     spare = (ENCODED, ENCODED + ".parts", TOGETHER)
     if out.exists():  # with a marker: a kill came when it was done
-        verify_files(out)
+        verify_all_files(out)
         if not work.finish(out, spare):
             raise FileExistsError(f"{out} exists: choose another --out")
         return read_manifest(out)
@@ -186,20 +175,25 @@ def export_index(
         work.clear(keep=(encoded.name, encoded.name + ".parts"))
         try:
             if onnx:  # first: a network that has no graph is refused before hours of encoding
-                write_onnx(encoder, work.path / ONNX)
+                first = work.path if shards is None else work.path / shard_name(0)
+                first.mkdir(exist_ok=True)
+                write_onnx(encoder, first / ONNX)
             if source is not None:
                 _encode(encoder, source, encoded, workers)
-            if updated is not None:
+            if donor is not None and not in_one:
                 codes = work.path / TOGETHER
-                write_together(updated, codes)
+                write_together(donor, codes)
                 if (found := len(map_array(codes, "codes"))) != n:
-                    raise ValueError(f"{updated} has {found} items, its manifest says {n}: export or copy it again")
-            content = _finish(work.path, encoder, source, Path(codes or encoded), ids, kind, options | {"seed": seed})
-            described = _write_metadata(work.path, donor, table)
-            content |= {} if described is None else {"metadata": described}
-            more = ([] if described is None else [METADATA]) + [ONNX] * onnx
-            write_manifest(work.path, content, (*FILES, *more))
-            manifest = read_manifest(work.path)
+                    raise ValueError(f"{donor} has {found} items, its manifest says {n}: export or copy it again")
+            contents = _build(work.path, encoder, source, Path(codes or encoded), ids, kind, options, shards)
+            counts = {}
+            if source is not None:
+                found = sum(content["counts"]["items"] for content in contents)
+                counts = {"source_items": len(source), "unreadable": len(source) - found}
+            if shards is None:
+                contents[0]["counts"] |= counts
+            _finish(work.path, contents, shards is not None, donor, table)
+            manifest = read_manifest(work.path) if shards is None else write_sharded(work.path, {"counts": counts})
         except BaseException:
             if encoded.exists() or shards_written(encoded):
                 logger.info("what is encoded is kept in %s: the same command continues from there", work.path)
@@ -208,6 +202,17 @@ def export_index(
             raise
         work.become(out, without=spare)
     return manifest
+
+
+def _count(codes: Path, donor: Path | None, encoder: TorchEncoder) -> int:
+    """How many codes there are, which must be this model's and whole: in a file, or in a bundle."""
+    if donor is None:
+        return count_codes(codes, encoder)
+    said = read_manifest(donor)
+    for folder in [donor / name for name in shard_names(said)] or [donor]:
+        n = count_codes(folder / ITEMS, encoder)
+    updated = "shards" in said or "segments" in said or REMOVED in said["files"]
+    return said["counts"]["items"] if updated else n
 
 
 def _by_kmeans(encoder: TorchEncoder, source: Source, seed: int, workers: int) -> TorchEncoder:
@@ -234,79 +239,52 @@ def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int) 
     encode_source(encoder, source, encoded, embeddings=None, workers=workers)
 
 
-def _finish(
-    partial: Path,
+def _build(
+    folder: Path,
     encoder: TorchEncoder,
     source: Source | None,
     encoded: Path,
     given: np.ndarray | str | None,
     kind: str,
     options: dict[str, Any],
-) -> dict[str, Any]:
-    """Index, items, encoder and proof from an encoded file; gives what the manifest says of them."""
-    codes = map_array(encoded, "codes")
+    shards: int | None,
+) -> list[dict[str, Any]]:
+    """Index, items, encoder and proof from an encoded file, of each shard; gives what the manifests say of them."""
     ids = ids_of_items(given, np.array(map_array(encoded, "ids")), source is not None)
-    quantizer, additive = copy.deepcopy(encoder.quantizer).cpu(), encoder.is_additive
-    codebooks = encoder.codebooks
-    save_index(build_index(codebooks, codes, kind, ids=ids, additive=additive, **options), partial / INDEX)
-    write_items(encoded, partial / ITEMS, ids)
-    model_config = dataclasses.replace(encoder.model.config, weights="none")
-    (partial / "encoder").mkdir()
-    write_text(partial / "encoder" / "config.json", to_json(model_config))
-    save_model(encoder.model, partial / "encoder" / "model.safetensors")
-    if source is None:
-        xq, re_encoded = queries_like_codes(codebooks, codes, additive), None
-    else:
-        xq, re_encoded = queries_like_images(encoder, source), encode_again(encoder, source, str(encoded))
-    index = load_index(partial / INDEX)
-    figures = verify(index, read_codebooks(index), quantizer, codes, xq, re_encoded, ids=ids)
-    backbone = encoder.model.backbone
-    counts = {"items": len(codes)}
+    more: dict[str, Any] = {"ids": ids, "own_ids": ids is not None}
     if source is not None:
-        counts |= {"source_items": len(source), "unreadable": len(source) - len(codes)}
-    said = describe_index(index)
-    return {
-        "kind": said["kind"],
-        "M": model_config.M,
-        "nbits": model_config.nbits,
-        "d": encoder.d,
-        "codes": model_config.codes,
-        "bytes_per_code": model_config.bits / 8,
-        "metric": "inner_product",
-        "query_normalisation": NORMALISATION[model_config.codes],
-        "query_repeats": model_config.M if additive else 1,
-        **{name: said[name] for name in DESCRIBED},
-        "preprocessing": {
-            "backbone": model_config.backbone,
-            "image_size": model_config.image_size,
-            "resize": "centred square, bicubic, antialiased",
-            "mean": backbone.mean.flatten().tolist(),
-            "std": backbone.std.flatten().tolist(),
-        },
-        "counts": counts,
-        "source": str(encoded) if source is None else source.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in ("mecoq-faiss", "torch", "torchvision", "numpy")}
-        | {"faiss": faiss.__version__, "simd": simd_level()},
-        "verification": figures,
-    }
+        more |= {"xq": queries_like_images(encoder, source), "source": source.name}
+        more["re_encoded"] = encode_again(encoder, source, str(encoded))
+    if shards is not None:
+        return build_shards(folder, encoder, encoded, kind, options, shards, **more)
+    return [build_bundle(folder, encoder, encoded, kind, options, **more)]
 
 
-def _write_metadata(partial: Path, donor: Path | None, given: Table | None) -> dict[str, Any] | None:
-    """The user's table, and what a bundle whose codes were taken has, in the same order."""
+def _finish(
+    folder: Path, contents: Sequence[dict[str, Any]], in_shards: bool, donor: Path | None, table: Table | None
+) -> None:
+    """Metadata and manifest of what was built: the user's table, and what a bundle whose codes were taken has."""
+    folders = [folder / shard_name(i) for i in range(len(contents))] if in_shards else [folder]
     with ExitStack() as stack:
-        items = stack.enter_context(Items([partial / ITEMS]))
-        parts = []
-        if donor is not None:
-            files = stack.enter_context(pinned(donor))
-            found = metadata_in(files)
-            if found is not None:
-                parts.append(Part(found, stack.enter_context(items_in(files)).ids, items.ids))
-        return write_metadata(partial, parts, given, items)
+        items = stack.enter_context(Items([built / ITEMS for built in folders]))
+        parts = [] if donor is None else _donated(donor, items, stack)
+        if in_shards:
+            described = divide_metadata(folder, folders, items, parts, table)
+        else:
+            described = [write_metadata(folder, parts, table, items)]
+    for built, content, said in zip(folders, contents, described, strict=True):
+        finish_bundle(built, content, said)
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def _donated(donor: Path, items: Items, stack: ExitStack) -> list[Part]:
+    """The metadata of a bundle whose items, in the same order, have become these."""
+    _, opened = stack.enter_context(pinned_shards(donor))
+    parts, start = [], 0
+    for files in opened:
+        with items_in(files) as own:
+            ids = own.ids
+        found = metadata_in(files)
+        if found is not None:
+            parts.append(Part(found, ids, items.ids[start : start + len(ids)]))
+        start += len(ids)
+    return parts

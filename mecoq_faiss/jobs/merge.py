@@ -12,9 +12,9 @@ import numpy as np
 from mecoq_faiss.bundle.embedding import model_fingerprint
 from mecoq_faiss.bundle.encoder import encoder_in
 from mecoq_faiss.bundle.folder import Pinned, pinned, read_manifest, verify_files
-from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.items import items_in, items_of_all
 from mecoq_faiss.bundle.metadata import Part, metadata_in
-from mecoq_faiss.bundle.recast import NAMES, items_of_all, next_id, settings, write_recast
+from mecoq_faiss.bundle.recast import NAMES, next_id, settings, write_recast
 from mecoq_faiss.bundle.segments import all_columns
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index import describe_index, read_codebooks
