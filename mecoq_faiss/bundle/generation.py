@@ -79,11 +79,11 @@ class Generation:
 
     def _open(self, manifest: dict[str, Any], device: str | torch.device, runtime: str) -> None:
         """All of one export, although another may take its place."""
-        self.manifest = manifest
         self._shards: list[Shard] = []
         with ExitStack() as stack:
             for files in each_shard(self._path, manifest):
                 if not self._shards:
+                    self.manifest = manifest if "shards" in manifest else files.manifest
                     self.encoder = encoder_in(files, device, runtime=runtime)
                     self._metric = read_model_config(files).metric
                 self._shards.append(Shard(files))

@@ -44,12 +44,15 @@ def shard_name(number: int) -> str:
 
 
 def each_shard(bundle: Path, manifest: dict[str, Any]) -> Iterator[Pinned]:
-    """Each shard of a bundle with all its files opened, while it is its turn; a bundle without shards is its only one.
+    """Each shard of a bundle with all its files opened, while it is its turn; a bundle without shards as its only one.
 
-    Raises ValueError where a shard is not the one that the `manifest` tells of.
+    Raises ValueError where a shard is not the one that the bundle's `manifest` tells of.
     """
-    for shard in manifest.get("shards") or [None]:
-        with pinned(bundle if shard is None else bundle / shard["folder"]) as files:
+    if "shards" not in manifest:
+        with pinned(bundle) as files:
+            yield files
+    for shard in manifest.get("shards", ()):
+        with pinned(bundle / shard["folder"]) as files:
             _check_told(files, manifest, shard)
             yield files
 
@@ -66,20 +69,19 @@ def pinned_shards(bundle: Path) -> Iterator[tuple[dict[str, Any], list[Pinned]]]
     """The manifest of a bundle and all its shards, opened together; one without shards is its only one."""
     manifest = read_manifest(bundle)
     with ExitStack() as stack:
-        opened = []
-        for shard in manifest.get("shards") or [None]:
-            files = stack.enter_context(pinned(bundle if shard is None else bundle / shard["folder"]))
+        if "shards" not in manifest:
+            files = stack.enter_context(pinned(bundle))
+            yield files.manifest, [files]
+            return
+        opened = [stack.enter_context(pinned(bundle / shard["folder"])) for shard in manifest["shards"]]
+        for files, shard in zip(opened, manifest["shards"], strict=True):
             _check_told(files, manifest, shard)
-            opened.append(files)
         yield manifest, opened
 
 
-def _check_told(files: Pinned, manifest: dict[str, Any], shard: dict[str, Any] | None) -> None:
-    if shard is None:
-        same = files.manifest == manifest
-    else:
-        same = _told(files.bundle) == shard and all(files.manifest.get(name) == manifest.get(name) for name in ALIKE)
-    if not same:
+def _check_told(files: Pinned, manifest: dict[str, Any], shard: dict[str, Any]) -> None:
+    alike = all(files.manifest.get(name) == manifest.get(name) for name in ALIKE)
+    if not alike or _told(files.bundle) != shard:
         raise ValueError(f"{files.bundle} is not the one that the manifest tells of: export or copy the bundle again")
 
 

@@ -151,9 +151,9 @@ def test_a_manifest_of_gigabytes_is_not_read(bundle: Path) -> None:
 
 
 def test_a_newer_format_says_so_whatever_else_it_holds(bundle: Path) -> None:
-    for version in (5, 10**3000):
+    for version in (6, 10**3000):
         (bundle / "manifest.json").write_text(json.dumps({"format": version, "files": {}}))
-        assert refusal(lambda: read_manifest(bundle), str(bundle)).endswith("this one reads 4): upgrade")
+        assert refusal(lambda: read_manifest(bundle), str(bundle)).endswith("this one reads 5): upgrade")
 
 
 def test_files_that_the_manifest_does_not_name(bundle: Path) -> None:

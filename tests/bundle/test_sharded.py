@@ -33,7 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "q.npy", rng.normal(size=(9, 12)).astype(np.float32))
     rows = "".join(f"{i:03}.jpg,{2000 + i % 20}\n" for i in range(100))  # of the first two shards alone
     (folder / "more.csv").write_text("path,year\n" + rows)
-    for name, more in {"8": {}, "4": {"nbits": 4}, "additive": {"codes": "additive"}}.items():
+    runs: dict[str, dict[str, Any]] = {"8": {}, "4": {"nbits": 4}, "additive": {"codes": "additive"}}
+    for name, more in runs.items():
         model = ModelConfig(backbone="features", feature_dim=12, hidden=16, D=16, M=4, **more)
         train(folder / "x.h5", folder / f"run{name}", model, TrainConfig(epochs=1, batch_size=50, workers=0))
     return folder
