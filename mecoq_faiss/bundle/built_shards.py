@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.built import build_bundle
-from mecoq_faiss.bundle.folder import ENCODER_FILES, ITEMS, METADATA, ONNX
+from mecoq_faiss.bundle.folder import ENCODER_FILES, METADATA, ONNX
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, Part, write_metadata
 from mecoq_faiss.bundle.sharded import link_file, shard_name
@@ -101,7 +101,7 @@ def build_shards(
 
 def divide_metadata(
     folder: Path,
-    shards: Sequence[Path],
+    shards: Sequence[tuple[Path, int]],
     items: Items,
     parts: Sequence[Part],
     table: Table | None,
@@ -110,8 +110,8 @@ def divide_metadata(
 
     Args:
         folder: where the joined file lies for a while.
-        shards: the folders; the items of each are the next ones of `items`.
-        items: those of all shards.
+        shards: the folder of each, and how many items it has.
+        items: those of all shards, one shard's after the other's.
         parts: metadata of other bundles.
         table: the user's, or None.
     """
@@ -124,11 +124,9 @@ def divide_metadata(
         file = stack.enter_context(open(folder / METADATA, "rb"))
         joined = Metadata(str(folder / METADATA), file, whole["rows"], whole["columns"])
         start = 0
-        for shard in shards:
-            with Items([shard / ITEMS]) as own:
-                end = start + len(own)
-            ids = items.ids[start:end]
-            start = end
+        for shard, count in shards:
+            ids = items.ids[start : start + count]
+            start += count
             said = write_metadata(shard, [Part(joined, ids, ids)])
             described.append(None if said is None else said | sidecar)
     (folder / METADATA).unlink()

@@ -15,16 +15,18 @@ from mecoq_faiss.bundle.drift import drift_of
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import Pinned, pinned
-from mecoq_faiss.bundle.items import items_in
-from mecoq_faiss.bundle.rewrite import ENCODED, rewriting, write_generation
+from mecoq_faiss.bundle.folder import Pinned
+from mecoq_faiss.bundle.items import Items, items_of_all
+from mecoq_faiss.bundle.rewrite import ENCODED, Edit, rewriting, write_generation
+from mecoq_faiss.bundle.rewrite_shards import write_generation_of_shards
+from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.sources import Source
 from mecoq_faiss.storage.files import sha256
 
 logger = logging.getLogger("mecoq_faiss")
-NOBODY = np.empty(0, np.int64)
+NOBODY, NO_PATHS = np.empty(0, np.int64), np.empty(0, object)
 
 
 def follow(
@@ -45,15 +47,20 @@ def follow(
     table = source.table if metadata is None else Table(Path(metadata))
     if table is not None:
         check_given(table)
-    with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
+    with (
+        rewriting(bundle) as work,
+        pinned_shards(bundle) as (manifest, shards),
+        items_of_all(shards) as items,
+    ):
         changes = find_changes(items, source, whole=whole)
         said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
             return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
-        new_table = table is not None and not _is_known(table, files)
-        if not changes and not new_table and not (compact and "segments" in files.manifest):
+        new_table = table is not None and not _is_known(table, manifest)
+        spread = any("segments" in files.manifest for files in shards)
+        if not changes and not new_table and not (compact and spread):
             return said
-        encoder = encoder_in(files, device)
+        encoder = encoder_in(shards[0], device)
         check_fits(encoder, source)
         added = None
         if len(changes.new):
@@ -64,17 +71,18 @@ def follow(
             added = added if added.exists() else None
         drift = None
         if added is not None:
-            first_new = files.manifest.get("first_new_id")
+            first_new = manifest.get("first_new_id")
             drift = drift_of(encoder.codebooks, items, first_new, added, additive=encoder.is_additive)
         if drift is not None:
             said["drift"] = drift
         told = ("added", "altered", "removed", "renamed", "drift")
         done: dict[str, Any] = {name: said[name] for name in told if name in said}
-        manifest = write_generation(
-            work, files, items, encoder,
+        edit = Edit(
             gone=changes.gone, moved=changes.moved, moved_arrays=_places(source, changes), added=added,
             class_names=source.class_names, said=done, compact=compact, table=table,
         )  # fmt: skip
+        paths = np.array([source.paths[row] for row in changes.new.tolist()], dtype=object)
+        manifest = _rewritten(work, bundle, manifest, shards, items, encoder, edit, paths)
     if drift is not None:
         logger.log(logging.WARNING if drift["retrain"] else logging.INFO, "%s", drift["evidence"])
     said["items"] = manifest["counts"]["items"]
@@ -93,7 +101,11 @@ def drop(
     And those with these paths. Returns `removed` and `items`. ValueError for an id or a path that no item has; nothing
     is removed then.
     """
-    with rewriting(bundle) as work, pinned(bundle) as files, items_in(files) as items:
+    with (
+        rewriting(bundle) as work,
+        pinned_shards(bundle) as (manifest, shards),
+        items_of_all(shards) as items,
+    ):
         named, missing = items.rows_at(paths)
         if missing:
             raise ValueError(f"{bundle} has no item {missing[0]!r}: give paths as search shows them")
@@ -105,16 +117,30 @@ def drop(
         rows = np.union1d(rows, named).astype(np.int64)
         if not len(rows):
             return {"removed": 0, "items": len(items)}
-        manifest = write_generation(
-            work, files, items, encoder_in(files, device),
-            gone=rows, moved=NOBODY, moved_arrays=None, added=None, class_names=(), said={"removed": len(rows)},
-        )  # fmt: skip
+        edit = Edit(gone=rows, moved=NOBODY, moved_arrays={}, added=None, class_names=(), said={"removed": len(rows)})
+        manifest = _rewritten(work, bundle, manifest, shards, items, encoder_in(shards[0], device), edit, NO_PATHS)
     return {"removed": len(rows), "items": manifest["counts"]["items"]}
 
 
-def _is_known(table: Table, files: Pinned) -> bool:
+def _rewritten(
+    work: Path,
+    bundle: Path,
+    manifest: dict[str, Any],
+    shards: Sequence[Pinned],
+    items: Items,
+    encoder: TorchEncoder,
+    edit: Edit,
+    paths: np.ndarray,
+) -> dict[str, Any]:
+    """The manifest of a bundle after a change; `paths` are those of the images that were to be encoded."""
+    if "shards" in manifest:
+        return write_generation_of_shards(work, bundle, manifest, shards, items, encoder, edit, paths)
+    return write_generation(work, shards[0], items, encoder, edit)
+
+
+def _is_known(table: Table, manifest: dict[str, Any]) -> bool:
     """Whether a bundle's metadata are those of a sidecar as it is now."""
-    said = files.manifest.get("metadata", {}).get("sidecar")
+    said = manifest.get("metadata", {}).get("sidecar")
     return table.rows is not None and said is not None and said == sha256(table.path)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,21 +75,36 @@ def rewriting(bundle: Path) -> Iterator[Path]:
         work.remove()
 
 
-def write_generation(
-    work: Path,
-    files: Pinned,
-    items: Items,
-    encoder: TorchEncoder,
-    *,
-    gone: np.ndarray,
-    moved: np.ndarray,
-    moved_arrays: dict[str, np.ndarray] | None,
-    added: Path | None,
-    class_names: Sequence[str],
-    said: dict[str, Any],
-    compact: bool = False,
-    table: Table | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of a bundle's items.
+
+    Attributes:
+        gone: (g,) rows of items to be removed, rising.
+        moved: (m,) rows of items that get other `paths` and stamps, of `moved_arrays`; they become the first new ones.
+        moved_arrays: `paths`, `size`, `mtime_ns` and, where there are any, `labels` of the moved ones, (m, ...) each.
+        added: an encoded file of what is new, or None.
+        rows: those of `added` that come into this bundle, (a,) rising; None for all.
+        next_id: the lowest id that new items may get, where other bundles have lower ones.
+        class_names: what the labels of both count.
+        said: what to record of this change in the manifest's `history`.
+        compact: write all items into one file, whatever their number.
+        table: the user's, of metadata, to be joined with the items, or None.
+    """
+
+    gone: np.ndarray
+    moved: np.ndarray
+    moved_arrays: dict[str, np.ndarray]
+    added: Path | None
+    class_names: Sequence[str]
+    said: dict[str, Any]
+    compact: bool = False
+    table: Table | None = None
+    rows: np.ndarray | None = None
+    next_id: int = 0
+
+
+def write_generation(work: Path, files: Pinned, items: Items, encoder: TorchEncoder, edit: Edit) -> dict[str, Any]:
     """Write the bundle that `files` becomes into `work`/next, prove it, and put it in the old one's place.
 
     Args:
@@ -96,14 +112,7 @@ def write_generation(
         files: the opened bundle, all files of it.
         items: its items, open.
         encoder: its encoder.
-        gone: (g,) rows of items to be removed, rising.
-        moved: (m,) rows of items that get other `paths` and stamps, of `moved_arrays`; they become the first new ones.
-        moved_arrays: `paths`, `size`, `mtime_ns` and, where there are any, `labels` of the moved ones, (m, ...) each.
-        added: an encoded file of what is new, or None.
-        class_names: what the labels of both count.
-        said: what to record of this change in the manifest's `history`.
-        compact: write all items into one file, whatever their number.
-        table: the user's, of metadata, to be joined with the items, or None.
+        edit: what changes.
 
     Returns:
         The new manifest.
@@ -112,37 +121,44 @@ def write_generation(
         VerificationError: the new index does not match the model; the old bundle stays.
         OSError: no room; the old bundle stays.
     """
-    new, names, numbers = work / NEXT, segment_names(files.manifest), _ids_to_give(files, items)
+    make_generation(work / NEXT, files, items, encoder, edit)
+    return put_in_place(work, files.bundle, files.manifest)
+
+
+def make_generation(new: Path, files: Pinned, items: Items, encoder: TorchEncoder, edit: Edit) -> dict[str, Any]:
+    """Write the bundle that `files` becomes into a folder `new` that is not there, and prove it; gives its manifest."""
+    moved, added = edit.moved, edit.added
+    names, numbers = segment_names(files.manifest), _ids_to_give(files, items, edit.next_id)
     (new / "encoder").mkdir(parents=True)
     for name in (*encoder_files(files), *names):
-        _link(files, name, new / name)
+        link_opened(files, name, new / name)
     written = 0
     if len(moved) or added is not None:
         names.append(_next_name(names))
         free = numbers["next_id"]
-        ids = write_added(new / names[-1], items, moved, moved_arrays or {}, added, class_names, free)
+        ids = write_added(new / names[-1], items, moved, edit.moved_arrays, added, edit.class_names, free, edit.rows)
         numbers["next_id"], written = max(free, int(ids.max()) + 1), len(ids)
-    dropped = np.sort(np.concatenate([gone, moved])).astype(np.int64)
+    dropped = np.sort(np.concatenate([edit.gone, moved])).astype(np.int64)
     if len(items) + written == len(dropped):
         raise ValueError(f"nothing would be left in {files.bundle}: remove it instead, or export another collection")
-    with _items_after(new, items, names, dropped, compact) as (names, after):
+    with _items_after(new, items, names, dropped, edit.compact) as (names, after):
         save_index(_next_index(files, encoder, items, after, dropped, written), new / INDEX)
         proved = _proved(new / INDEX, encoder, after)
-        described = _next_metadata(new, files, items, gone, after, table)
-        told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **said, "items": len(after)}
+        described = _next_metadata(new, files, items, edit.gone, after, edit.table)
+        told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **edit.said, "items": len(after)}
         all_names = [INDEX, *names, *encoder_files(files), *([REMOVED] if len(after.removed) else [])]
         all_names += [METADATA] if described is not None else []
         proved |= {} if described is None else {"metadata": described}
     content = {"counts": {"items": told["items"]}, "segments": names, **numbers, "updated": told["time"], **proved}
     content["history"] = [*files.manifest.get("history", [])[1 - MOST_HISTORY :], told]
-    return _put_in_place(work, files, content, all_names)
+    return _write_next_manifest(new, files, content, all_names)
 
 
-def _ids_to_give(files: Pinned, items: Items) -> dict[str, int]:
+def _ids_to_give(files: Pinned, items: Items, least: int) -> dict[str, int]:
     """The lowest id that no item ever had, and that of the first item that came after the export."""
     manifest = files.manifest
     ids = items.column("ids") if "next_id" not in manifest else None
-    free = manifest["next_id"] if ids is None else int(ids.max()) + 1
+    free = max(least, manifest["next_id"] if ids is None else int(ids.max()) + 1)
     return {"next_id": free, "first_new_id": manifest.get("first_new_id", free)}
 
 
@@ -152,18 +168,22 @@ def _next_name(names: list[str]) -> str:
     return f"items-{number:06d}.h5"
 
 
-def _put_in_place(work: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Write the manifest of `work`/next with this other `content`, and put it in the opened bundle's place."""
-    bundle, new = files.bundle, work / NEXT
+def _write_next_manifest(new: Path, files: Pinned, content: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The manifest of a folder that the opened bundle becomes, with this other `content`."""
     content = {
         name: value for name, value in files.manifest.items() if name not in ("format", "files", "metadata")
     } | content
     entries = files.manifest["files"].items()
-    kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(bundle / n)}
+    kept = {n: entry for n, entry in entries if n in names and (new / n).samefile(files.bundle / n)}
     write_manifest(new, content, names, kept)
-    if read_manifest(bundle) != files.manifest:
+    return read_manifest(new)
+
+
+def put_in_place(work: Path, bundle: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Put `work`/next in the place of the bundle that `manifest` tells of; gives the new manifest."""
+    if read_manifest(bundle) != manifest:
         raise ValueError(f"{bundle} was replaced meanwhile: run the same again")
-    exchange_folders(new, bundle, work / PREVIOUS)
+    exchange_folders(work / NEXT, bundle, work / PREVIOUS)
     return read_manifest(bundle)
 
 
@@ -202,7 +222,7 @@ def _next_metadata(
     """Metadata of the next generation, and what its manifest says of them; linked where they stay as they are."""
     if given is None and not len(gone):
         if METADATA in files.names:
-            _link(files, METADATA, new / METADATA)
+            link_opened(files, METADATA, new / METADATA)
         return files.manifest.get("metadata")
     return write_metadata(new, carried(files, items, gone, after), given, after)
 
@@ -235,7 +255,7 @@ def _proved(path: Path, encoder: TorchEncoder, items: Items) -> dict[str, Any]:
     return {"verification": figures} | {name: said[name] for name in ("nlist", "nprobe", "refine")}
 
 
-def _link(files: Pinned, name: str, target: Path) -> None:
+def link_opened(files: Pinned, name: str, target: Path) -> None:
     """The same file under a second name, or a copy of it; of the generation that is open, whatever is in its place."""
     source = files.file(name)
     try:

@@ -64,8 +64,9 @@ def write_added(
     added: Path | None,
     class_names: Sequence[str],
     next_id: int,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Write moved items and the encoded file of new ones as one segment; gives their ids."""
+    """Write moved items and the encoded file of new ones, or some `rows` of it, as one segment; gives their ids."""
     parts: list[dict[str, np.ndarray]] = []
     if len(moved):
         kept = {name: items.lazy(name) for name in COPIED if name not in ("paths", "labels")}
@@ -74,6 +75,7 @@ def write_added(
         with h5py.File(added) as file:
             found = {name: file[name][:] for name in COPIED if name in file}
             found["paths"] = file["paths"].asstr()[:]
+        found = found if rows is None else {name: column[rows] for name, column in found.items()}
         found["ids"] = next_id + np.arange(len(found["ids"]), dtype=np.int64)
         parts.append(found)
     names = [name for name in COPIED if all(name in part for part in parts)]

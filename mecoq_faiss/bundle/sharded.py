@@ -128,8 +128,7 @@ def write_sharded(folder: Path, content: dict[str, Any] | None = None) -> dict[s
                     f"{shard} has {name}={manifest.get(name)!r}, {shards[0].name} {first.get(name)!r}: "
                     "build them with the same settings"
                 )
-    _check_centroids(shards)
-    _check_ids(shards)
+    check_together(shards)
     _link_encoders(shards, manifests)
     counts = {"items": sum(manifest["counts"]["items"] for manifest in manifests)}
     written: dict[str, Any] = {"format": FORMAT, **{name: first[name] for name in ALIKE if name in first}}
@@ -137,7 +136,7 @@ def write_sharded(folder: Path, content: dict[str, Any] | None = None) -> dict[s
     written |= {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "next_id": max(next_free_id(shard, manifest) for shard, manifest in zip(shards, manifests, strict=True)),
-        "verification": _worst([manifest.get("verification", {}) for manifest in manifests]),
+        "verification": worst_figures([manifest.get("verification", {}) for manifest in manifests]),
     }
     described = _all_metadata(manifests)
     written |= {} if described is None else {"metadata": described}
@@ -147,9 +146,16 @@ def write_sharded(folder: Path, content: dict[str, Any] | None = None) -> dict[s
         "shards": [_told(shard) for shard in shards],
         "files": {},
     }
-    sync_folder(folder)
+    for path in (*shards, folder):
+        sync_folder(path)
     write_text(folder / MANIFEST, json.dumps(written, indent=2) + "\n")
     return read_manifest(folder)
+
+
+def check_together(shards: list[Path]) -> None:
+    """ValueError where shards have different centroids, or an item of the same id."""
+    _check_centroids(shards)
+    _check_ids(shards)
 
 
 def _check_centroids(shards: list[Path]) -> None:
@@ -229,7 +235,7 @@ def link_file(source: Path, target: Path) -> None:
                 shutil.copyfile(source, copied)
 
 
-def _worst(figures: list[dict[str, Any]]) -> dict[str, Any]:
+def worst_figures(figures: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each figure of the shards' proofs the worst."""
     names = [name for name in figures[0] if all(name in of_shard for of_shard in figures)]
     high = ("max_", "table_")

@@ -269,7 +269,8 @@ def _finish(
         items = stack.enter_context(Items([built / ITEMS for built in folders]))
         parts = [] if donor is None else _donated(donor, items, stack)
         if in_shards:
-            described = divide_metadata(folder, folders, items, parts, table)
+            counts = [content["counts"]["items"] for content in contents]
+            described = divide_metadata(folder, list(zip(folders, counts, strict=True)), items, parts, table)
         else:
             described = [write_metadata(folder, parts, table, items)]
     for built, content, said in zip(folders, contents, described, strict=True):
