@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.folder import INDEX, ITEMS, METADATA, Pinned, encoder_files, write_manifest
-from mecoq_faiss.bundle.metadata import Part, write_metadata
+from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
-from mecoq_faiss.bundle.segments import write_segment
+from mecoq_faiss.bundle.segments import all_columns, write_segment
+from mecoq_faiss.bundle.sharded import SHARD, link_all, shard_name, write_sharded
+from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.index import build_index, describe_index, load_index, read_codebooks, save_index
+from mecoq_faiss.index.build import SHARING
+from mecoq_faiss.index.inspect import read_centroids
 from mecoq_faiss.storage.files import replacing
 
-NAMES = r"index\.faiss|items\.h5|encoder|encoder\.onnx|metadata\.parquet|spill|manifest\.json"
+NAMES = rf"index\.faiss|items\.h5|encoder|encoder\.onnx|metadata\.parquet|spill|manifest\.json|{SHARD}"
 OF_ITS_OWN = (
     "format",
     "files",
@@ -30,6 +35,7 @@ OF_ITS_OWN = (
     "source",
     "counts",
     "metadata",
+    "shards",
 )  # of a manifest
 OF_ITS_INDEX = ("nlist", "nprobe", "refine", "has_ids")
 
@@ -107,3 +113,48 @@ def write_recast(
         content["metadata"] = described
     names = [INDEX, ITEMS, *of_encoder, *([] if described is None else [METADATA])]
     write_manifest(folder, content, names)
+
+
+def write_shards_of(
+    folder: Path,
+    bundles: Sequence[tuple[Pinned, np.ndarray | None]],
+    encoder: TorchEncoder,
+    codebooks: np.ndarray,
+    said: dict[str, Any],
+    *,
+    first_free: int,
+    source: str,
+) -> None:
+    """Write a bundle whose shards are other bundles: the same files, or, where their items get other ids, written anew.
+
+    Args:
+        folder: an empty one.
+        bundles: each opened, and the new ids of its items (n,) int64, or None.
+        encoder: their encoder.
+        codebooks: those of their indexes.
+        said: what `describe_index` says of the first one's index.
+        first_free: the lowest id that no item ever had.
+        source: what the manifest says of where the items come from.
+
+    Raises:
+        ValueError: bundles that cannot be shards of one.
+    """
+    for number, (files, ids) in enumerate(bundles):
+        shard = folder / shard_name(number)
+        if ids is None:
+            link_all(files, shard)
+            continue
+        shard.mkdir()
+        options = settings(said, len(ids))
+        if options["kind"] in SHARING:
+            centroids = read_centroids(index_in(files))
+            options |= {"nlist": said["nlist"], "nprobe": said["nprobe"], "centroids": centroids}
+        with items_in(files) as items:
+            arrays, attributes = all_columns(items)
+        metadata = metadata_in(files)
+        write_recast(
+            shard, files, encoder, codebooks, arrays | {"ids": ids}, attributes, options,
+            own_ids=said["has_ids"], first_free=first_free, source=str(files.bundle),
+            metadata=[] if metadata is None else [Part(metadata, arrays["ids"], ids)],
+        )  # fmt: skip
+    write_sharded(folder, {"source": source, "next_id": first_free})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from mecoq_faiss.bundle.metadata import carried, write_metadata
 from mecoq_faiss.bundle.probes import queries_like_codes
 from mecoq_faiss.bundle.proof import verify
 from mecoq_faiss.bundle.segments import all_columns, write_added, write_segment
+from mecoq_faiss.bundle.sharded import link_opened
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table
@@ -253,20 +252,6 @@ def _proved(path: Path, encoder: TorchEncoder, items: Items) -> dict[str, Any]:
     xq = queries_like_codes(codebooks, codes, encoder.is_additive)
     figures = verify(index, codebooks, encoder.quantizer.cpu(), codes, xq, ids=ids)
     return {"verification": figures} | {name: said[name] for name in ("nlist", "nprobe", "refine")}
-
-
-def link_opened(files: Pinned, name: str, target: Path) -> None:
-    """The same file under a second name, or a copy of it; of the generation that is open, whatever is in its place."""
-    source = files.file(name)
-    try:
-        os.link(files.bundle / name, target)
-        if os.path.samestat(os.stat(target), os.fstat(source.fileno())):
-            return
-        target.unlink()
-    except OSError:  # a file system without hard links
-        target.unlink(missing_ok=True)
-    with replacing(target) as temporary, open(temporary, "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _compacted(new: Path, names: list[str], items: Items) -> tuple[list[str], np.ndarray]:

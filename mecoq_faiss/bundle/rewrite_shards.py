@@ -15,8 +15,8 @@ from mecoq_faiss.bundle.built_shards import divide_metadata
 from mecoq_faiss.bundle.folder import MANIFEST, METADATA, Pinned, pinned, read_manifest, write_manifest
 from mecoq_faiss.bundle.items import Items, items_in, items_of_all
 from mecoq_faiss.bundle.metadata import Part, metadata_in
-from mecoq_faiss.bundle.rewrite import MOST_HISTORY, NEXT, Edit, link_opened, make_generation, put_in_place
-from mecoq_faiss.bundle.sharded import link_file, write_sharded
+from mecoq_faiss.bundle.rewrite import MOST_HISTORY, NEXT, Edit, make_generation, put_in_place
+from mecoq_faiss.bundle.sharded import link_all, write_sharded
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table
 from mecoq_faiss.storage.shards import map_array
@@ -61,7 +61,7 @@ def write_generation_of_shards(
         if counts["removed"] == files.manifest["counts"]["items"] and not counts["added"]:
             continue
         if not any(counts.values()) and not (edit.compact and "segments" in files.manifest):
-            _link_all(files, new / files.bundle.name)
+            link_all(files, new / files.bundle.name)
             continue
         with items_in(files) as of_shard:
             made = make_generation(new / files.bundle.name, files, of_shard, encoder, own)
@@ -115,14 +115,6 @@ def _homes(items: Items, starts: np.ndarray, paths: Sequence[str], gone: np.ndar
     left += np.bincount(homes[homes >= 0], minlength=len(left))
     homes[homes < 0] = np.argmin(left)
     return homes
-
-
-def _link_all(files: Pinned, folder: Path) -> None:
-    """A shard as it is under a second name."""
-    (folder / "encoder").mkdir(parents=True)
-    for name in files.names:
-        link_opened(files, name, folder / name)
-    link_file(files.bundle / MANIFEST, folder / MANIFEST)
 
 
 def _join_table(new: Path, table: Table) -> None:

@@ -235,6 +235,28 @@ def link_file(source: Path, target: Path) -> None:
                 shutil.copyfile(source, copied)
 
 
+def link_opened(files: Pinned, name: str, target: Path) -> None:
+    """The same file under a second name, or a copy of it; of the generation that is open, whatever is in its place."""
+    source = files.file(name)
+    try:
+        os.link(files.bundle / name, target)
+        if os.path.samestat(os.stat(target), os.fstat(source.fileno())):
+            return
+        target.unlink()
+    except OSError:  # a file system without hard links
+        target.unlink(missing_ok=True)
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def link_all(files: Pinned, folder: Path) -> None:
+    """A shard as it is under a second name."""
+    (folder / "encoder").mkdir(parents=True)
+    for name in files.names:
+        link_opened(files, name, folder / name)
+    link_file(files.bundle / MANIFEST, folder / MANIFEST)
+
+
 def worst_figures(figures: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each figure of the shards' proofs the worst."""
     names = [name for name in figures[0] if all(name in of_shard for of_shard in figures)]

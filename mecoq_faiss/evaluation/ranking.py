@@ -38,7 +38,7 @@ def rank_all(index: Any, xq: NDArray[Any], k: int, relevant: Relevant) -> Iterat
     """Batches of rankings, in the queries' order.
 
     Args:
-        index: a FAISS index, float or binary (queries (nq, d) float32, or (nq, d / 8) uint8).
+        index: a FAISS index, float or binary (queries (nq, d) float32, or (nq, d / 8) uint8), or `MergedShards`.
         xq: the queries.
         k: ranks; no more than the index holds.
         relevant: tells whether items are relevant, see `Relevant`.
@@ -54,10 +54,11 @@ def rank_all(index: Any, xq: NDArray[Any], k: int, relevant: Relevant) -> Iterat
 def depends_on_k(index: Any) -> bool:
     """Whether the first results of a search depend on how many are asked for.
 
-    They do with an IndexRefine, within id maps and transforms too.
+    They do with an IndexRefine, within id maps, transforms and shards too.
     """
     import faiss
 
+    index = getattr(index, "first", index)
     while isinstance(index, faiss.Index):
         index = faiss.downcast_index(index)
         if isinstance(index, faiss.IndexRefine):

@@ -47,6 +47,21 @@ class MergedShards:
     def __len__(self) -> int:
         return sum(self._counts)
 
+    @property
+    def first(self) -> faiss.Index:
+        """The first shard's index, of the kind of all."""
+        return self._indexes[0]
+
+    @property
+    def ntotal(self) -> int:
+        """How many items there are, whatever the rows that may be returned."""
+        return self._starts[-1]
+
+    @property
+    def metric_type(self) -> int:
+        """FAISS's number of the metric."""
+        return self._indexes[0].metric_type
+
     def search(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(D, I) of queries (nq, d) float32, as `index.search` gives them; the last I are -1 where fewer are found."""
         xq = np.ascontiguousarray(xq, dtype=np.float32)

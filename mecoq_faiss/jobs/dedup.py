@@ -11,8 +11,8 @@ import torch
 from mecoq_faiss.bundle.duplicates import COSINE, NEAR, Duplicate, find_groups
 from mecoq_faiss.bundle.embedding import check_fits, embed_batches
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import pinned
-from mecoq_faiss.bundle.items import items_in, stored
+from mecoq_faiss.bundle.items import items_of_all, stored
+from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.bundle.stored_config import read_model_config
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
@@ -67,9 +67,8 @@ def dedup(
         >>> [[item.path for item in group] for group in dedup("bundle-twice", "photos-twice")]
         [['0.png', 'copy.png']]
     """
-    with pinned(bundle) as files:
-        items = items_in(files)
-        config, codebooks = read_model_config(files), read_codebooks(index_in(files))
+    with pinned_shards(Path(bundle)) as (_, shards), items_of_all(shards) as items:
+        config, codebooks = read_model_config(shards[0]), read_codebooks(index_in(shards[0]))
         additive = config.codes == "additive"
         most = 1 if additive else config.M
         threshold = NEAR * most if threshold is None else threshold
@@ -83,7 +82,7 @@ def dedup(
         ids, paths, hashes = items.ids[order], items.all_paths()[order], items.column("sha256")
         embed = None
         if images is not None:
-            source, encoder = as_source(images, "database"), encoder_in(files, device)
+            source, encoder = as_source(images, "database"), encoder_in(shards[0], device)
             check_fits(encoder, source)
             embed = _Embed(encoder, source, paths.tolist(), workers)
         if config.metric == "l2":

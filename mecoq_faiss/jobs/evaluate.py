@@ -11,14 +11,16 @@ import torch
 from mecoq_faiss.bundle.embedding import embed_source
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in, load_encoder
-from mecoq_faiss.bundle.folder import ITEMS, is_bundle, pinned, read_items
-from mecoq_faiss.bundle.items import items_in
+from mecoq_faiss.bundle.folder import ITEMS, is_bundle, read_items
+from mecoq_faiss.bundle.items import items_of_all
+from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.config import K_MAP
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
+from mecoq_faiss.index.merged import MergedShards
 from mecoq_faiss.training.run_folder import RunFolder
 
 
@@ -64,13 +66,14 @@ def evaluate(
     items: dict[str, Any]
     is_run = RunFolder(path).config_file.is_file() and not is_bundle(path)
     if not is_run:
-        with pinned(path) as files:  # all of one export, although another may take its place meanwhile
-            encoder = encoder_in(files, device)
-            with items_in(files) as stored:
+        with pinned_shards(path) as (_, shards):  # all of one export, although another may take its place meanwhile
+            encoder = encoder_in(shards[0], device)
+            with items_of_all(shards) as stored:
                 labels, class_names = stored.labels()
                 items = {"codes": stored.codes, "labels": labels, "class_names": class_names}
             k = _check(items, source, k)
-            index = without_ids(index_in(files))
+            indexes = [without_ids(index_in(files)) for files in shards]
+            index: Any = indexes[0] if len(indexes) == 1 else MergedShards(indexes)
     else:
         encoder = load_encoder(path, device)
         if database is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from mecoq_faiss.bundle.folder import is_bundle, read_manifest
+from mecoq_faiss.bundle.folder import is_bundle, read_manifest, shard_names
 from mecoq_faiss.bundle.history import plot_history
 from mecoq_faiss.index import describe_index, load_index
 from mecoq_faiss.presets import PRESETS
@@ -37,9 +38,20 @@ def describe(path: str | Path) -> dict[str, Any]:
         return _describe_h5(path) if h5py.is_hdf5(path) else _describe_index(path)
     if is_bundle(path):
         manifest = read_manifest(path)
-        size = sum(entry["bytes"] for entry in manifest.pop("files").values())
-        return {"type": "bundle", **manifest, "bytes": size}
+        shards = [path / name for name in shard_names(manifest)]
+        entries = manifest.pop("files") | _entries_of(shards)
+        said = {"type": "bundle", **manifest, "bytes": sum(entry["bytes"] for entry in entries.values())}
+        return said | ({"shards": len(shards)} if shards else {})
     return _describe_run(path)
+
+
+def _entries_of(shards: Sequence[Path]) -> dict[str, Any]:
+    """The files of shards, the encoder's once."""
+    entries: dict[str, Any] = {}
+    for shard in shards:
+        for name, entry in read_manifest(shard)["files"].items():
+            entries[name if name.startswith("encoder") else f"{shard.name}/{name}"] = entry
+    return entries
 
 
 def draw_history(path: str | Path, out: str | Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import pinned
-from mecoq_faiss.bundle.items import Items, items_in
+from mecoq_faiss.bundle.items import Items, items_of_all
 from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.recast import next_id, settings, write_recast
 from mecoq_faiss.bundle.segments import all_columns
+from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.index import describe_index, read_codebooks
 from mecoq_faiss.storage.files import check_writable_parent
@@ -55,13 +55,14 @@ def split(
         work.discard()  # what a kill left after the last step
         raise FileExistsError(f"{out_dir} exists: choose another --out-dir")
     check_writable_parent(out_dir)
-    with pinned(bundle) as files, items_in(files) as items:
+    with pinned_shards(Path(bundle)) as (_, shards), items_of_all(shards) as items:
         rows_of = _ranges(len(items), parts) if parts is not None else _classes(items)
-        encoder, index = encoder_in(files, "cpu"), index_in(files)
+        encoder, index = encoder_in(shards[0], "cpu"), index_in(shards[0])
         said, codebooks = describe_index(index), read_codebooks(index)
         del index
         arrays, attributes = all_columns(items)
-        free, metadata = next_id(files, items.ids), metadata_in(files)
+        free = max(next_id(files, items.ids) for files in shards)
+        metadata = [found for files in shards if (found := metadata_in(files)) is not None]
         with work.opened():
             work.clear(keep=())
             try:
@@ -69,10 +70,10 @@ def split(
                     folder = work.path / "bundles" / name
                     folder.mkdir(parents=True)
                     write_recast(
-                        folder, files, encoder, codebooks, {of: column[rows] for of, column in arrays.items()},
+                        folder, shards[0], encoder, codebooks, {of: column[rows] for of, column in arrays.items()},
                         attributes, settings(said, len(rows)),
                         own_ids=said["has_ids"], first_free=free, source=f"{bundle}, {name}",
-                        metadata=[] if metadata is None else [Part(metadata, items.ids[rows], items.ids[rows])],
+                        metadata=[Part(found, items.ids[rows], items.ids[rows]) for found in metadata],
                     )  # fmt: skip
                 (work.path / "bundles").rename(out_dir)
             finally:
