@@ -109,12 +109,6 @@ def write_sharded(folder: Path, content: dict[str, Any] | None = None) -> dict[s
 
     Raises:
         ValueError: no shards, damaged ones, or such as do not belong together.
-
-    Example:
-        >>> from mecoq_faiss.bundle.sharded import write_sharded
-        >>> manifest = write_sharded(Path("bundle-shards"))
-        >>> [shard["items"] for shard in manifest["shards"]]
-        [10, 10]
     """
     shards = sorted(path for path in folder.glob("shard-*") if path.is_dir())
     if not shards:

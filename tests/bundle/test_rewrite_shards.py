@@ -129,7 +129,7 @@ def test_a_stop_leaves_the_old_or_the_new(living: Path, kind: str) -> None:
     picture(100).save(photos / "new.png")
     old, stopped = shards_of(bundle), 0
 
-    for event in range(0, 400, 9):
+    for event in range(0, 400, 17):
         try:
             with stopped_at(event):
                 update(bundle, photos, workers=0)

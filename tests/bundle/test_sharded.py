@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from mecoq_faiss import ModelConfig, TrainConfig, encode, export_index, load_encoder, open_bundle, train
+from mecoq_faiss import ModelConfig, TrainConfig, encode, export_index, load_encoder, open_bundle, train, verify
 from mecoq_faiss.bundle.folder import read_manifest
 from mecoq_faiss.bundle.sharded import write_sharded
+from tests.bundle.test_living import Stopped, stopped_at
 
 N, SHARDS = 230, 4
 
@@ -189,3 +190,23 @@ def test_shards_that_do_not_belong_together_are_refused(made: Path, tmp_path: Pa
 def test_more_shards_than_items(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"shards={N + 1} is out of range: choose 1 to {N} for {N} items"):
         export_index(made / "run8", made / "x.h5", tmp_path / "out", shards=N + 1)
+
+
+def test_a_stopped_export_leaves_nothing_or_what_continues(made: Path, tmp_path: Path) -> None:
+    out, stopped = tmp_path / "out", 0
+    for event in range(0, 200, 11):
+        try:
+            with stopped_at(event):
+                export_index(made / "run8", made / "x.h5", out, shards=3, workers=0)
+            break
+        except Stopped:
+            stopped += 1
+        if out.exists():
+            verify(out)
+
+    if not out.exists():
+        export_index(made / "run8", made / "x.h5", out, shards=3, workers=0)
+    one, xq = pair(made, "8", "pq")[0], np.load(made / "q.npy")
+    with open_bundle(one) as whole, open_bundle(out) as shards:
+        assert shards.search(xq, 20) == whole.search(xq, 20)
+    assert stopped > 3 and not (tmp_path / "out.partial").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mecoq_faiss import (
+    Hit,
     dedup,
     evaluate,
     export_index,
@@ -47,6 +48,11 @@ def table_of(path: Path) -> list[dict[str, Any]]:
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
+def found(bundle: Path, queries: np.ndarray, where: str | None = None) -> list[list[Hit]]:
+    with open_bundle(bundle) as opened, opened.in_use() as files:
+        return files.search_vectors(queries, 25, where)
+
+
 def test_the_same_as_of_one(bundles: Path, start: Path, tmp_path: Path) -> None:
     one, shards = bundles / "one", bundles / "in-3"
 
@@ -59,7 +65,7 @@ def test_the_same_as_of_one(bundles: Path, start: Path, tmp_path: Path) -> None:
     for part in ("part-1", "part-2"):
         files = [tmp_path / f"{name}-halves" / part / "index.faiss" for name in ("one", "shards")]
         assert files[0].read_bytes() == files[1].read_bytes()
-    assert verify(shards)["items"] == N and verify(shards)["files"] == 4 * 3 + 1  # metadata of the first shard
+    assert verify(shards)["items"] == N and verify(shards)["files"] == 4 * 3 + 2  # metadata in two
     said = describe(shards)
     assert (said["shards"], said["counts"]["items"]) == (3, N) and said["bytes"] > describe(one)["bytes"]
 
@@ -86,10 +92,8 @@ def test_shards_are_merged_by_their_names_alone(bundles: Path, tmp_path: Path) -
     assert [entry["items"] for entry in manifest["shards"]] == [20, 20, 20] and manifest["next_id"] == N
     queries = np.zeros((3, 16), np.float32)
     queries[:, ::5] = 1
-    with open_bundle(tmp_path / "merged") as merged, open_bundle(whole) as expected:
-        with merged.in_use() as a, expected.in_use() as b:
-            assert a.search_vectors(queries, 30, None) == b.search_vectors(queries, 30, None)
-            assert a.search_vectors(queries, 30, "year > 2005") == b.search_vectors(queries, 30, "year > 2005")
+    merged, expected = found(tmp_path / "merged", queries), found(whole, queries)
+    assert merged == expected and found(tmp_path / "merged", queries, "year > 2005") != merged
     second = halves[1] / "shard-000002" / "index.faiss"
     assert (tmp_path / "merged" / "shard-000002" / "index.faiss").samefile(second)
     assert verify(tmp_path / "merged")["items"] == N
@@ -104,16 +108,14 @@ def test_bundles_are_kept_as_shards(start: Path, tmp_path: Path) -> None:
         export_index(start / "run-8", start / "photos" / name, tmp_path / name, ids="auto", workers=0)
     both = [tmp_path / "a", tmp_path / "b"]
 
-    with pytest.raises(ValueError, match="id 0 is an item's of .*: give --new-ids"):
+    with pytest.raises(ValueError, match=r"id 0 is an item's of .*: give --new-ids"):
         merge(both, tmp_path / "refused", shards=True)
     merge(both, tmp_path / "one", new_ids=True)
     merge(both, tmp_path / "shards", new_ids=True, shards=True)
 
     assert len(read_manifest(tmp_path / "shards")["shards"]) == 2 and not (tmp_path / "refused").exists()
     queries = np.eye(16, dtype=np.float32)
-    with open_bundle(tmp_path / "one") as one, open_bundle(tmp_path / "shards") as shards:
-        with one.in_use() as a, shards.in_use() as b:
-            assert a.search_vectors(queries, 25, None) == b.search_vectors(queries, 25, None)
+    assert found(tmp_path / "one", queries) == found(tmp_path / "shards", queries)
 
 
 def test_lists_of_other_centroids_are_no_shards(start: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mecoq_faiss import export_index, open_bundle
+from mecoq_faiss import export_index, open_bundle, remove
 from mecoq_faiss.index import read_codebooks
 from tests.service.conftest import N, Running
 
@@ -367,3 +367,27 @@ def test_no_request_is_lost_while_bundles_are_exchanged(
     for thread in threads:
         thread.join()
     assert len(seen) >= 6 and set(statuses) == {200}
+
+
+def test_a_bundle_in_shards_is_served_as_any_other(
+    serve: Callable[..., Running], reading: Running, collection: Path, tmp_path: Path
+) -> None:
+    table = collection / "years.csv"
+    export_index(collection / "run8", collection / "photos", tmp_path / "bundle", shards=3, metadata=table, workers=0)
+    running = serve(tmp_path / "bundle", images=collection / "photos")
+    files = {"images": picture(collection, "a/04.png")}
+    for asked in ({"k": "7", "explain": "true"}, {"k": "5", "where": "year >= 2031 and label = 'b'"}):
+        answers = [one.client.post("/search", files=files, data=asked).json() for one in (running, reading)]
+        assert answers[0]["results"] == answers[1]["results"]
+    assert running.client.get("/items/41").json() == reading.client.get("/items/41").json()
+    assert (
+        running.client.get("/items/41/similar?k=3").status_code
+        == reading.client.get("/items/41/similar?k=3").status_code
+    )
+
+    remove(tmp_path / "bundle", [41])  # taken up by itself
+
+    deadline = time.monotonic() + 30
+    while running.client.get("/items/41").status_code != 404 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running.client.get("/items/41").status_code == 404 and running.client.get("/items/42").status_code == 200

@@ -1,0 +1,62 @@
+"""The lists of several shards joined into those of one index, which stay on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from faiss.contrib.ondisk import merge_ondisk
+
+from mecoq_faiss.index.build import with_ids
+from mecoq_faiss.index.file import load_index, save_index
+from mecoq_faiss.index.inspect import pq_core, read_ids, without_ids
+from mecoq_faiss.index.merged import check_shards
+from mecoq_faiss.storage.files import replacing
+
+LISTS = ".ivfdata"  # what the name of the lists' file ends in
+
+
+def join_lists(shards: Sequence[str | Path], out: str | Path) -> None:
+    """Write one `ivfpq` index of the lists of shards, which `faiss.read_index` opens and searches from the disk.
+
+    It is what one build of all codes with the same centroids gives, but that its lists lie in a file of their own beside
+    it, `OUT.ivfdata`, by whose absolute path it finds them. Memory is that of the centroids, and where the shards return
+    own ids, of these; the system pages the rest.
+
+    Args:
+        shards: their index files, in their order, of the same codebooks and centroids.
+        out: the index file; refused where it, or its lists, exist.
+
+    Raises:
+        FileNotFoundError: no such index.
+        FileExistsError: `out` is there.
+        ValueError: another kind of index, or shards that do not belong together.
+    """
+    out, lists = Path(out), Path(f"{out}{LISTS}").absolute()
+    for path in (out, lists):
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} exists: choose another name")
+    opened = [load_index(shard, mmap=True) for shard in shards]
+    cores = [pq_core(without_ids(index)) for index in opened]
+    if not all(isinstance(core, faiss.IndexIVFPQ) and not core.by_residual for core in cores):
+        raise ValueError("only lists of the kind 'ivfpq' can be joined on disk: export the shards as such")
+    check_shards(opened)
+    all_ids = [read_ids(index) for index in opened]
+    if any((ids is None) != (all_ids[0] is None) for ids in all_ids):
+        raise ValueError("some of the shards return own ids, and some positions: export them with the same --ids")
+    del opened
+    index: Any = pq_core(load_index(shards[0]))
+    index.reset()
+    try:
+        with replacing(lists) as temporary:
+            merge_ondisk(index, [str(shard) for shard in shards], str(temporary), shift_ids=True)
+        index.invlists.filename = str(lists)
+        whole = index if all_ids[0] is None else with_ids(index, np.concatenate(all_ids), reverse=False)
+        save_index(whole, out)
+    except BaseException:
+        lists.unlink(missing_ok=True)
+        raise
