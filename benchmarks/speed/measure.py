@@ -13,7 +13,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
 from mecoq_faiss.runtime.environment import environment
 from mecoq_faiss.storage.files import replacing, write_text
@@ -33,6 +32,8 @@ def arguments(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def use_threads(number: int) -> None:
+    import torch  # not above: processes that only search are measured without it
+
     faiss.omp_set_num_threads(number)
     torch.set_num_threads(number)
 
