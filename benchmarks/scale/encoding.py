@@ -11,7 +11,7 @@ from benchmarks.speed.madeup import jpegs
 from benchmarks.speed.measure import Row, use_threads
 
 BACKBONES = {"mobilenet_v3_small": 96, "timm:mobilenetv1_100": 96, "resnet18": 224}  # name -> pixels; random weights
-IMAGES = {"mobilenet_v3_small": 768, "timm:mobilenetv1_100": 384, "resnet18": 96}  # of each process
+IMAGES = {"mobilenet_v3_small": 512, "timm:mobilenetv1_100": 384, "resnet18": 64}  # of each process
 JPEG_SIDE = 256
 
 

@@ -7,6 +7,7 @@ whole process's peak, those pages and Python's libraries among it, is given besi
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,23 +29,25 @@ def cells(options: Options) -> Iterator[Cell]:
                     {"kind": kind, "n": min(share, n - i * share), "number": i, "folder": options.folder}
                     for i in range(workers)
                 ]
-                settings = {"kind": kind, "num_bytes": NUM_BYTES, "codes": n, "workers": workers}
-                seconds = building.foretold(NUM_BYTES, share) if kind == "ivfpq" else 0.0
+                nlist = building.FEW_LISTS if kind == "ivfpq" else 0
+                settings = {"kind": kind, "num_bytes": NUM_BYTES, "codes": n, "nlist": nlist, "workers": workers}
+                seconds = building.foretold(kind, NUM_BYTES, share, nlist) * max(1, workers / (os.cpu_count() or 1))
                 memory = workers * building.memory_of(kind, NUM_BYTES, share)
                 yield Cell("shards", settings, "shards:build_share", jobs, memory, 2.5 * n * (NUM_BYTES + 8), seconds)
 
 
 def build_share(kind: str, n: int, number: int, folder: str | None) -> Iterator[Row]:
-    """The shard of one process, from its codes' file to its index file."""
+    """The shard of one process, from its codes' file to its index file; an inverted file has few lists."""
     from mecoq_faiss.index import build_index, save_index
 
     with tempfile.TemporaryDirectory(dir=folder) as own:
         books = madeup.codebooks(kind, NUM_BYTES)
         codes = madeup.mapped_codes(Path(own) / "codes.npy", kind, NUM_BYTES, n, number)
+        nlist = building.FEW_LISTS if kind == "ivfpq" else None
         before = resident("RssAnon")
         out = Path(own) / "index.faiss"
         yield {}
-        _, peak = peak_of(lambda: save_index(build_index(books, codes, kind), out))
+        _, peak = peak_of(lambda: save_index(build_index(books, codes, kind, nlist=nlist), out))
         size = out.stat().st_size
         share = n * NUM_BYTES
         yield {
