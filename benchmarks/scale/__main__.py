@@ -1,4 +1,4 @@
-"""Each is one command: `python -m benchmarks.scale measure --help`; `page` writes docs/scale.md from what they wrote."""
+"""Each is one command: `python -m benchmarks.scale measure --help`; `page` writes docs/scale.md from their results."""
 
 import sys
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""One measurement: what runs, in which processes, and what it would take; where that is not there, why it is left out."""
+"""One measurement: what runs, in which processes, what it would take, and why it is left out where that is lacking."""
 
 from __future__ import annotations
 

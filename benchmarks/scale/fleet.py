@@ -1,4 +1,4 @@
-"""Many shards encoded on many nodes: log-normal times, slow nodes, nodes that fail, copies of the last shards (simpy)."""
+"""Many shards encoded on many nodes: log-normal times, slow and failing nodes, copies of the last shards (simpy)."""
 
 from __future__ import annotations
 

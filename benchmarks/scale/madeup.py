@@ -1,4 +1,4 @@
-"""Codes of any number, and indexes of them, without images and without learning: what is measured depends on neither."""
+"""Codes of any number, and indexes of them, without images or learning: what is measured depends on neither."""
 
 from __future__ import annotations
 

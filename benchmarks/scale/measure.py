@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bytes", type=int, nargs="+", default=[2, 4, 8], help="of a code")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes side by side")
     parser.add_argument("--backbones", nargs="+", choices=list(encoding.BACKBONES), default=list(encoding.BACKBONES))
-    parser.add_argument("--patience", type=float, default=30, help="seconds; what is foretold to take longer is left out")
+    parser.add_argument("--patience", type=float, default=30, help="seconds; what would take longer is left out")
     parser.add_argument("--divisor", type=int, default=1, help="so many times fewer images and steps, for a try")
     parser.add_argument("--folder", help="where files are made; removed afterwards")
     parser.add_argument("--finished", type=Path, default=FINISHED, help=f"finished measurements (default: {FINISHED})")

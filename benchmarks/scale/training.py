@@ -51,7 +51,7 @@ def views(backbone: str, image_size: int, images: int, folder: str | None) -> It
 
 
 def steps(batch: int, steps: int) -> Iterator[Row]:
-    """Steps of the default head on features of width 1024, with the default memory."""
+    """Steps of the default head on features of width 1024, with the default memory; features are not preserved."""
     import torch
 
     from benchmarks.speed.steps import SamePair, make_trainer, run
@@ -62,7 +62,7 @@ def steps(batch: int, steps: int) -> Iterator[Row]:
     use_threads(1)
     pair = Pair(*(torch.rand(batch, FEATURES) for _ in range(2)))
     model = MeCoQ(ModelConfig(backbone="features", weights="none", feature_dim=FEATURES))
-    config = TrainConfig(batch_size=batch, memory_start_epoch=1)
+    config = TrainConfig(batch_size=batch, memory_start_epoch=1, preserve_weight=0.0)
     run(make_trainer(model, SamePair(pair, 2), config))
     trainer = make_trainer(model, SamePair(pair, steps), config)
     yield {}

@@ -14,7 +14,7 @@ from mecoq_faiss_cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-GENERATED = ("paper.md", "paper-cifar10-i.md", "findings.md", "speed.md", "collections.md")
+GENERATED = ("paper.md", "paper-cifar10-i.md", "findings.md", "speed.md", "collections.md", "scale.md")
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name not in GENERATED)
 
 
