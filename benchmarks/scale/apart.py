@@ -10,11 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.speed.measure import Row, resident
 
@@ -42,27 +43,30 @@ def together(work: str, jobs: Sequence[Row], threads: int = 1) -> list[Row]:
         processes = []
         for job in jobs:
             command = [sys.executable, "-m", "benchmarks.scale.apart", work, json.dumps(job)]
+            said = stack.enter_context(tempfile.TemporaryFile("w+"))  # no pipe, which would fill
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=environment,
-            )  # fmt: skip
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+            )
             stack.callback(_end, process)
-            processes.append(process)
-        for process in processes:
-            _line(process, READY)
-        for process in processes:
+            processes.append((process, said))
+        for process, said in processes:
+            _line(process, said)
+        for process, _ in processes:
             assert process.stdin
             process.stdin.write(GO)
             process.stdin.flush()
-        return [json.loads(_line(process)) for process in processes]
+        return [json.loads(_line(process, said)) for process, said in processes]
 
 
-def _line(process: subprocess.Popen[str], wanted: str | None = None) -> str:
-    assert process.stdout and process.stderr
+def _line(process: subprocess.Popen[str], said: IO[str]) -> str:
+    """What the process answers; Died, with the last line that it said, where it ends instead."""
+    assert process.stdout
     line = process.stdout.readline()
-    if not line or wanted not in (None, line):
-        said = (process.communicate()[1].strip().splitlines() or [""])[-1]
-        raise Died(said or f"ended by signal {-process.returncode}, perhaps for want of memory")
+    if not line:
+        code = process.wait()
+        said.seek(0)
+        last = (said.read().strip().splitlines() or [""])[-1]
+        raise Died(f"ended by signal {-code}, perhaps for want of memory" if code < 0 or not last else last)
     return line
 
 

@@ -27,8 +27,9 @@ def cells(options: Options) -> Iterator[Cell]:
     for kind, nlist in (("pq", 0), ("pqfs", 0), ("ivfpq", FEW_LISTS), ("ivfpq", None)):
         for num_bytes in options.bytes if kind != "ivfpq" else [LISTS_BYTES]:
             for n in options.sizes:
-                job = {"kind": kind, "num_bytes": num_bytes, "n": n, "nlist": nlist or lists_of(kind, n)}
-                seconds, memory = foretold(kind, num_bytes, n, job["nlist"]), memory_of(kind, num_bytes, n)
+                number = nlist or lists_of(kind, n)
+                job = {"kind": kind, "num_bytes": num_bytes, "n": n, "nlist": number}
+                seconds, memory = foretold(num_bytes, n, number), memory_of(kind, num_bytes, n)
                 yield Cell("build", job, "building:build", [job], memory, seconds=seconds)
     for num_bytes in options.bytes:
         for nlist in NLISTS:
@@ -47,8 +48,8 @@ def memory_of(kind: str, num_bytes: int, n: int) -> float:
     return 5e8 + 1.1 * n * each
 
 
-def foretold(kind: str, num_bytes: int, n: int, nlist: int) -> float:
-    """Seconds of coarse k-means and assignment on one core."""
+def foretold(num_bytes: int, n: int, nlist: int) -> float:
+    """Seconds of coarse k-means and assignment on one core; 0 without lists."""
     return (kmeans_rows(num_bytes, n, nlist) + n) * nlist * madeup.WIDTH * num_bytes / MACS
 
 

@@ -26,8 +26,8 @@ def cells(options: Options) -> Iterator[Cell]:
             job = {"kind": kind, "num_bytes": NUM_BYTES, "n": n}
             memory = building.memory_of(kind, NUM_BYTES, n) + 12 * n
             yield Cell("open", job, "files:opening", [{**job, "folder": options.folder}], memory, 13.0 * n)
-    job = {"bytes": DISK_BYTES // options.divisor}
-    yield Cell("disk", job, "files:disk", [{**job, "folder": options.folder}], disk=1.1 * job["bytes"])
+    size = DISK_BYTES // options.divisor
+    yield Cell("disk", {"bytes": size}, "files:disk", [{"bytes": size, "folder": options.folder}], disk=1.1 * size)
 
 
 def opening(kind: str, num_bytes: int, n: int, folder: str | None) -> Iterator[Row]:

@@ -56,18 +56,19 @@ def cheaper(content: Row) -> list[Row]:
 
 def kept(content: Row) -> Tables:
     names = ("shards", "copies", "machines", "memory, GB", "disk, GB", "object store, GB", "network once, GB")
-    names = (*names, "network a month, GB", "build, core hours", "core ms a query", "search, core hours a month")
-    yield "", {"images": "n", "bytes": "bytes", "kind": "kind", **{name: name for name in names}}, cheaper(content)
+    costly = ("network a month, GB", "build, core hours", "core ms a query", "search, core hours a month")
+    yield "", _columns(*names, *costly), cheaper(content)
 
 
 def money(content: Row) -> Tables:
     names = ("money of the build", "money a month, as used", "money a month, whole machines")
-    columns = {"images": "n", "bytes": "bytes", "kind": "kind", **{name: name for name in names}}
-    yield f"In {content['assumed']['currency']}.", columns, cheaper(content)
-    names = ("shards", "copies", "machines", "core ms a query", *names[1:])
+    yield f"In {content['assumed']['currency']}.", _columns(*names), cheaper(content)
     scanned = [row for row in content["kept"] if row["kind"] == "pqfs" and row["bytes"] == LIST_BYTES]
-    columns = {"images": "n", "bytes": "bytes", "kind": "kind", **{name: name for name in names}}
-    yield words.SCANNED, columns, scanned
+    yield words.SCANNED, _columns("shards", "copies", "machines", "core ms a query", *names[1:]), scanned
+
+
+def _columns(*names: str) -> Columns:
+    return {"images": "n", "bytes": "bytes", "kind": "kind", **{name: name for name in names}}
 
 
 def limits(content: Row) -> Tables:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def cells(options: Options) -> Iterator[Cell]:
 
 def search(kind: str, num_bytes: int, n: int) -> Iterator[Row]:
     """CPU time a query: of many in one call, and of one in a call."""
-    index = madeup.index_of(kind, num_bytes, n)
+    index: Any = madeup.index_of(kind, num_bytes, n)
     xq = madeup.queries(num_bytes, max(2, min(256, CODES // n)))
     index.search(xq[:1], K)
     few = xq[: max(2, len(xq) // 8)]

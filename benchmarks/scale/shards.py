@@ -31,7 +31,7 @@ def cells(options: Options) -> Iterator[Cell]:
                 ]
                 nlist = building.FEW_LISTS if kind == "ivfpq" else 0
                 settings = {"kind": kind, "num_bytes": NUM_BYTES, "codes": n, "nlist": nlist, "workers": workers}
-                seconds = building.foretold(kind, NUM_BYTES, share, nlist) * max(1, workers / (os.cpu_count() or 1))
+                seconds = building.foretold(NUM_BYTES, share, nlist) * max(1, workers / (os.cpu_count() or 1))
                 memory = workers * building.memory_of(kind, NUM_BYTES, share)
                 yield Cell("shards", settings, "shards:build_share", jobs, memory, 2.5 * n * (NUM_BYTES + 8), seconds)
 

@@ -60,7 +60,7 @@ def steps(batch: int, steps: int) -> Iterator[Row]:
     from mecoq_faiss.training.pairs import Pair
 
     use_threads(1)
-    pair = Pair(*(torch.rand(batch, FEATURES) for _ in range(2)))
+    pair = Pair(torch.rand(batch, FEATURES), torch.rand(batch, FEATURES))
     model = MeCoQ(ModelConfig(backbone="features", weights="none", feature_dim=FEATURES))
     config = TrainConfig(batch_size=batch, memory_start_epoch=1, preserve_weight=0.0)
     run(make_trainer(model, SamePair(pair, 2), config))

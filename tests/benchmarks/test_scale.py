@@ -6,6 +6,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -63,11 +64,11 @@ def test_equal_shards_without_failures_take_whole_rounds(count: int, nodes: int)
 
 
 def test_a_straggler_is_overtaken_by_its_copy() -> None:
-    plan = {"shards": 2, "nodes": 2, "shard_time": 1.0}
-    assert run(fleet.Fleet(**plan), [1.0, 10.0]).end == 10.0
-    copied = run(fleet.Fleet(**plan, copies=True), [1.0, 10.0, 2.0])
+    alone, copying = (fleet.Fleet(shards=2, nodes=2, shard_time=1.0, copies=copies) for copies in (False, True))
+    assert run(alone, [1.0, 10.0]).end == 10.0
+    copied = run(copying, [1.0, 10.0, 2.0])
     assert (copied.end, copied.copied) == (3.0, 1)
-    slower = run(fleet.Fleet(**plan, copies=True), [1.0, 10.0, 20.0])
+    slower = run(copying, [1.0, 10.0, 20.0])
     assert (slower.end, slower.left) == (10.0, 0)
 
 
@@ -155,7 +156,7 @@ def made_up() -> dict:
         for kind in ("pq", "pqfs", "ivfpq"):
             speed = {"pq": 4e8, "pqfs": 4e9, "ivfpq": 4e8}[kind] / b  # codes a second
             for n in (10**5, 10**6):
-                row = {"kind": kind, "num_bytes": b, "n": n}
+                row: dict = {"kind": kind, "num_bytes": b, "n": n}
                 parts["building"].append({"what": "build", **row, "build_s": n / 1e8, "fill_per_s": 1e7})
                 work = {"nlist": 1000, "nprobe": 60 if n == 10**5 else 10}
                 seconds = n / speed if kind != "ivfpq" else 1e-9 * 8000 * b + 2e-9 * work["nprobe"] * n / 1000
@@ -241,7 +242,7 @@ def test_each_index_part_measures_at_tiny_sizes(part, tmp_path: Path) -> None:
 
 
 def test_images_and_steps_are_counted(tmp_path: Path) -> None:
-    small = {"backbone": "mobilenet_v3_small", "image_size": 32, "images": 2}
+    small: dict = {"backbone": "mobilenet_v3_small", "image_size": 32, "images": 2}
     for work, n in (
         (encoding.bare_share(**small), 2),
         (encoding.encode_share(**small, folder=str(tmp_path)), 2),
@@ -250,11 +251,11 @@ def test_images_and_steps_are_counted(tmp_path: Path) -> None:
     ):
         next(work)
         assert next(work) == {"n": n}
-        work.close()
+        list(work)
 
 
 def test_made_up_lists_are_as_long_and_found_by_their_centroids() -> None:
-    index = madeup.index_of("ivfpq", 2, 5000)
+    index: Any = madeup.index_of("ivfpq", 2, 5000)
     lengths = {index.invlists.list_size(i) for i in range(index.nlist)}
     assert max(lengths) - min(lengths) <= 1 and sum(index.invlists.list_size(i) for i in range(index.nlist)) == 5000
     index.nprobe = index.nlist
