@@ -144,6 +144,7 @@ SHARD = {
     "codes a second": "per_second",
     "over codes": "memory / codes",
     "over file": "memory / index file",
+    "1.3 or over": "goal missed",
     "whole process": "whole process / codes",
 }
 SHARDS = (("shards", SHARD | LOAD),)

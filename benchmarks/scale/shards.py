@@ -18,6 +18,7 @@ from benchmarks.speed.measure import Row, peak_of, resident
 
 KINDS = ("pq", "ivfpq")
 NUM_BYTES = 4
+GOAL = 1.3  # times its share, of a process's memory
 
 
 def cells(options: Options) -> Iterator[Cell]:
@@ -54,6 +55,7 @@ def build_share(kind: str, n: int, number: int, folder: str | None) -> Iterator[
             "n": n,
             "memory / codes": peak / share,
             "memory / index file": peak / size,
+            "goal missed": peak / size >= GOAL,
             "whole process / codes": resident("VmHWM") / share,
             "held_before": before,
             "index_bytes": size,

@@ -26,15 +26,16 @@ Memory is the peak over what the process held before, over the bytes of all code
 that shows."""
 SHARDS = """\
 One collection built by processes side by side, each its own share, from codes in a mapped file to an index file.
-The goal is a process's memory under 1.3 times its share. `over codes` counts what the process takes beyond what it held
-before; mapped pages do not count, for the system drops them when it wants memory. `whole process` counts them too, and
-Python with its libraries. Inverted files have ids of 8 bytes a code beside the codes: hence `over file`."""
+The goal is a process's memory under 1.3 times its share, the file that it writes. `over codes` and `over file` count
+what the process takes beyond what it held before; mapped pages do not count, for the system drops them when it wants
+memory. `whole process` counts them too, and Python with its libraries, over the codes. Inverted files have ids of 8
+bytes a code beside the codes, and here 256 lists. Of few codes it is the fixed cost that shows."""
 SEARCHING = """\
 CPU time of one thread, the ten best, one query a call (`alone`) or many. Inverted files have lists of equal length
 around random centroids: the work is that of a real one, what they find means nothing."""
 FILES = """\
-Codes of 4 bytes. `cold` is after the system was asked to forget the file. FAISS maps the codes of `pq`; of other kinds
-mapping reads nearly all."""
+Codes of 4 bytes. `cold` is after the system was asked to forget the file. What of a mapped file is
+read at once is in `mapped, bytes a code`."""
 SKIPPED = "Left out here, and why:"
 ONCE = """\
 The backbone is the one under "What is assumed". Hours are of one core of the measured machine; GPU hours assume a GPU
