@@ -86,7 +86,8 @@ NOT_MEASURED = """\
 ## What was not measured
 
 - GPUs, for encoding or for searching; networks, object stores, other machines and more cores than this one has.
-- More than 10⁸ codes; inverted files with the default number of lists beyond what "Left out here" says.
+- More than 10⁸ codes; inverted files with the default number of lists beyond what "Left out here" says. The sample of
+  their k-means takes up to as much memory as the index, before it is filled.
 - Recall: codes here are random. What codes of which size find is in [Speed](speed.md) and
   [Codes on collections of many kinds](collections.md).
 - Sharded bundles, replicas and services under load; the simulations' failures, slow nodes and pauses are assumptions.
