@@ -23,9 +23,9 @@ LISTS = ".ivfdata"  # what the name of the lists' file ends in
 def join_lists(shards: Sequence[str | Path], out: str | Path) -> None:
     """Write one `ivfpq` index of the lists of shards, which `faiss.read_index` opens and searches from the disk.
 
-    It is what one build of all codes with the same centroids gives, but that its lists lie in a file of their own beside
-    it, `OUT.ivfdata`, by whose absolute path it finds them. Memory is that of the centroids, and where the shards return
-    own ids, of these; the system pages the rest.
+    It is what one build of all codes with the same centroids gives, but that its lists lie in a file of their own
+    beside it, `OUT.ivfdata`, by whose absolute path it finds them. Memory is that of the first shard, and where they
+    return own ids, of these; the system pages the rest.
 
     Args:
         shards: their index files, in their order, of the same codebooks and centroids.
@@ -40,23 +40,21 @@ def join_lists(shards: Sequence[str | Path], out: str | Path) -> None:
     for path in (out, lists):
         if os.path.lexists(path):
             raise FileExistsError(f"{path} exists: choose another name")
-    opened = [load_index(shard, mmap=True) for shard in shards]
+    opened = [load_index(shard) if number == 0 else load_index(shard, mmap=True) for number, shard in enumerate(shards)]
     cores = [pq_core(without_ids(index)) for index in opened]
     if not all(isinstance(core, faiss.IndexIVFPQ) and not core.by_residual for core in cores):
         raise ValueError("only lists of the kind 'ivfpq' can be joined on disk: export the shards as such")
     check_shards(opened)
-    all_ids = [read_ids(index) for index in opened]
-    if any((ids is None) != (all_ids[0] is None) for ids in all_ids):
+    all_ids = [ids for index in opened if (ids := read_ids(index)) is not None]
+    if len(all_ids) not in (0, len(opened)):
         raise ValueError("some of the shards return own ids, and some positions: export them with the same --ids")
-    del opened
-    index: Any = pq_core(load_index(shards[0]))
-    index.reset()
+    cores[0].reset()  # in memory alone
+    index: Any = faiss.clone_index(cores[0])
     try:
         with replacing(lists) as temporary:
             merge_ondisk(index, [str(shard) for shard in shards], str(temporary), shift_ids=True)
-        index.invlists.filename = str(lists)
-        whole = index if all_ids[0] is None else with_ids(index, np.concatenate(all_ids), reverse=False)
-        save_index(whole, out)
+        faiss.downcast_InvertedLists(index.invlists).filename = str(lists)
+        save_index(with_ids(index, np.concatenate(all_ids), reverse=False) if all_ids else index, out)
     except BaseException:
         lists.unlink(missing_ok=True)
         raise

@@ -1,6 +1,7 @@
 """Lists joined on disk against one build of all codes."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -10,7 +11,8 @@ from mecoq_faiss.index import build_index, read_ids, save_index
 from mecoq_faiss.index.joined import join_lists
 from tests.index.test_merged import made, one_and_shards
 
-N, LISTS = 300, {"nlist": 6, "nprobe": 2}
+N = 300
+LISTS: dict[str, Any] = {"nlist": 6, "nprobe": 2}
 
 
 @pytest.mark.parametrize("own_ids", [False, True])
