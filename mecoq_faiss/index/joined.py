@@ -48,12 +48,18 @@ def join_lists(shards: Sequence[str | Path], out: str | Path) -> None:
     all_ids = [ids for index in opened if (ids := read_ids(index)) is not None]
     if len(all_ids) not in (0, len(opened)):
         raise ValueError("some of the shards return own ids, and some positions: export them with the same --ids")
+    sizes = np.array([[core.invlists.list_size(i) for i in range(core.nlist)] for core in cores])  # (s, nlist)
+    starts = np.cumsum([0, *(core.ntotal for core in cores[:-1])])
     cores[0].reset()  # in memory alone
     index: Any = faiss.clone_index(cores[0])
     try:
         with replacing(lists) as temporary:
-            merge_ondisk(index, [str(shard) for shard in shards], str(temporary), shift_ids=True)
-        faiss.downcast_InvertedLists(index.invlists).filename = str(lists)
+            merge_ondisk(index, [str(shard) for shard in shards], str(temporary), shift_ids=False)
+            joined: Any = faiss.downcast_InvertedLists(index.invlists)
+            for i in np.flatnonzero(sizes.sum(axis=0)).tolist():  # FAISS's shift_ids is wrong for shards of other sizes
+                rows = faiss.rev_swig_ptr(joined.get_ids(i), int(sizes[:, i].sum()))
+                rows += np.repeat(starts, sizes[:, i])
+        joined.filename = str(lists)
         save_index(with_ids(index, np.concatenate(all_ids), reverse=False) if all_ids else index, out)
     except BaseException:
         lists.unlink(missing_ok=True)
