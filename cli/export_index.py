@@ -83,4 +83,5 @@ def command(
 
         to_clip_retrieval(out, beside)
     names = ("kind", "M", "nbits", "d", "bytes_per_code", "nlist", "nprobe", "refine", "counts", "verification")
-    show({"bundle": str(out), **{name: manifest[name] for name in names if manifest[name] is not None}}, as_json)
+    shown = {"bundle": str(out), **{name: manifest[name] for name in names if manifest[name] is not None}}
+    show(shown | ({"shards": len(manifest["shards"])} if "shards" in manifest else {}), as_json)

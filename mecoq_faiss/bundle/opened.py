@@ -55,7 +55,10 @@ class Bundle:
 
     @property
     def index(self) -> faiss.Index:
-        """Plain FAISS, as `faiss.read_index` gives it; an IndexIVFPQ with a direct map, for `reconstruct`."""
+        """Plain FAISS, as `faiss.read_index` gives it; an IndexIVFPQ with a direct map, for `reconstruct`.
+
+        ValueError for a bundle in shards, which has several: open one of them.
+        """
         return self._current().index
 
     @property
@@ -184,6 +187,8 @@ class Bundle:
 
 def open_bundle(path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> Bundle:
     """Open a bundle for many searches: all files of one export, checked against its manifest once.
+
+    A bundle in shards is searched as the one index of all items would be: the same hits in the same order.
 
     Args:
         path: its folder, or `hf://ORG/NAME[@REVISION]` on the Hugging Face Hub (extra: hub): it is downloaded into

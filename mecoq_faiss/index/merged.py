@@ -95,9 +95,11 @@ class MergedShards:
 
     def _each(self, xq: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """What each shard finds, its own k or fewer; as many at once as there are threads."""
-        numbers = [number for number, count in enumerate(self._counts)]
+        numbers = range(len(self._counts))
         threads = faiss.omp_get_max_threads()
         at_once = min(threads, len(numbers))
+        if at_once == 1:
+            return [self._of_one(number, xq, k) for number in numbers]
         with ThreadPoolExecutor(at_once, initializer=faiss.omp_set_num_threads, initargs=(threads // at_once,)) as pool:
             return list(pool.map(lambda number: self._of_one(number, xq, k), numbers))
 

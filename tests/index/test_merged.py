@@ -1,5 +1,6 @@
 """The shards' indexes searched as one against the one index of all codes: scores, rows and order."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -84,6 +85,19 @@ def test_chosen_rows_of_shards_are_those_of_the_one_index(name):
     expected_D, expected_I = ChosenRows(one, rows).search(xq, 5)
     np.testing.assert_array_equal(I, expected_I)
     np.testing.assert_array_equal(D[I >= 0], expected_D[I >= 0])
+
+
+def test_threads_change_nothing():
+    books, codes, xq = made(8, 300, 12, 1)
+    one, shards = one_and_shards(books, codes, "ivfpq", [7, 130, 131], nlist=6, nprobe=2)
+    before = faiss.omp_get_max_threads()
+    try:
+        for threads in (1, 2, 5):
+            faiss.omp_set_num_threads(threads)
+            np.testing.assert_array_equal(MergedShards(shards).search(xq, 9)[1], one.search(xq, 9)[1])
+            assert faiss.omp_get_max_threads() == threads
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_a_heap_keeps_the_last_of_the_first():

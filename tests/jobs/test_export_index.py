@@ -219,7 +219,7 @@ def test_foreign_codes_are_refused(work: Path, tmp_path: Path) -> None:
 def killed(run: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """An export that `error` ends once everything is encoded."""
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr("mecoq_faiss.jobs.export_index.build_index", lambda *a, **k: (_ for _ in ()).throw(error))
+        patch.setattr("mecoq_faiss.bundle.built.build_index", lambda *a, **k: (_ for _ in ()).throw(error))
         export_index(run, data, out)
 
 
