@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -110,7 +111,7 @@ def write_sharded(folder: Path, content: dict[str, Any] | None = None) -> dict[s
     Raises:
         ValueError: no shards, damaged ones, or such as do not belong together.
     """
-    shards = sorted(path for path in folder.glob("shard-*") if path.is_dir())
+    shards = sorted(path for path in folder.iterdir() if re.fullmatch(SHARD, path.name))
     if not shards:
         raise ValueError(f"{folder} has no shards: build shard-000000 and the others in it first")
     manifests = [read_manifest(shard) for shard in shards]

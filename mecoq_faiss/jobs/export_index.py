@@ -250,7 +250,7 @@ def _build(
     shards: int | None,
 ) -> list[dict[str, Any]]:
     """Index, items, encoder and proof from an encoded file, of each shard; gives what the manifests say of them."""
-    ids = ids_of_items(given, np.array(map_array(encoded, "ids")), source is not None)
+    ids = None if given is None else ids_of_items(given, np.array(map_array(encoded, "ids")), source is not None)
     more: dict[str, Any] = {"ids": ids, "own_ids": ids is not None}
     if source is not None:
         more |= {"xq": queries_like_images(encoder, source), "source": source.name}
