@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 
 from mecoq_faiss.bundle.folder import open_items
-from mecoq_faiss.bundle.items import Items, items_of_all
+from mecoq_faiss.bundle.items import BLOCK, Items, items_of_all
 from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.storage.files import replacing
 from mecoq_faiss.storage.hdf5 import SHA256, DatasetHash, create_hdf5, read_checksums
-from mecoq_faiss.storage.hdf5_checked import read_attribute, read_texts
+from mecoq_faiss.storage.hdf5_checked import read_attribute
 from mecoq_faiss.storage.shards import read_key
 
 COPIED = ("codes", "ids", "paths", "labels", "size", "mtime_ns", "sha256", "error")
@@ -43,17 +43,26 @@ def write_items(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice 
 
 
 def _write_rows(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice) -> None:
-    with open_items(encoded) as datasets:
-        file = datasets["codes"].file
-        found = {name: read_attribute(file, name) for name in ATTRIBUTES}
-        arrays = {name: dataset[rows] for name, dataset in datasets.items() if name != "paths"}
-        arrays["paths"] = read_texts(datasets["paths"], rows)
-    arrays |= {} if ids is None else {"ids": ids}
-    write_segment(
-        items,
-        {name: arrays[name] for name in COPIED if name in arrays},
-        {name: value for name, value in found.items() if value is not None},
-    )
+    """The same of some rows, a block at a time."""
+    sums = {}
+    with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
+        source = datasets["codes"].file
+        start, end, _ = rows.indices(len(datasets["codes"]))
+        for name in ATTRIBUTES:
+            value = read_attribute(source, name)
+            if value is not None:
+                file.attrs[name] = value
+        for name, dataset in datasets.items():
+            written = file.create_dataset(name, shape=(end - start, *dataset.shape[1:]), dtype=dataset.dtype)
+            digest = DatasetHash()
+            for first in range(0, end - start, BLOCK):
+                block = slice(first, min(first + BLOCK, end - start))
+                own = ids[block] if name == "ids" and ids is not None else None
+                values = dataset[start + block.start : start + block.stop] if own is None else own
+                written[block] = values
+                digest.update(values)
+            sums[name] = digest.hexdigest()
+        file.attrs[SHA256] = json.dumps(sums)
 
 
 def write_added(
