@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.built_shards import divide_metadata
-from mecoq_faiss.bundle.folder import MANIFEST, METADATA, Pinned, pinned, read_manifest, write_manifest
+from mecoq_faiss.bundle.folder import METADATA, Pinned, pinned, read_manifest, write_manifest
 from mecoq_faiss.bundle.items import Items, items_in, items_of_all
 from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.rewrite import MOST_HISTORY, NEXT, Edit, make_generation, put_in_place
@@ -136,5 +136,4 @@ def _join_table(new: Path, table: Table) -> None:
         content = {name: value for name, value in manifest.items() if name not in ("format", "files", "metadata")}
         files_of = {name: entry for name, entry in manifest["files"].items() if name != METADATA}
         content |= {} if said is None else {"metadata": said}
-        (folder / MANIFEST).unlink()
         write_manifest(folder, content, [*files_of, *([] if said is None else [METADATA])], files_of)

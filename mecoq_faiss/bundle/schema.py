@@ -110,9 +110,10 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
 
 
 def _shards_fit(manifest: dict[str, Any]) -> bool:
-    """Whether there are shards, each once, with all items and all files."""
+    """Whether there are shards, each once, with all items and all files, and the id that the next new item gets."""
     shards = manifest["shards"]
-    if not shards or manifest["files"] or not all(isinstance(shard, dict) for shard in shards):
+    whole = _fits(manifest.get("next_id"), int, 0) and not manifest["files"]
+    if not shards or not whole or not all(isinstance(shard, dict) for shard in shards):
         return False
     for shard in shards:
         if not all(part in shard and _fits(shard[part], *rule) for part, rule in OF_A_SHARD.items()):
