@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow clients faults fuzz page coverage lint docs clean
+.PHONY: demo test test-slow clients cluster faults fuzz page coverage lint docs clean
 
 $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ test-slow: $(STAMP)
 
 clients: $(STAMP)
 	$(BIN)/python -m tests.integrations.environments
+
+cluster: $(STAMP)
+	$(BIN)/python -m tests.cluster.faults
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults

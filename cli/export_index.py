@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import KINDS, data_option, device_option, json_option, metadata_option, show, workers_option
+from .options import KINDS, data_option, device_option, json_option, metadata_option, ray_option, show, workers_option
 
 
 @click.command("export-index")
@@ -42,6 +42,7 @@ from .options import KINDS, data_option, device_option, json_option, metadata_op
 @click.option("--onnx", is_flag=True, help="Put encoder.onnx beside it, for search without torch (extra: onnx-export).")
 @click.option("--shards", type=click.IntRange(min=1), help="Make a bundle of so many shards, searched as one.")
 @click.option("--kmeans", is_flag=True, help="Instead of the model's codes a k-means PQ of the same size.")
+@ray_option
 @workers_option
 @device_option
 @json_option
@@ -55,6 +56,7 @@ def command(
     k_factor: float | None,
     ids: str | None,
     layout: str | None,
+    ray: str | None,
     workers: int,
     device: str,
     as_json: bool,
@@ -64,8 +66,6 @@ def command(
 
     A pq index opens at once at any size: faiss.read_index(file, faiss.IO_FLAG_MMAP_IFC).
     """
-    from mecoq_faiss.jobs.export_index import export_index
-
     if layout is not None and options["shards"] is not None:
         raise ValueError("--layout clip-retrieval takes one index: leave --shards out")
     beside = f"{Path(out)}-{layout}"
@@ -77,7 +77,15 @@ def command(
         options["refine"] = True
     if k_factor is not None:
         options["k_factor"] = k_factor
-    manifest = export_index(run, data, out, codes=codes, kind=kind, ids=ids, workers=workers, device=device, **options)
+    options |= {"codes": codes, "kind": kind, "ids": ids, "device": device}
+    if ray is not None:
+        from mecoq_faiss.cluster.export_index import export_index as export_on_ray
+
+        manifest = export_on_ray(run, data, out, ray=ray, **options)
+    else:
+        from mecoq_faiss.jobs.export_index import export_index
+
+        manifest = export_index(run, data, out, workers=workers, **options)
     if layout is not None:
         from mecoq_faiss.integrations.clip_retrieval import to_clip_retrieval
 

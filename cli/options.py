@@ -33,6 +33,11 @@ metadata_option = click.option(
     type=click.Path(),
     help="Columns of the items: a .csv, .parquet or .jsonl with path or id, or an .h5 of features (extra: metadata).",
 )
+ray_option = click.option(
+    "--ray",
+    metavar="ADDRESS|local",
+    help="Encode by the workers of a Ray cluster (auto, HOST:PORT), or of a Ray on this machine (extra: cluster).",
+)
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=-1),

@@ -73,14 +73,12 @@ def build_bundle(
     codes = map_array(encoded, "codes")[part]
     ids = np.array(map_array(encoded, "ids")[part]) if own_ids and ids is None else ids
     of_index = ids if own_ids else None
-    additive, model_config = encoder.is_additive, dataclasses.replace(encoder.model.config, weights="none")
+    additive, model_config = encoder.is_additive, encoder.model.config
     codebooks = encoder.codebooks
     save_index(build_index(codebooks, codes, kind, ids=of_index, additive=additive, **options), folder / INDEX)
     write_items(encoded, folder / ITEMS, ids, rows)
     if not (folder / "encoder").exists():
-        (folder / "encoder").mkdir()
-        write_text(folder / ENCODER_FILES[0], to_json(model_config))
-        save_model(encoder.model, folder / ENCODER_FILES[1])
+        write_encoder(encoder, folder)
     xq = queries_like_codes(codebooks, codes, additive) if xq is None else xq
     index = load_index(folder / INDEX)
     quantizer = copy.deepcopy(encoder.quantizer).cpu()
@@ -112,6 +110,13 @@ def build_bundle(
         | {"faiss": faiss.__version__, "simd": simd_level()},
         "verification": figures,
     }
+
+
+def write_encoder(encoder: TorchEncoder, folder: Path) -> None:
+    """Write the encoder's files into a bundle's folder."""
+    (folder / "encoder").mkdir(exist_ok=True)
+    write_text(folder / ENCODER_FILES[0], to_json(dataclasses.replace(encoder.model.config, weights="none")))
+    save_model(encoder.model, folder / ENCODER_FILES[1])
 
 
 def finish_bundle(folder: Path, content: dict[str, Any], described: dict[str, Any] | None = None) -> None:

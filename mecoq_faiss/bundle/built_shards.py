@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mecoq_faiss.bundle.built import build_bundle
+from mecoq_faiss.bundle.built import build_bundle, write_encoder
+from mecoq_faiss.bundle.engine import Engine
 from mecoq_faiss.bundle.folder import ENCODER_FILES, METADATA, ONNX
 from mecoq_faiss.bundle.items import Items
 from mecoq_faiss.bundle.metadata import Metadata, Part, write_metadata
@@ -65,10 +66,12 @@ def build_shards(
     xq: np.ndarray | None = None,
     re_encoded: tuple[np.ndarray, np.ndarray] | None = None,
     source: str | None = None,
+    engine: Engine | None = None,
 ) -> list[dict[str, Any]]:
     """Build the shards of an encoded file, all but their metadata and manifests: so many stretches of its rows.
 
-    Memory is that of one of them. The arguments are those of `build_bundle`; `ids` those of all rows.
+    Memory is that of one of them. The arguments are those of `build_bundle`; `ids` those of all rows. An `engine`
+    builds several at once.
 
     Returns:
         What the manifest of each says, for `finish_bundle`.
@@ -83,20 +86,21 @@ def build_shards(
         raise ValueError(f"{n} items cannot be in {number} shards: choose --shards {n} or fewer")
     edges = [n * i // number for i in range(number + 1)]
     options = shared_options(encoder, codes, kind, options, [end - start for start, end in pairwise(edges)])
-    contents: list[dict[str, Any]] = []
+    tasks: list[dict[str, Any]] = []
     for i, (start, end) in enumerate(pairwise(edges)):
         shard = folder / shard_name(i)
         shard.mkdir(exist_ok=True)
         if i:
             _share_encoder(folder / shard_name(0), shard)
+        else:
+            write_encoder(encoder, shard)
         again = None if re_encoded is None or i else (re_encoded[0][:end], re_encoded[1][:end])
         mine = None if ids is None else ids[start:end]
-        content = build_bundle(
-            shard, encoder, encoded, kind, options,
-            rows=slice(start, end), ids=mine, own_ids=own_ids, xq=xq, re_encoded=again, source=source,
-        )  # fmt: skip
-        contents.append(content)
-    return contents
+        task = {"folder": shard, "encoded": encoded, "kind": kind, "options": options, "rows": slice(start, end)}
+        tasks.append(task | {"ids": mine, "own_ids": own_ids, "xq": xq, "re_encoded": again, "source": source})
+    if engine is not None:
+        return engine.build_bundles(encoder, tasks)
+    return [build_bundle(encoder=encoder, **task) for task in tasks]
 
 
 def divide_metadata(

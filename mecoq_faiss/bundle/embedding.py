@@ -40,10 +40,14 @@ def check_fits(encoder: Encoder, source: Source) -> None:
 
 
 def embed_batches(
-    encoder: Encoder, source: Source, start: int, workers: int
+    encoder: Encoder, source: Source, start: int, workers: int, stop: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, z) of each ENCODE_BATCH rows from batch `start` on; unreadable rows are left out after the forward."""
-    starts = range(start * ENCODE_BATCH, len(source), ENCODE_BATCH)
+    """(rows, z) of each ENCODE_BATCH rows from batch `start` on, to before `stop` or to the end.
+
+    Unreadable rows are left out after the forward.
+    """
+    end = len(source) if stop is None else min(len(source), stop * ENCODE_BATCH)
+    starts = range(start * ENCODE_BATCH, end, ENCODE_BATCH)
     if isinstance(source, FeatureSource):
         for first in starts:
             x = source.vectors(slice(first, first + ENCODE_BATCH))

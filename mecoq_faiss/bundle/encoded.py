@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,42 @@ from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.storage.hdf5 import damaged_dataset
 from mecoq_faiss.storage.hdf5_checked import one_line
-from mecoq_faiss.storage.shards import Arrays, finished, has_shards, map_array, read_key, write_in_shards
+from mecoq_faiss.storage.shards import Arrays, Shards, finished, has_shards, map_array, read_key, write_in_shards
 
 logger = logging.getLogger("mecoq_faiss")
 SHARD_ROWS = 8192
 FORMAT = 1
+
+
+class Encoding:
+    """What the encoded file of a source is made of, batch by batch."""
+
+    def __init__(self, encoder: TorchEncoder, source: Source, embeddings: str | None, workers: int = -1) -> None:
+        self.encoder, self.source, self.embeddings, self.workers = encoder, source, embeddings, workers
+        self.num_batches = -(-len(source) // ENCODE_BATCH)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the content depends on."""
+        model = model_fingerprint(self.encoder)
+        return {"format": FORMAT, "model": model, "data": self.source.fingerprint, "embeddings": self.embeddings}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the file, beside the key."""
+        config = self.encoder.model.config
+        return {"class_names": list(self.source.class_names), "D": config.D, "nbits": config.nbits}
+
+    def batches(self, start: int, stop: int | None = None) -> Iterator[Arrays]:
+        """The arrays of each batch from number `start` on, to before `stop` or to the end."""
+        encoder, codebooks, D = self.encoder, self.encoder.codebooks, self.encoder.model.config.D
+        for rows, z in embed_batches(encoder, self.source, start, self.workers, stop):
+            codes = encoder.codes(z)
+            error = quantization_error(codebooks, codes, z, additive=encoder.is_additive)
+            yield _arrays(self.source, rows, codes, z[:, :D], self.embeddings) | {"error": error}
+
+
+Maker = Callable[[Encoding, Shards, list[int]], dict[int, Path]]
 
 
 def encode_source(
@@ -34,6 +65,7 @@ def encode_source(
     *,
     embeddings: str | None = "float16",
     workers: int = -1,
+    make: Maker | None = None,
 ) -> int:
     """Encode every readable image of a source into the file `out`.
 
@@ -49,6 +81,7 @@ def encode_source(
         out: the .h5 file; refused where it exists.
         embeddings: `float16`, `float32`, or None to leave them out.
         workers: processes that decode images, -1 chooses.
+        make: writes the shards elsewhere than in this process; see `write_in_shards`.
 
     Returns:
         n, the number of rows written.
@@ -59,28 +92,26 @@ def encode_source(
     out = Path(out)
     check_target(out, embeddings)
     check_fits(encoder, source)
-    key = {
-        "format": FORMAT,
-        "model": model_fingerprint(encoder),
-        "data": source.fingerprint,
-        "embeddings": embeddings,
-    }
-
+    encoding = Encoding(encoder, source, embeddings, workers)
+    key, num_batches = encoding.key, encoding.num_batches
     if finished(out, key):
         return len(map_array(out, "ids"))
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another file")
 
     def batches(start: int) -> Iterator[Arrays]:
-        shown = embed_batches(encoder, source, start, workers)
-        for rows, z in progress(shown, total=num_batches, initial=start, label="encoding", unit="batches"):
-            codes = encoder.codes(z)
-            yield _arrays(source, rows, codes, z[:, :D], embeddings) | {"error": error(codes, z)}
+        return progress(encoding.batches(start), total=num_batches, initial=start, label="encoding", unit="batches")
 
-    D, error = encoder.model.config.D, partial(quantization_error, encoder.codebooks, additive=encoder.is_additive)
-    num_batches = -(-len(source) // ENCODE_BATCH)
-    attributes = {"class_names": list(source.class_names), "D": D, "nbits": encoder.model.config.nbits}
-    write_in_shards(out, batches, num_batches, SHARD_ROWS // ENCODE_BATCH, key, attributes, require="codes")
+    write_in_shards(
+        out,
+        batches,
+        num_batches,
+        SHARD_ROWS // ENCODE_BATCH,
+        key,
+        encoding.attributes,
+        require="codes",
+        make=None if make is None else partial(make, encoding),
+    )
     n = len(map_array(out, "ids"))
     if n < len(source):
         logger.warning("%d of %d images cannot be read", len(source) - n, len(source))

@@ -8,6 +8,7 @@ import torch
 
 from mecoq_faiss.bundle.encoded import check_target, encode_source
 from mecoq_faiss.bundle.encoder import load_encoder
+from mecoq_faiss.bundle.engine import Engine
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.sources import Source, as_source
 
@@ -21,6 +22,7 @@ def encode(
     embeddings: str | None = "float16",
     workers: int = -1,
     device: str | torch.device = "auto",
+    engine: Engine | None = None,
 ) -> int:
     """Encode every readable image of a source.
 
@@ -37,6 +39,7 @@ def encode(
         workers: processes that decode images, -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device;
             of an encoder, its own.
+        engine: encodes by other processes; `mecoq_faiss.cluster` has one.
 
     Returns:
         n, the number of rows written.
@@ -53,4 +56,5 @@ def encode(
     check_target(out, embeddings)
     encoder = model if isinstance(model, TorchEncoder) else load_encoder(model, device)
     source = as_source(data, split)
-    return encode_source(encoder, source, out, embeddings=embeddings, workers=workers)
+    make = None if engine is None else engine.write_shards
+    return encode_source(encoder, source, out, embeddings=embeddings, workers=workers, make=make)

@@ -17,6 +17,7 @@ from mecoq_faiss.bundle.built_shards import build_shards, divide_metadata
 from mecoq_faiss.bundle.embedding import check_fits, model_fingerprint
 from mecoq_faiss.bundle.encoded import count_codes, encode_source
 from mecoq_faiss.bundle.encoder import load_encoder
+from mecoq_faiss.bundle.engine import Engine
 from mecoq_faiss.bundle.folder import ITEMS, ONNX, is_bundle, read_manifest, shard_names
 from mecoq_faiss.bundle.items import REMOVED, Items, items_in, segment_names
 from mecoq_faiss.bundle.metadata import Part, metadata_in, write_metadata
@@ -73,6 +74,7 @@ def export_index(
     shards: int | None = None,
     workers: int = -1,
     device: str | torch.device = "auto",
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Encode the images, or take their stored codes; build the FAISS index, write the bundle and prove it.
 
@@ -105,6 +107,7 @@ def export_index(
             `export_encoder`.
         workers: processes that decode images; -1 chooses.
         device: where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ..., or a torch.device.
+        engine: encodes, and builds shards, by other processes; `mecoq_faiss.cluster` has one.
 
     Returns:
         The manifest.
@@ -179,13 +182,13 @@ def export_index(
                 first.mkdir(exist_ok=True)
                 write_onnx(encoder, first / ONNX)
             if source is not None:
-                _encode(encoder, source, encoded, workers)
+                _encode(encoder, source, encoded, workers, engine)
             if donor is not None and not in_one:
                 codes = work.path / TOGETHER
                 write_together(donor, codes)
                 if (found := len(map_array(codes, "codes"))) != n:
                     raise ValueError(f"{donor} has {found} items, its manifest says {n}: export or copy it again")
-            contents = _build(work.path, encoder, source, Path(codes or encoded), ids, kind, options, shards)
+            contents = _build(work.path, encoder, source, Path(codes or encoded), ids, kind, options, shards, engine)
             counts = {}
             if source is not None:
                 found = sum(content["counts"]["items"] for content in contents)
@@ -223,7 +226,7 @@ def _by_kmeans(encoder: TorchEncoder, source: Source, seed: int, workers: int) -
     return TorchEncoder(kmeans_model(encoder.model, x if x.ndim == 2 else x[:, 0], seed), encoder.device)
 
 
-def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int) -> None:
+def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int, engine: Engine | None) -> None:
     """Encode the source, unless a killed export has done so."""
     try:
         if encoded.exists():
@@ -236,7 +239,8 @@ def _encode(encoder: TorchEncoder, source: Source, encoded: Path, workers: int) 
     if encoded.exists():
         logger.warning("%s is damaged (%s): it is made again", encoded, reason)
         encoded.unlink()
-    encode_source(encoder, source, encoded, embeddings=None, workers=workers)
+    make = None if engine is None else engine.write_shards
+    encode_source(encoder, source, encoded, embeddings=None, workers=workers, make=make)
 
 
 def _build(
@@ -248,6 +252,7 @@ def _build(
     kind: str,
     options: dict[str, Any],
     shards: int | None,
+    engine: Engine | None,
 ) -> list[dict[str, Any]]:
     """Index, items, encoder and proof from an encoded file, of each shard; gives what the manifests say of them."""
     ids = None if given is None else ids_of_items(given, np.array(map_array(encoded, "ids")), source is not None)
@@ -256,7 +261,7 @@ def _build(
         more |= {"xq": queries_like_images(encoder, source), "source": source.name}
         more["re_encoded"] = encode_again(encoder, source, str(encoded))
     if shards is not None:
-        return build_shards(folder, encoder, encoded, kind, options, shards, **more)
+        return build_shards(folder, encoder, encoded, kind, options, shards, engine=engine, **more)
     return [build_bundle(folder, encoder, encoded, kind, options, **more)]
 
 

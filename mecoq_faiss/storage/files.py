@@ -7,8 +7,9 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -74,10 +75,15 @@ def check_mode(path: str | Path, mode: int) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the target's place, on an error it is removed."""
+def replacing(path: str | Path, named: Callable[[Path], Path] | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the target's place, on an error it is removed.
+
+    Where the target's name depends on what is written, `named` gives its path from the finished temporary one.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}{secrets.randbelow(10**9):09}.tmp"
+    )  # pids are of one machine
     temporary.touch()
     mode = temporary.stat().st_mode  # as the umask wants it; some writers make files of mode 600
     try:
@@ -85,7 +91,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, named(temporary) if named else path)
     finally:
         temporary.unlink(missing_ok=True)
 

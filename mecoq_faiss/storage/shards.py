@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,60 @@ Arrays = dict[str, np.ndarray]
 # Not zarr, which is made of chunks anyway: what comes out is one HDF5 file, and a killed run must keep its shards.
 
 
+@dataclass(frozen=True)
+class Shards:
+    """How a file is divided into shards. Any process that sees the folder may write one, others at the same time.
+
+    Attributes:
+        folder: where they lie until the file is whole.
+        key: what the content depends on.
+        num_batches: of the whole file.
+        per_shard: batches of each but the last.
+    """
+
+    folder: Path
+    key: dict[str, Any]
+    num_batches: int
+    per_shard: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return -(-self.num_batches // self.per_shard)
+
+    @property
+    def work(self) -> WorkFolder:
+        """The folder, which the process that joins them has opened."""
+        return WorkFolder(self.folder, self.key, PART_NAMES)
+
+    def batches(self, i: int) -> range:
+        """The numbers of shard i's batches."""
+        return range(i * self.per_shard, min((i + 1) * self.per_shard, self.num_batches))
+
+    def find(self, i: int) -> Path | None:
+        """Shard i, if it is there; whether it is damaged is seen when the work is begun."""
+        return next(iter(self.folder.glob(f"{i:06d}-*.h5")), None)
+
+    def write(self, i: int, batches: Iterator[Arrays]) -> Path:
+        """Write shard i from its batches, the next that the iterator gives; gives its path.
+
+        Raises FileNotFoundError where the folder is gone meanwhile, or is there for another content.
+        """
+        arrays = [next(batches) for _ in self.batches(i)]
+        written = self.folder
+
+        def named(temporary: Path) -> Path:
+            nonlocal written
+            written = self.folder / f"{i:06d}-{sha256(temporary)}.h5"
+            if not self.work.is_there():
+                raise FileNotFoundError(f"{self.folder} is no longer there for this content: run the same again")
+            return written
+
+        with replacing(self.folder / f"{i:06d}.h5", named) as temporary:
+            _write_part(temporary, arrays)
+        return written
+
+
 def write_in_shards(
     out: Path,
     batches: Callable[[int], Iterable[Arrays]],
@@ -35,6 +90,7 @@ def write_in_shards(
     attributes: dict[str, Any] | None = None,
     *,
     require: str | None = None,
+    make: Callable[[Shards, list[int]], dict[int, Path]] | None = None,
 ) -> None:
     """Write the rows that `batches` yields into one HDF5 file at `out`, with bounded memory.
 
@@ -47,24 +103,21 @@ def write_in_shards(
         key: what the content depends on; shards of an unfinished run with another key are thrown away.
         attributes: stored on the file, beside the key.
         require: a dataset that must not end up empty.
+        make: has those shards of the given numbers written, elsewhere than here, and gives their paths.
 
     Raises:
         ValueError: `require` has no rows: nothing of the source could be read; or there are no batches.
     """
     if num_batches < 1:
         raise ValueError(f"nothing to write into {out}: the source is empty")
-    parts = WorkFolder(_folder(out), key, PART_NAMES)
+    shards = Shards(_folder(out), key, num_batches, batches_per_shard)
+    parts = shards.work
     with parts.opened():
-        num_shards = -(-num_batches // batches_per_shard)
         done = _whole_shards(parts.path)
-        position = -1
-        for i in sorted(set(range(num_shards)) - done.keys()):
-            if i != position:
-                remaining = iter(batches(i * batches_per_shard))
-            count = min(batches_per_shard, num_batches - i * batches_per_shard)
-            done[i] = _write_part(parts.path, i, [next(remaining) for _ in range(count)])
-            position = i + 1
-        written = [done[i] for i in range(num_shards)]
+        missing = sorted(set(range(shards.count)) - done.keys())
+        if missing:
+            done |= make(shards, missing) if make else _make(shards, missing, batches)
+        written = [done[i] for i in range(shards.count)]
         if require is not None and not sum(len(part[require]) for part in _open_each(written)):
             parts.remove()
             raise ValueError("no readable image in the source: see the names skipped above")
@@ -149,19 +202,25 @@ def _whole_shards(parts: Path) -> dict[int, Path]:
     return done
 
 
-def _write_part(parts: Path, i: int, batches: list[Arrays]) -> Path:
-    written = parts / f"{i:06d}.h5"
-    with replacing(written) as temporary:
-        with create_hdf5(temporary) as file:
-            for name in batches[0]:
-                array = np.concatenate([batch[name] for batch in batches])
-                if array.dtype == object:  # file names need not be UTF-8
-                    texts = [text.encode("utf-8", "backslashreplace") for text in array]
-                    file.create_dataset(name, shape=array.shape, data=texts or None, dtype=h5py.string_dtype())
-                else:
-                    file.create_dataset(name, data=array)
-        digest = sha256(temporary)
-    return written.rename(parts / f"{i:06d}-{digest}.h5")
+def _make(shards: Shards, missing: list[int], batches: Callable[[int], Iterable[Arrays]]) -> dict[int, Path]:
+    """Write shards here, one after the other."""
+    done: dict[int, Path] = {}
+    for i in missing:
+        if i - 1 not in done:
+            remaining = iter(batches(shards.batches(i).start))
+        done[i] = shards.write(i, remaining)
+    return done
+
+
+def _write_part(path: Path, batches: list[Arrays]) -> None:
+    with create_hdf5(path) as file:
+        for name in batches[0]:
+            array = np.concatenate([batch[name] for batch in batches])
+            if array.dtype == object:  # file names need not be UTF-8
+                texts = [text.encode("utf-8", "backslashreplace") for text in array]
+                file.create_dataset(name, shape=array.shape, data=texts or None, dtype=h5py.string_dtype())
+            else:
+                file.create_dataset(name, data=array)
 
 
 def _merge(parts: list[Path], out: Path, attributes: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class WorkFolder:
         self._check_ours()
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path / LOCK, wait=False):
-            if self._read_marker() != self.key:
+            if not self.is_there():
                 self._check_ours()
                 self._remove_content(keep=(MARKER, LOCK))
                 write_text(self.path / MARKER, json.dumps({"mecoq-faiss": self.key}, sort_keys=True))
@@ -50,6 +50,10 @@ class WorkFolder:
                 if TEMPORARY.fullmatch(entry.name):
                     entry.unlink()
             yield
+
+    def is_there(self) -> bool:
+        """Whether the folder is there under the key, whoever works in it."""
+        return self._read_marker() == self.key
 
     def remove(self) -> None:
         """Remove what the work made, and the folder if nothing else is in it. Only within `opened`."""
@@ -60,7 +64,7 @@ class WorkFolder:
 
     def discard(self) -> None:
         """Remove the folder, if it is there under the key and nobody works in it."""
-        if self._read_marker() == self.key or (self.path.is_dir() and set(os.listdir(self.path)) <= {LOCK}):
+        if self.is_there() or (self.path.is_dir() and set(os.listdir(self.path)) <= {LOCK}):
             with suppress(OSError), self.opened():
                 self.remove()
 
@@ -84,7 +88,7 @@ class WorkFolder:
 
     def finish(self, target: Path, without: tuple[str, ...] = ()) -> bool:
         """Whether `target` is what this work has become, and a kill has left its marker there; now it is gone."""
-        if WorkFolder(target, self.key, "")._read_marker() != self.key:
+        if not WorkFolder(target, self.key, "").is_there():
             return False
         self._drop(target, without)
         return True
