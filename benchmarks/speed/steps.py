@@ -15,7 +15,7 @@ from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.runtime.devices import use_bf16
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair, Pairs
-from mecoq_faiss.training.ranks import ALONE, Ranks
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 FINE_TUNING: dict[str, dict[str, Any]] = {

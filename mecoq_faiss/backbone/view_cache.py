@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_device
+from mecoq_faiss.backbone.feature_cache import fingerprint, from_cache, of_device, write_together
 from mecoq_faiss.backbone.network import Backbone, inference_part
-from mecoq_faiss.data.loading import ImageLoader
+from mecoq_faiss.data.loading import ImageLoader, LoadedBatch
 from mecoq_faiss.data.sources import ImageSource
 from mecoq_faiss.data.views import ViewSpec, apply_color
 from mecoq_faiss.runtime.progress import Estimate, progress
-from mecoq_faiss.storage.shards import Arrays, bytes_written, write_in_shards
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
+from mecoq_faiss.storage.shards import Arrays, bytes_written
 
 logger = logging.getLogger("mecoq_faiss")
 FORMAT = 1
@@ -40,12 +41,15 @@ def cached_view_features(
     device: str = "cpu",
     bf16: bool = False,
     folder: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of `num_views` random views of every readable image, from the cache file or computed into it.
 
     The file is found by a hash of data, views, seed, size, backbone, weights, precision and, where it is not the CPU,
     the device's type: a GPU may round its products to TF32. Not in it is what moves last bits only: threads, versions,
     torch.compile. With `bf16` the backbone runs in bfloat16.
+
+    Several ranks, which all call this alike, make a share each.
 
     Returns:
         features (n, V, F) float16, memory-mapped, and rows (n,) int64, the source's rows that could be read.
@@ -68,26 +72,36 @@ def cached_view_features(
 
     def write(path: Path) -> None:
         loader = ImageLoader(source, size, spec=spec, seed=seed, workers=workers)
-        _write(path, key, loader, backbone.to(device).for_inference(size), num_views, device, bf16)
+        _write(path, key, loader, backbone.to(device).for_inference(size), num_views, device, bf16, ranks)
 
-    return from_cache("views", key, write, folder)
+    return from_cache("views", key, write, folder, ranks)
 
 
 def _write(
-    path: Path, key: dict[str, Any], loader: ImageLoader, backbone: Backbone, num_views: int, device: str, bf16: bool
+    path: Path,
+    key: dict[str, Any],
+    loader: ImageLoader,
+    backbone: Backbone,
+    num_views: int,
+    device: str,
+    bf16: bool,
+    ranks: Ranks,
 ) -> None:
     n = len(loader.source)
-    _check_space(path, 2 * n * num_views * backbone.feature_dim)
+    if ranks.first:
+        _check_space(path, 2 * n * num_views * backbone.feature_dim)
     rows_per_batch = max(1, FORWARD_IMAGES // num_views)
     items = [(row, tuple(range(num_views))) for row in range(n)]
     batches = [items[i : i + rows_per_batch] for i in range(0, n, rows_per_batch)]
 
-    def compute(start: int) -> Iterator[Arrays]:
-        left = num_views * sum(map(len, batches[start:]))
+    def compute(start: int, stop: int) -> Iterator[Arrays]:
+        left = num_views * sum(map(len, batches[start:stop]))
         what = f"view cache: {left:,} views, {num_views} of each image"
         estimate = Estimate(left, what, "--views or --budget changes it")
-        loaded = loader.batches(batches[start:])
-        for batch in progress(loaded, total=len(batches), initial=start, label="view cache", unit="batches"):
+        loaded: Iterable[LoadedBatch] = loader.batches(batches[start:stop])
+        if ranks.first:
+            loaded = progress(loaded, total=stop, initial=start, label="view cache", unit="batches")
+        for batch in loaded:
             with torch.inference_mode():
                 images = batch.images.to(device, non_blocking=True).flatten(0, 1)
                 features = _features(backbone, images, batch.colors.flatten(0, 1), bf16)
@@ -101,7 +115,7 @@ def _write(
             yield {"features": array, "rows": batch.rows[batch.readable]}
 
     shard = max(1, SHARD_IMAGES // (rows_per_batch * num_views))
-    write_in_shards(path, compute, len(batches), shard, key, require="rows")
+    write_together(path, key, compute, len(batches), shard, ranks)
     logger.info("view cache written: %s", path)
 
 

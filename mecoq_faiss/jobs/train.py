@@ -12,10 +12,10 @@ import torch
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.runtime.ranks import RankLost, joined
+from mecoq_faiss.runtime.ranks import is_first_rank as is_first_rank
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.training.fit import check_out, fit_run
-from mecoq_faiss.training.ranks import RankLost, joined
-from mecoq_faiss.training.ranks import is_first_rank as is_first_rank
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import default_objective
 from mecoq_faiss.training.trainer import Interrupted
@@ -87,7 +87,7 @@ def train(
     """
     with joined(device) as (ranks, device):
         if not ranks.first:
-            ranks.wait()  # until the first, which says what is wrong with the data, has begun the run
+            ranks.wait()  # until the first, which says what is wrong with the data, has looked at it
             return fit_run(as_source(data, "train"), out, device=device, ranks=ranks)
         run = RunFolder(out)  # what is wrong with it is said before the data is looked at
         check_out(run, resume)

@@ -142,6 +142,11 @@ def has_shards(out: Path) -> bool:
     return _folder(out).exists()
 
 
+def shards_of(out: Path, num_batches: int, batches_per_shard: int, key: dict[str, Any]) -> Shards:
+    """The shards of a file that another process writes by `write_in_shards`, with the same arguments."""
+    return Shards(_folder(out), key, num_batches, batches_per_shard)
+
+
 def bytes_written(out: Path) -> int:
     """How much of an unfinished `out` is on the disk."""
     parts = _folder(out)

@@ -13,9 +13,9 @@ from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.loss import code_entropy, codeword_diversity, debiased_contrastive_loss, ranking_distillation
 from mecoq_faiss.memory import CodeMemory
 from mecoq_faiss.model import MeCoQ, Quantized
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import Pair
-from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.targets import Targets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 import torch
 
 from mecoq_faiss.config import ModelConfig, TrainConfig, make_configs
+from mecoq_faiss.config_file import from_json, to_json
 from mecoq_faiss.data.sources import ImageSource, Source
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import settings_for
 from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
 from mecoq_faiss.runtime.progress import Estimate, progress
+from mecoq_faiss.runtime.ranks import ALONE, RankLost, Ranks
 from mecoq_faiss.storage.files import check_writable_parent, write_text
 from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.last_state import load_state
@@ -24,7 +27,6 @@ from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import ImagePairs, Pairs
-from mecoq_faiss.training.ranks import ALONE, RankLost, Ranks
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
@@ -66,8 +68,8 @@ def fit_run(
     Settings left out are chosen here and not by the caller: whether the run goes on with its own is known once its
     folder is locked.
 
-    Of several ranks the first does all this and writes. The others are called once it has begun the run (`Ranks.wait`):
-    they read all from the folder, as if they continued it, and learn on.
+    Of several ranks the first does all this and writes. It tells the others the settings; they make features of images
+    with it, and read from the folder what the training begins with, as if they continued it.
     """
     run = RunFolder(out)
     if not ranks.first:
@@ -97,15 +99,38 @@ class _Given(NamedTuple):
 
 def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
     """What a rank does that is not the first: learn with it, and read its result."""
+    said = given.ranks.told()
     with random_state_kept(given.device):
-        check_same_data(run.split_file, given.source)
-        model_config, c = run.read_config()
-        if run.next_epoch() <= c.epochs:
-            model = _set_up(load_model(model_config, run.model_file), c)
-            pairs = make_pairs(given.source, model, c, given.device)
-            objective = make_objective(given.source, model.to(given.device), c, given.device, given.ranks, pairs)
+        if said:
+            told = json.loads(said)
+            if told["fingerprint"] != given.source.fingerprint:
+                raise ValueError(f"{given.source.name} is not what the first rank trains on: all need the same --data")
+            model_config, c = from_json(told["settings"], "the first rank's settings")
+            assert c is not None
+            model = MeCoQ(replace(model_config, weights="none"))
+            given.ranks.same_(model.state_dict().values())
+            _set_up(model, c)
+            pairs, objective, c = _prepared(model, given, c)
             _fit(run, given, objective, pairs, c, None)
     return run.load_trained()
+
+
+def _tell(model: MeCoQ, given: _Given, c: TrainConfig) -> None:
+    """All other ranks what `_join_run` is to know of the model and the settings."""
+    settings = to_json(model.config, c)
+    given.ranks.told(json.dumps({"fingerprint": given.source.fingerprint, "settings": settings}).encode())
+    given.ranks.same_(model.state_dict().values())
+
+
+def _prepared(
+    model: MeCoQ, given: _Given, c: TrainConfig, budget: float | None = None
+) -> tuple[Pairs, Objective, TrainConfig]:
+    """Pairs, objective, and the settings with the numbers chosen; all ranks make them together."""
+    source, device, ranks = given.source, given.device, given.ranks
+    pairs = make_pairs(source, model, c, device, budget, given.queries, ranks)
+    check_enough(pairs.rows, c)
+    c = chosen(c, source, pairs)
+    return pairs, make_objective(source, model.to(device), c, device, ranks, pairs), c
 
 
 def _set_up(model: MeCoQ, c: TrainConfig) -> MeCoQ:
@@ -131,6 +156,7 @@ def _fit_run(
         if run.next_epoch() > train_config.epochs:
             logger.info("%s is finished already", run.path)
             given.ranks.wait()
+            given.ranks.told()
             return run.load_trained()
         model = load_model(model_config, run.model_file)
         run.remove_temporary()
@@ -151,10 +177,9 @@ def _fit_run(
     try:
         check_for_ranks(model, given.ranks)
         held_out = None if given.validation is None else Validation(given.validation, model, train_config, device)
-        pairs = make_pairs(source, model, train_config, device, None if resume else given.budget, queries)
-        check_enough(pairs.rows, train_config)
-        train_config = chosen(train_config, source, pairs)
-        objective = make_objective(source, model.to(device), train_config, device, given.ranks, pairs)
+        given.ranks.wait()
+        _tell(model, given, train_config)
+        pairs, objective, train_config = _prepared(model, given, train_config, None if resume else given.budget)
         if not resume:
             prepare(model, pairs, train_config.codebook_init, train_config.seed)
             run.remove_temporary()  # what a killed start left
@@ -231,6 +256,8 @@ def _fit(
             }
         )
 
+    if not given.ranks.first:
+        given.ranks.wait()  # until the first has begun the run
     epoch, step = 1, 0
     if run.state_file.exists():
         epoch, step = load_state(run, objective, optimizer, pairs.steps_per_epoch, not isinstance(pairs, ImagePairs))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.index.nearest import nearest
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.pairs import Pairs
-from mecoq_faiss.training.ranks import ALONE, Ranks
 
 MOST_ROWS = 50_000  # items, and queries, that are trained on; a seeded sample of more
 QUERIES = 128  # of a batch

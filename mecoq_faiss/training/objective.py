@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.training.ranks import ALONE, Ranks
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 
 
 class Objective(nn.Module):

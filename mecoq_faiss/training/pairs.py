@@ -15,7 +15,7 @@ from torch import Tensor
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.views import apply_color
-from mecoq_faiss.training.ranks import ALONE, Ranks
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 
 
 class Pair(NamedTuple):

@@ -17,6 +17,7 @@ from mecoq_faiss.data.loading import ImageLoader
 from mecoq_faiss.data.sources import FeatureSource, ImageSource, Source
 from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.storage.files import read_small
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.neighbors import QUERIES, NeighborPairs
@@ -24,7 +25,6 @@ from mecoq_faiss.training.num_views import check_budget, default_views, forward_
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from mecoq_faiss.training.preserve import Preserve, start_preserving
-from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.targets import given_features, targets_of
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 from mecoq_faiss.training.validation import check_width
@@ -115,11 +115,12 @@ def make_pairs(
     device: str,
     budget: float | None = None,
     queries: Source | None = None,
+    ranks: Ranks = ALONE,
 ) -> Pairs:
     """The batches of two views that the source, the backbone and the settings ask for.
 
     `budget`, in seconds, chooses the number of cached views where the settings leave it open; ValueError where there
-    is none to choose.
+    is none to choose. The first rank chooses.
     """
     check_budget(budget)
     cached = isinstance(source, ImageSource) and c.view_cache and model.backbone.frozen and not model.preserves
@@ -129,8 +130,8 @@ def make_pairs(
             "layers that learn, or view_cache=false): leave --budget out"
         )
     if model.preserves:
-        features, _ = given_features(source, model, c.workers, device)
-        sample = None if queries is None else given_features(queries, model, c.workers, device)[0]
+        features, _ = given_features(source, model, c.workers, device, ranks)
+        sample = None if queries is None else given_features(queries, model, c.workers, device, ranks)[0]
         trained_on = features if sample is None else sample
         batch = batch_size(len(trained_on), c, QUERIES)
         return NeighborPairs(features, model.config.metric, batch, c.seed, device, sample)
@@ -144,14 +145,14 @@ def make_pairs(
     if cached:
         bf16, num_views = c.precision == "bf16", c.cached_views
         if not num_views and budget is not None:
-            rate = forward_rate(model.backbone, size, device, bf16)
+            rate = ranks.size * forward_rate(model.backbone, size, device, bf16)
             num_views = views_in_budget(budget, len(source), rate)
+        num_views = num_views or default_views(len(source), model.backbone, size, device)
         features, rows = cached_view_features(
-            source, model.backbone, size=size, spec=spec,
-            num_views=num_views or default_views(len(source), model.backbone, size, device),
-            seed=c.seed, workers=c.workers, device=device, bf16=bf16,
+            source, model.backbone, size=size, spec=spec, num_views=int(ranks.told(b"%d" % num_views)),
+            seed=c.seed, workers=c.workers, device=device, bf16=bf16, ranks=ranks,
         )  # fmt: skip
-        if len(rows) < len(source):
+        if len(rows) < len(source) and ranks.first:
             logger.warning("%d of %d images cannot be read", len(source) - len(rows), len(source))
         return CachedPairs(features, batch_size(len(rows), c), c.seed, device, rows)
     loader = ImageLoader(source, size, spec=spec, seed=c.seed, workers=c.workers)
@@ -168,7 +169,7 @@ def make_objective(
     if model.preserves:
         return Preserve(model, c)
     readable = pairs.source_rows if isinstance(pairs, CachedPairs) else None
-    targets = targets_of(source, model, c.workers, device, readable) if c.preserve_weight else None
+    targets = targets_of(source, model, c.workers, device, readable, ranks) if c.preserve_weight else None
     return Contrast(model, c, targets, ranks)
 
 

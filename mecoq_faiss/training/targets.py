@@ -11,6 +11,7 @@ from mecoq_faiss.backbone.fixed_features import fixed_features
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.sources import FeatureSource, Source
 from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 
 MEASURED = 5000  # rows of which mean and scale are taken
 
@@ -38,24 +39,32 @@ class Targets:
         return torch.from_numpy(x if x.ndim == 2 else x[:, 0])
 
 
-def targets_of(source: Source, model: MeCoQ, workers: int, device: str, readable: np.ndarray | None = None) -> Targets:
+def targets_of(
+    source: Source,
+    model: MeCoQ,
+    workers: int,
+    device: str,
+    readable: np.ndarray | None = None,
+    ranks: Ranks = ALONE,
+) -> Targets:
     """The targets of a source's readable items: of images, what the backbone says of the fixed view before training.
 
     `readable` (n,) are their rows, rising, where they are known already: the others are not tried again.
     """
     if readable is None or len(readable) == len(source):
-        return Targets(*given_features(source, model, workers, device), device)
-    features, rows = given_features(source.subset(readable), model, workers, device)
+        return Targets(*given_features(source, model, workers, device, ranks), device)
+    features, rows = given_features(source.subset(readable), model, workers, device, ranks)
     return Targets(features, readable[rows], device)
 
 
 def given_features(
-    source: Source, model: MeCoQ, workers: int, device: str
+    source: Source, model: MeCoQ, workers: int, device: str, ranks: Ranks = ALONE
 ) -> tuple[np.ndarray | FeatureRows, np.ndarray]:
     """Features of a source's readable items, (n, F) or (n, V, F), and their rows (n,), rising; read when indexed.
 
-    Of images the frozen backbone's, of the fixed view, kept in the cache folder.
+    Of images the frozen backbone's, of the fixed view, kept in the cache folder; several ranks make a share each.
     """
     if isinstance(source, FeatureSource):
         return source.features, np.arange(len(source))
-    return fixed_features(source, model.backbone, size=model.config.image_size, workers=workers, device=device)
+    size = model.config.image_size
+    return fixed_features(source, model.backbone, size=size, workers=workers, device=device, ranks=ranks)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.pairs import Pairs
-from mecoq_faiss.training.ranks import ALONE, Ranks
 
 FLUSH_STEPS = 20  # metrics are brought to the host, checked and written this often; always before a checkpoint
 MEND = "train anew with a lower lr, or look for broken features in the data"

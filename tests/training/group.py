@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-from mecoq_faiss.training.ranks import joined
+from mecoq_faiss.runtime.ranks import joined
 
 
 def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from mecoq_faiss import Interrupted, ModelConfig, TrainConfig, register_backbone, train
+from mecoq_faiss.runtime.ranks import joined
 from mecoq_faiss.training.contrast import Contrast
-from mecoq_faiss.training.ranks import joined
 from tests.training.lost import lost_after
 
 PIXELS = ModelConfig(backbone="pixels", weights="none", image_size=6, hidden=12, D=8, M=2, nbits=4)

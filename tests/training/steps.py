@@ -9,9 +9,9 @@ import torch
 
 from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.model import MeCoQ
+from mecoq_faiss.runtime.ranks import joined
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import CachedPairs, Pair
-from mecoq_faiss.training.ranks import joined
 from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 

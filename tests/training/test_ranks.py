@@ -11,7 +11,7 @@ import torch
 
 from mecoq_faiss import ModelConfig
 from mecoq_faiss.model import MeCoQ
-from mecoq_faiss.training.ranks import Ranks
+from mecoq_faiss.runtime.ranks import Ranks
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import check_for_ranks
 from tests.training import runs

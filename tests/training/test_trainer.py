@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.pairs import Pair, Pairs
-from mecoq_faiss.training.ranks import ALONE, Ranks
 from mecoq_faiss.training.trainer import FLUSH_STEPS, Interrupted, StopSignal, Trainer, TrainingError, schedule
 
 

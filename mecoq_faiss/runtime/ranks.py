@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ class Ranks:
 
     def gather_rows(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """All ranks' rows of x (n, a) -> (N, a), rank after rank."""
-        if self.size == 1:
-            return x
         most = max(counts)
+        if self.size == 1 or not most:
+            return x
         own, found = x.new_zeros(most, x.shape[1]), x.new_empty(self.size * most, x.shape[1])
         own[: len(x)] = x
         _send(ALL_GATHER, found, own)
@@ -82,6 +83,23 @@ class Ranks:
         _send(dist.all_reduce, flat)
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+    def told(self, content: bytes = b"") -> bytes:
+        """What the first rank says, on all."""
+        if self.size == 1:
+            return content
+        length = torch.tensor(len(content))
+        self.same_([length])
+        said = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content and self.first else None
+        said = torch.empty(int(length), dtype=torch.uint8) if said is None else said
+        self.same_([said])
+        return said.numpy().tobytes()
+
+    def same_(self, tensors: Iterable[Tensor]) -> None:
+        """Each tensor becomes the first rank's."""
+        for tensor in tensors if self.size > 1 else ():
+            if tensor.numel():
+                _send(partial(dist.broadcast, src=0), tensor)
 
     def wait(self) -> None:
         """Until all ranks are here."""
