@@ -90,7 +90,7 @@ def command(
     from mecoq_faiss.presets import settings_for
 
     if not is_first_rank():
-        if not train_along(data, out, device=device):
+        if not train_along(data, out, device=device, queries_sample=queries_sample):
             sys.exit(1)  # the first rank says why
         return
     options = {name: value for name, value in flags.items() if value is not None}

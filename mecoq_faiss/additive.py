@@ -62,10 +62,11 @@ class AdditiveQuantizer(nn.Module):
         return self.codebooks.detach()
 
     def query(self, z: Tensor) -> Tensor:
-        """Z (b, D) -> what is compared with sums of codewords, (b, D) float32."""
+        """Z (b, D) -> what is compared with sums of codewords, (b, D) float32 (float64 stays)."""
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
         if self.metric in ("aqs", "cosine"):
-            return F.normalize(z.float(), dim=1)
-        return z.float() if self.metric == "ip" else F.pad(z.float()[:, :-1], (0, 1), value=1.0)
+            return F.normalize(z, dim=1)
+        return z if self.metric == "ip" else F.pad(z[:, :-1], (0, 1), value=1.0)
 
     def queries(self, z: Tensor) -> Tensor:
         """Z (b, D) -> what `index.search` takes: the query, M times in a row, (b, M * D) float32."""

@@ -10,14 +10,16 @@ from mecoq_faiss.runtime.progress import progress
 BLOCK = 4096  # queries at a time
 
 
-def nearest(x: np.ndarray, k: int, metric: str, queries: np.ndarray | None = None) -> np.ndarray:
+def nearest(
+    x: np.ndarray, k: int, metric: str, queries: np.ndarray | None = None, part: slice = slice(None)
+) -> np.ndarray:
     """Of each query (nq, F) the k nearest rows of x (n, F), (nq, k) int64, by `cosine`, `ip` or `l2`; float32.
 
     Without queries, of each row of x the k nearest others; of equal rows one may stand in the place of the row itself,
-    which is left out by its number. k is at most n, or n - 1.
+    which is left out by its number. k is at most n, or n - 1. Of the queries, or rows, only those of `part`.
     """
     own = queries is None
-    xq = x if queries is None else queries
+    xq = (x if queries is None else queries)[part]
     if metric == "cosine":
         x, xq = _unit(x), _unit(xq)
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
@@ -26,12 +28,12 @@ def nearest(x: np.ndarray, k: int, metric: str, queries: np.ndarray | None = Non
         faiss.knn(xq[start : start + BLOCK], x, k + own, kind)[1]
         for start in progress(blocks, total=len(blocks), label="neighbors", unit="blocks")
     ]
-    I = np.concatenate(found)
+    I = np.concatenate([np.empty((0, k + own), np.int64), *found])
     if not own:
         return I
-    itself = np.arange(len(x))[:, None] == I
+    itself = np.arange(len(x))[part, None] == I
     itself[~itself.any(axis=1), -1] = True  # not among its own k + 1 nearest: the last one goes
-    return I[~itself].reshape(len(x), k)
+    return I[~itself].reshape(len(I), k)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ def train(
     with joined(device) as (ranks, device):
         if not ranks.first:
             ranks.wait()  # until the first, which says what is wrong with the data, has looked at it
-            return fit_run(as_source(data, "train"), out, device=device, ranks=ranks)
+            given = None if queries_sample is None else as_source(queries_sample, "queries")
+            return fit_run(as_source(data, "train"), out, device=device, queries_sample=given, ranks=ranks)
         run = RunFolder(out)  # what is wrong with it is said before the data is looked at
         check_out(run, resume)
         check_writable_parent(run.path)
@@ -103,10 +104,16 @@ def train(
         )  # fmt: skip
 
 
-def train_along(data: str | Path | Source, out: str | Path, *, device: str | torch.device = "auto") -> bool:
+def train_along(
+    data: str | Path | Source,
+    out: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    queries_sample: str | Path | Source | None = None,
+) -> bool:
     """`train` on a rank that is not the first; False where that has stopped, and says why."""
     try:
-        train(data, out, device=device)
+        train(data, out, device=device, queries_sample=queries_sample)
     except (Interrupted, RankLost):
         return False
     return True

@@ -73,7 +73,7 @@ def fit_run(
     """
     run = RunFolder(out)
     if not ranks.first:
-        return _join_run(run, _Given(source, str(device), ranks))
+        return _join_run(run, _Given(source, str(device), ranks, queries=queries_sample))
     check_out(run, resume)
     check_writable_parent(run.path)
     device = resolve_device(device)
@@ -103,8 +103,8 @@ def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
     with random_state_kept(given.device):
         if said:
             told = json.loads(said)
-            if told["fingerprint"] != given.source.fingerprint:
-                raise ValueError(f"{given.source.name} is not what the first rank trains on: all need the same --data")
+            if told["data"] != _data_of(given):
+                raise ValueError(f"{given.source.name} is not what the first rank trains on: all need the same data")
             model_config, c = from_json(told["settings"], "the first rank's settings")
             assert c is not None
             model = MeCoQ(replace(model_config, weights="none"))
@@ -118,8 +118,12 @@ def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
 def _tell(model: MeCoQ, given: _Given, c: TrainConfig) -> None:
     """All other ranks what `_join_run` is to know of the model and the settings."""
     settings = to_json(model.config, c)
-    given.ranks.told(json.dumps({"fingerprint": given.source.fingerprint, "settings": settings}).encode())
+    given.ranks.told(json.dumps({"data": _data_of(given), "settings": settings}).encode())
     given.ranks.same_(model.state_dict().values())
+
+
+def _data_of(given: _Given) -> list[str]:
+    return [source.fingerprint for source in (given.source, given.queries) if source is not None]
 
 
 def _prepared(

@@ -20,16 +20,20 @@ NEAREST, DRAWN = 50, 10  # neighbors of a query, and how many of them stand in a
 
 
 class Neighbors(NamedTuple):
-    """Features of queries (b, F) and of items (n, F); bool (b, n), whether a query and an item are the same one."""
+    """Features of queries (b, F) and of items (n, F); bool (b, n), whether a query and an item are the same one.
+
+    On several ranks a rank has the queries of its share and all items; `counts` says how many queries each has.
+    """
 
     view1: Tensor
     view2: Tensor
     same: Tensor
+    counts: list[int] | None = None
 
     @property
     def total(self) -> int:
-        """Queries in the batch."""
-        return len(self.view1)
+        """Queries in the whole batch."""
+        return len(self.view1) if self.counts is None else sum(self.counts)
 
 
 class NeighborPairs(Pairs):
@@ -47,25 +51,29 @@ class NeighborPairs(Pairs):
         seed: int,
         device: str,
         queries: np.ndarray | FeatureRows | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.features = _sample(features, seed)
         self.queries = None if queries is None else _sample(queries, seed)
-        own = self.queries is None
-        self.near = nearest(self.features, min(NEAREST, len(self.features) - own), metric, self.queries)
+        own, n = self.queries is None, len(self.features if self.queries is None else self.queries)
+        near = nearest(self.features, min(NEAREST, len(self.features) - own), metric, self.queries, ranks.share(n))
+        self.near = ranks.gather_rows(torch.from_numpy(near), ranks.counts(n)).numpy()
         super().__init__(np.arange(len(self.near)), batch_size, seed, device)
 
     def batches(  # type: ignore[override]
         self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE
     ) -> Iterator[Neighbors]:
-        """The batches of an epoch, from a step on; of one rank only."""
+        """The batches of an epoch, from a step on."""
         for step, rows in list(enumerate(self.order(epoch)))[start_step:]:
             rng = np.random.default_rng((self.seed, epoch, 1 + step))  # numpy pads keys with zeros
             near = self.near[rows[:, None], rng.integers(0, self.near.shape[1], (len(rows), DRAWN))]
             others = rows if self.queries is None else rng.integers(0, len(self.features), len(rows))
             items = np.unique(np.concatenate([near.ravel(), others]))
-            same = (rows[:, None] == items) & (self.queries is None)
-            queries = self._tensor(self.features if self.queries is None else self.queries, rows)
-            yield Neighbors(queries, self._tensor(self.features, items), torch.from_numpy(same).to(self.device))
+            own = rows[ranks.share(len(rows))]
+            same = (own[:, None] == items) & (self.queries is None)
+            queries = self._tensor(self.features if self.queries is None else self.queries, own)
+            same_ones, counts = torch.from_numpy(same).to(self.device), ranks.counts(len(rows))
+            yield Neighbors(queries, self._tensor(self.features, items), same_ones, counts)
 
     def _tensor(self, x: np.ndarray, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(x[rows]).to(self.device)

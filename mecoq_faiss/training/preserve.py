@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,8 @@ from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.index.residual import residual_codebooks
 from mecoq_faiss.loss import ranking_distillation
 from mecoq_faiss.model import MeCoQ, Rescale
-from mecoq_faiss.training.neighbors import NeighborPairs
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
+from mecoq_faiss.training.neighbors import NeighborPairs, Neighbors
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.polish import MOST_VIEWS
 
@@ -29,26 +28,35 @@ class Preserve(Objective):
     goes to their codewords, and straight through to the embedding.
     """
 
-    def __init__(self, model: MeCoQ, config: TrainConfig) -> None:
-        super().__init__(model, config)
+    def __init__(self, model: MeCoQ, config: TrainConfig, ranks: Ranks = ALONE) -> None:
+        super().__init__(model, config, ranks)
         assert model.additive is not None
         self.quantizer = model.additive
 
-    def forward(self, pair: Any, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of `training.neighbors.Neighbors`, and its terms, detached scalars."""
-        q = self.quantizer
-        xq, xb = (self.model.standardize(x.float()) for x in (pair.view1, pair.view2))
-        queries, keys = q.query(self.model.projection(xq)), q.keys(q.query(self.model.projection(xb)))
+    def forward(self, pair: Neighbors, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its terms, detached scalars.
+
+        A rank scores its queries against all items, of which it makes the codes of its share.
+        """
+        q, n, ranks = self.quantizer, len(pair.view2), self.ranks
+        xq, xb = (self.model.standardize(x) for x in (pair.view1, pair.view2))
+        queries, keys = q.query(self.model.projection(xq)), q.keys(q.query(self.model.projection(xb[ranks.share(n)])))
         with torch.no_grad():
             codes = beam_search(q.codebooks, keys, BEAM)
             self.count(codes.long())
         coded = sums(q.codebooks, codes)
-        distance = (coded - keys).square().sum() / (keys - keys.mean(dim=0)).square().sum().detach()
-        scores = queries @ (coded + keys - keys.detach()).T
+        items, all_keys = ranks.gather(coded + keys - keys.detach(), keys.detach(), ranks.counts(n))
+        distance = (coded - keys).square().sum() / (all_keys - all_keys.mean(dim=0)).square().sum().detach()
+        scores = queries @ items.T
         exact = exact_scores(xq, xb, q.metric)
-        spread = exact.masked_fill(pair.same, exact.mean()).std(dim=1, keepdim=True)  # of raw features it may be any
+        mean = exact.sum() / (pair.total * n)
+        ranks.sum_([mean])
+        spread = exact.masked_fill(pair.same, mean).std(dim=1, keepdim=True)  # of raw features it may be any
         temperature = self.config.preserve_temperature * spread.clamp_min(1e-6) / SPREAD
-        distillation = ranking_distillation(exact, scores, pair.same, temperature=temperature)
+        distillation = scores.sum()  # of no queries
+        if len(xq):
+            distillation = ranking_distillation(exact, scores, pair.same, temperature=temperature)
+            distillation = len(xq) / pair.total * distillation
         loss = distillation + FIDELITY * distance
         terms = {"loss": loss, "distillation": distillation, "quantization_error": distance}
         return loss, {name: term.detach() for name, term in terms.items()}

@@ -134,7 +134,7 @@ def make_pairs(
         sample = None if queries is None else given_features(queries, model, c.workers, device, ranks)[0]
         trained_on = features if sample is None else sample
         batch = batch_size(len(trained_on), c, QUERIES)
-        return NeighborPairs(features, model.config.metric, batch, c.seed, device, sample)
+        return NeighborPairs(features, model.config.metric, batch, c.seed, device, sample, ranks)
     if isinstance(source, FeatureSource):
         batch = batch_size(len(source), c)
         if source.features.ndim == 3 and source.features.shape[1] >= 2:
@@ -167,7 +167,7 @@ def make_objective(
     Cached `pairs` say which images can be read.
     """
     if model.preserves:
-        return Preserve(model, c)
+        return Preserve(model, c, ranks)
     readable = pairs.source_rows if isinstance(pairs, CachedPairs) else None
     targets = targets_of(source, model, c.workers, device, readable, ranks) if c.preserve_weight else None
     return Contrast(model, c, targets, ranks)
@@ -177,8 +177,6 @@ def check_for_ranks(model: MeCoQ, ranks: Ranks) -> None:
     """ValueError where several ranks would not learn what one with the whole batch does."""
     if ranks.size == 1:
         return
-    if model.preserves:
-        raise ValueError("codes that preserve a metric are trained by one process: start the command without torchrun")
     model.train()
     names = {type(module).__name__ for module in model.modules() if module.training and _sees_the_batch(module)}
     if names:

@@ -21,6 +21,7 @@ READY = ModelConfig(hidden=12, D=8, M=2, nbits=4)
 LEARNS = ModelConfig("two-layers", "none", trainable_layers=1, image_size=6, hidden=12, D=8, M=2, nbits=4)
 STEPS = TrainConfig(epochs=17, batch_size=11, memory_size=20, memory_start_epoch=3)  # 51 of 27 items, the last of 5
 SHORT = TrainConfig(epochs=2, batch_size=11, memory_size=20, memory_start_epoch=1, workers=0)
+PRESERVES: dict[str, Any] = {"D": 10, "M": 2, "nbits": 4, "projection": "linear", "codes": "additive"}
 KINDS: dict[str, tuple[str, ModelConfig, TrainConfig]] = {
     "views": ("views.npy", READY, STEPS),
     "adam on vectors": ("vectors.npy", ModelConfig(hidden=12, D=8, M=2, nbits=4, metric="aqs"), SHORT),
@@ -34,6 +35,8 @@ KINDS: dict[str, tuple[str, ModelConfig, TrainConfig]] = {
     "data": ("views.npy", READY, TrainConfig(**{**vars(SHORT), "codebook_init": "data"})),
     "view cache": ("images", PIXELS, SHORT),
     "fresh views": ("images", PIXELS, TrainConfig(**{**vars(SHORT), "view_cache": False})),
+    "preserving": ("vectors.npy", ModelConfig(metric="l2", **PRESERVES), STEPS),
+    "preserving with queries": ("images", ModelConfig("pixels", "none", image_size=6, metric="ip", **PRESERVES), SHORT),
     "layers that learn": ("images", LEARNS, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0})),
 }
 
@@ -67,7 +70,11 @@ def whole(folder: Path, kind: str, ranks: str) -> dict[str, Any]:
     """The weights of a whole run `KIND-RANKS`, as the call returns them."""
     data, model, config = KINDS[kind]
     held_out = folder / "held-out.npy" if kind == "data" else None
-    made = train(folder / data, folder / f"{kind}-{ranks}", model, config, device="cpu", validation=held_out)
+    queries = folder / data if kind == "preserving with queries" else None
+    made = train(
+        folder / data, folder / f"{kind}-{ranks}", model, config, device="cpu", validation=held_out,
+        queries_sample=queries,
+    )  # fmt: skip
     return {name: tensor.numpy() for name, tensor in made.state_dict().items()}
 
 

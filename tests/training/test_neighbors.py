@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mecoq_faiss.index.nearest import nearest
 from mecoq_faiss.training import neighbors as module
 from mecoq_faiss.training.neighbors import NeighborPairs
 
@@ -36,6 +37,14 @@ def test_they_are_the_exact_ones(metric: str, given: bool, x: np.ndarray) -> Non
         np.fill_diagonal(found, -np.inf)
     expected = np.argsort(-found, axis=1)[:, : module.NEAREST]
     np.testing.assert_array_equal(np.sort(pairs.near, axis=1), np.sort(expected, axis=1))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_parts_make_up_the_whole(given: bool, x: np.ndarray) -> None:
+    queries = x[::3] + 0.5 if given else None
+    whole = nearest(x, 5, "ip", queries)
+    parts = [nearest(x, 5, "ip", queries, part) for part in (slice(0, 10), slice(10, 10), slice(10, len(whole)))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_a_batch_holds_neighbors_of_its_queries_and_marks_the_same_ones(x: np.ndarray) -> None:
