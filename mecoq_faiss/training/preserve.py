@@ -51,10 +51,10 @@ class Preserve(Objective):
         exact = exact_scores(xq, xb, q.metric)
         mean = exact.sum() / (pair.total * n)
         ranks.sum_([mean])
-        spread = exact.masked_fill(pair.same, mean).std(dim=1, keepdim=True)  # of raw features it may be any
-        temperature = self.config.preserve_temperature * spread.clamp_min(1e-6) / SPREAD
         distillation = scores.sum()  # of no queries
         if len(xq):
+            spread = exact.masked_fill(pair.same, mean).std(dim=1, keepdim=True)  # of raw features it may be any
+            temperature = self.config.preserve_temperature * spread.clamp_min(1e-6) / SPREAD
             distillation = ranking_distillation(exact, scores, pair.same, temperature=temperature)
             distillation = len(xq) / pair.total * distillation
         loss = distillation + FIDELITY * distance
