@@ -20,6 +20,7 @@ from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_b
 from mecoq_faiss.runtime.progress import Estimate, progress
 from mecoq_faiss.runtime.ranks import ALONE, RankLost, Ranks
 from mecoq_faiss.storage.files import check_writable_parent, write_text
+from mecoq_faiss.training.batch_norm import share_statistics
 from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.last_state import load_state
 from mecoq_faiss.training.log import recorder
@@ -132,6 +133,7 @@ def _prepared(
     """Pairs, objective, and the settings with the numbers chosen; all ranks make them together."""
     source, device, ranks = given.source, given.device, given.ranks
     pairs = make_pairs(source, model, c, device, budget, given.queries, ranks)
+    share_statistics(model, ranks)
     check_enough(pairs.rows, c)
     c = chosen(c, source, pairs)
     return pairs, make_objective(source, model.to(device), c, device, ranks, pairs), c

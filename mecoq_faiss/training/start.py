@@ -19,6 +19,7 @@ from mecoq_faiss.data.views import view_spec
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.storage.files import read_small
+from mecoq_faiss.training.batch_norm import BatchNorm
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.neighbors import QUERIES, NeighborPairs
 from mecoq_faiss.training.num_views import check_budget, default_views, forward_rate, views_in_budget
@@ -178,22 +179,25 @@ def check_for_ranks(model: MeCoQ, ranks: Ranks) -> None:
     if ranks.size == 1:
         return
     model.train()
-    names = {type(module).__name__ for module in model.modules() if module.training and _sees_the_batch(module)}
+    learning = [module for module in model.modules() if module.training]
+    if model.backbone.micro_batch and any(isinstance(module, BatchNorm) for module in learning):
+        raise ValueError("micro_batch and layers that learn with batch norm do not go together on several ranks: use 0")
+    names = {type(module).__name__ for module in learning if _draws(module)}
     if names:
         raise ValueError(
-            f"{min(names)} in the layers that learn is another thing on a share of a batch than on the whole: train "
+            f"{min(names)} in the layers that learn draws otherwise for a share of a batch than for the whole: train "
             "fewer --trainable-layers, or without torchrun"
         )
 
 
-def _sees_the_batch(module: nn.Module) -> bool:
-    """Whether what it makes of an image depends on the others of the batch, or on a random draw."""
+def _draws(module: nn.Module) -> bool:
+    """Whether what it makes of an image depends on a random draw."""
     draws = getattr(module, "p", 0) or getattr(module, "drop_prob", 0)
     random = isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in (
         "DropPath",
         "StochasticDepth",
     )
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or (random and bool(draws))
+    return random and bool(draws)
 
 
 def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:

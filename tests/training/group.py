@@ -18,7 +18,10 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
+    kinds = torch.multiprocessing.get_all_start_methods()
+    context: Any = torch.multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
+    if hasattr(context, "set_forkserver_preload"):
+        context.set_forkserver_preload(["mecoq_faiss.jobs.train"])  # once instead of on each rank
     results = context.SimpleQueue()
     processes = [context.Process(target=_run, args=(rank, size, port, results, function, args)) for rank in range(size)]
     for process in processes:

@@ -19,6 +19,7 @@ from tests.training.lost import lost_after
 PIXELS = ModelConfig(backbone="pixels", weights="none", image_size=6, hidden=12, D=8, M=2, nbits=4)
 READY = ModelConfig(hidden=12, D=8, M=2, nbits=4)
 LEARNS = ModelConfig("two-layers", "none", trainable_layers=1, image_size=6, hidden=12, D=8, M=2, nbits=4)
+NORMED = ModelConfig("normed", "none", trainable_layers=-1, image_size=6, hidden=12, D=8, M=2, nbits=4)
 STEPS = TrainConfig(epochs=17, batch_size=11, memory_size=20, memory_start_epoch=3)  # 51 of 27 items, the last of 5
 SHORT = TrainConfig(epochs=2, batch_size=11, memory_size=20, memory_start_epoch=1, workers=0)
 PRESERVES: dict[str, Any] = {"D": 10, "M": 2, "nbits": 4, "projection": "linear", "codes": "additive"}
@@ -38,7 +39,20 @@ KINDS: dict[str, tuple[str, ModelConfig, TrainConfig]] = {
     "preserving": ("vectors.npy", ModelConfig(metric="l2", **PRESERVES), STEPS),
     "preserving with queries": ("images", ModelConfig("pixels", "none", image_size=6, metric="ip", **PRESERVES), SHORT),
     "layers that learn": ("images", LEARNS, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0})),
+    "batch norm": ("images", NORMED, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0})),
 }
+
+
+class Normed(nn.Sequential):
+    """A network whose layers, which learn, have batch norm."""
+
+    feature_dim = 8
+
+    def __init__(self) -> None:
+        convolution = nn.Conv2d(3, 4, 3, bias=False)
+        super().__init__(
+            convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8, bias=False), nn.BatchNorm1d(8)
+        )
 
 
 class TwoLayers(nn.Sequential):
@@ -51,6 +65,7 @@ class TwoLayers(nn.Sequential):
 
 
 register_backbone("two-layers", TwoLayers)
+register_backbone("normed", Normed)
 
 
 def make_data(folder: Path) -> None:
