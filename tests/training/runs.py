@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[str, ModelConfig, TrainConfig]] = {
     "preserving": ("vectors.npy", ModelConfig(metric="l2", **PRESERVES), STEPS),
     "preserving with queries": ("images", ModelConfig("pixels", "none", image_size=6, metric="ip", **PRESERVES), SHORT),
     "layers that learn": ("images", LEARNS, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0})),
-    "batch norm": ("images", NORMED, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0})),
+    "batch norm": ("images", NORMED, TrainConfig(**{**vars(SHORT), "preserve_weight": 0.0, "optimizer": "sgd"})),
 }
 
 
