@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import click
@@ -61,6 +62,14 @@ from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option,
 @click.option("--workers", type=int, help="Image decoding processes; -1 chooses.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any other setting, e.g. temperature=0.4.")
 @click.option("--resume", is_flag=True, help="Continue what is in --out, or start where there is nothing.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS|local",
+    help="Train by the workers of a Ray cluster (auto, HOST:PORT), or of a Ray on this machine (extra: cluster).",
+)
+@click.option(
+    "--ranks", type=click.IntRange(min=1), help="With --ray, how many processes train together.  [default: 1]"
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events.")
 @device_option
 @json_option
@@ -75,6 +84,8 @@ def command(
     no_view_cache: bool,
     pairs: tuple[str, ...],
     resume: bool,
+    ray: str | None,
+    ranks: int | None,
     tensorboard: bool,
     device: str,
     as_json: bool,
@@ -89,6 +100,8 @@ def command(
     from mecoq_faiss.jobs.train import is_first_rank, objective_of, settings_of_run, train, train_along
     from mecoq_faiss.presets import settings_for
 
+    if ranks is not None and ray is None:
+        raise click.UsageError("--ranks is for --ray; without it start the command by torchrun --nproc-per-node N")
     if not is_first_rank():
         if not train_along(data, out, device=device, queries_sample=queries_sample):
             sys.exit(1)  # the first rank says why
@@ -105,6 +118,10 @@ def command(
     )
     model_config, train_config = make_configs(**settings)
     started = time.monotonic()
+    if ray is not None:
+        from mecoq_faiss.cluster.train import train as train_on_ray
+
+        train = partial(train_on_ray, ray=ray, ranks=ranks or 1)
     model = train(
         data, out, model_config, train_config, resume=resume, device=device, tensorboard=tensorboard, budget=budget,
         validation=validation, queries_sample=queries_sample,

@@ -19,10 +19,8 @@ from mecoq_faiss.runtime.ranks import MOST_WAIT, RankLost
 from mecoq_faiss.storage.files import check_writable_parent
 from mecoq_faiss.training.fit import check_out
 from mecoq_faiss.training.run_folder import RunFolder
-from mecoq_faiss.training.trainer import Interrupted, TrainingError
 
 DEVICES = ("auto", "cpu", "cuda")
-ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError, TrainingError, Interrupted)
 
 
 def train(
@@ -46,12 +44,19 @@ def train(
     without Ray.
 
     Args:
-        data, out, validation, queries_sample: names, in places that all nodes see.
-        model_config, train_config, resume, tensorboard, budget: as in `mecoq_faiss.train`.
+        data: what names the source, the same on all nodes.
+        out: the run folder, in a place that all nodes see.
+        model_config: as in `mecoq_faiss.train`.
+        train_config: likewise.
         ray: `local` (a Ray on this machine, for this call), `auto`, or the HOST:PORT of a cluster of which this machine
             is a node.
         ranks: how many processes train together.
         device: `auto` (GPUs, if the cluster has one for each rank), `cpu` or `cuda`.
+        resume: as in `mecoq_faiss.train`.
+        tensorboard: likewise.
+        budget: likewise.
+        validation: likewise, a name.
+        queries_sample: likewise, a name.
 
     Returns:
         The trained model, in eval mode.
@@ -125,12 +130,11 @@ def _learn(job: dict[str, Any]) -> None:
     train_here(*job["arguments"], **job["options"])
 
 
-def _cause(failures: dict[int, Exception], run: RunFolder) -> Exception:
-    """The first error that is not another rank's end."""
-    found = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
-    for error in found:
-        if isinstance(error, ERRORS):
+def _cause(failures: dict[int, Exception], run: RunFolder) -> BaseException:
+    """The error of the rank that failed by itself; without one a rank was killed."""
+    said = [failure._base_exc for failure in failures.values() if hasattr(failure, "_base_exc")]
+    for error in said:
+        if not isinstance(error, RankLost):
             return error
-    ours = next((error for error in found if isinstance(error, RankLost)), None)
     lost = "another rank has ended: run the same command with --resume to continue"
-    return ours or RankLost(f"{lost}; the last checkpoint is kept in {run.path}")
+    return said[0] if said else RankLost(f"{lost}; the last checkpoint is kept in {run.path}")
