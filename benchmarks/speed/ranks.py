@@ -72,7 +72,7 @@ def measured(batch: int, steps: int, threads: int) -> Row:
         return {
             "ranks": ranks.size,
             "threads of each": threads,
-            "ms a step": 1000 * seconds / steps,
+            "steps a second": steps / seconds,
             "bytes a step": (received() - before) / steps,
             "least bytes": least_bytes(trainer, ranks.size),
         }
@@ -107,21 +107,24 @@ def main() -> None:
     parser = arguments(__doc__, "ranks")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=5)
     a = parser.parse_args()
     best: dict[str, Row] = {}
-    for _ in range(a.repeats):  # the sides take turns
-        for name, row in (
-            ("one", together(1, a.batch, a.steps, a.ranks)),
-            ("several", together(a.ranks, a.batch, a.steps, 1)),
-        ):
-            if name not in best or row["ms a step"] < best[name]["ms a step"]:
+    sides = {"one": (1, a.batch, a.steps, a.ranks), "several": (a.ranks, a.batch, a.steps, 1)}
+    for turn in range(a.repeats):  # the sides take turns, each at times the first
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            row = together(*sides[name])
+            if name not in best or row["steps a second"] > best[name]["steps a second"]:
                 best[name] = row
     one, several = best["one"], best["several"]
     show(f"steps of batch {a.batch}", [one, several])
     goals = [
-        goal("step rate of N ranks / one with N threads", one["ms a step"] / several["ms a step"], at_least=0.9),
+        goal(
+            f"steps a second, {a.ranks} ranks x 1 thread / 1 rank x {a.ranks} threads",
+            several["steps a second"] / one["steps a second"],
+            at_least=0.9,
+        ),
         goal("bytes received / their lower bound", several["bytes a step"] / several["least bytes"], at_most=1.1),
     ]
     finish(a.out, a, goals, steps=[one, several])
