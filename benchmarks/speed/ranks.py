@@ -23,8 +23,8 @@ import torch.multiprocessing
 from benchmarks.speed.measure import Row, arguments, finish, goal, show
 from benchmarks.speed.steps import make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.runtime.ranks import joined
+from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.trainer import Trainer
 
 FEATURES = 1024

@@ -13,9 +13,9 @@ import torch
 from benchmarks.speed.measure import Row, in_turn, peak_of
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
 from mecoq_faiss.runtime.devices import use_bf16
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair, Pairs
-from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 FINE_TUNING: dict[str, dict[str, Any]] = {

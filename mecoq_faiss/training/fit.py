@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,12 +41,12 @@ from mecoq_faiss.training.start import (
     make_objective,
     make_pairs,
     prepare,
+    settings_of,
 )
 from mecoq_faiss.training.trainer import Interrupted, StopSignal, Trainer, TrainingError
 from mecoq_faiss.training.validation import Validation, check_validation
 
 logger = logging.getLogger("mecoq_faiss")
-CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
 
 
 def fit_run(
@@ -156,7 +156,7 @@ def _fit_run(
     source, device, queries = given.source, given.device, given.queries
     if resume:
         check_same_data(run.split_file, source, queries)
-        model_config, train_config = _settings_of(run, source, model_config, train_config)
+        model_config, train_config = settings_of(run, source, model_config, train_config)
         if isinstance(source, ImageSource) and not train_config.cached_views:  # of a run that did not record its choice
             train_config = replace(train_config, cached_views=most_views(len(source)))
         if run.next_epoch() > train_config.epochs:
@@ -214,31 +214,6 @@ def check_out(run: RunFolder, resume: bool) -> None:
         run.read_config()  # says what is wrong with it
     elif resume and run.foreign():
         raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
-
-
-def _settings_of(
-    run: RunFolder,
-    source: Source,
-    model_config: ModelConfig | None,
-    train_config: TrainConfig | None,
-) -> tuple[ModelConfig, TrainConfig]:
-    """What a run was started with; ValueError where settings given now are others.
-
-    No setting can change, as the rates fall towards the last epoch, and the same bytes must come of it. Only `workers`,
-    of which no byte depends, is taken as given. A number left to be chosen is the one that was.
-    """
-    model, train = run.read_config()
-    given: dict[str, Any] = asdict(fit_to_source(model_config, source)) if model_config else {}
-    given |= asdict(train_config) if train_config else {}
-    workers = given.pop("workers", train.workers)
-    started = asdict(model) | asdict(train)
-    for name, value in given.items():
-        if value != started[name] and not (name in CHOSEN and value == 0):
-            raise ValueError(
-                f"{name}={value} contradicts {run.path}, which was started with {name}={started[name]} and can only go "
-                f"on with that: leave {name} out, or train anew into another --out"
-            )
-    return model, replace(train, workers=workers)
 
 
 def _fit(

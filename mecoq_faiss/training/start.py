@@ -26,11 +26,13 @@ from mecoq_faiss.training.num_views import check_budget, default_views, forward_
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, FeaturePairs, ImagePairs, Pairs
 from mecoq_faiss.training.preserve import Preserve, start_preserving
+from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.targets import given_features, targets_of
 from mecoq_faiss.training.trainer import NO_READABLE_IMAGE
 from mecoq_faiss.training.validation import check_width
 
 logger = logging.getLogger("mecoq_faiss")
+CHOSEN = ("batch_size", "cached_views")  # 0 leaves them to be chosen
 MOST_SPLIT = 1 << 28  # bytes; a protocol's split.json names all its images
 PREPARE_ROWS = 5000  # examples that the features' mean and scale, and the first codewords, are taken from
 
@@ -209,6 +211,31 @@ def chosen(c: TrainConfig, source: Source, pairs: Pairs) -> TrainConfig:
     if isinstance(source, ImageSource) and isinstance(pairs, CachedPairs):
         views = pairs.features.shape[1]
     return dataclasses.replace(c, batch_size=pairs.batch_size, cached_views=views)
+
+
+def settings_of(
+    run: RunFolder,
+    source: Source,
+    model_config: ModelConfig | None,
+    train_config: TrainConfig | None,
+) -> tuple[ModelConfig, TrainConfig]:
+    """What a run was started with; ValueError where settings given now are others.
+
+    No setting can change, as the rates fall towards the last epoch, and the same bytes must come of it. Only `workers`,
+    of which no byte depends, is taken as given. A number left to be chosen is the one that was.
+    """
+    model, train = run.read_config()
+    given: dict[str, Any] = dataclasses.asdict(fit_to_source(model_config, source)) if model_config else {}
+    given |= dataclasses.asdict(train_config) if train_config else {}
+    workers = given.pop("workers", train.workers)
+    started = dataclasses.asdict(model) | dataclasses.asdict(train)
+    for name, value in given.items():
+        if value != started[name] and not (name in CHOSEN and value == 0):
+            raise ValueError(
+                f"{name}={value} contradicts {run.path}, which was started with {name}={started[name]} and can only go "
+                f"on with that: leave {name} out, or train anew into another --out"
+            )
+    return model, dataclasses.replace(train, workers=workers)
 
 
 @torch.no_grad()
