@@ -118,3 +118,11 @@ def test_what_several_ranks_would_learn_otherwise_is_refused(config: ModelConfig
     check_for_ranks(model, Ranks())
     with pytest.raises(ValueError, match=says):
         check_for_ranks(model, Ranks(0, 2))
+
+
+def test_micro_batches_of_batch_norm_are_refused() -> None:
+    model = MeCoQ(runs.NORMED)
+    check_for_ranks(model, Ranks(0, 2))
+    model.backbone.micro_batch = 4
+    with pytest.raises(ValueError, match="micro_batch and layers that learn with batch norm"):
+        check_for_ranks(model, Ranks(0, 2))
