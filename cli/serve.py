@@ -47,6 +47,8 @@ class Size(click.ParamType):
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
 )
 @device_option
+@click.option("--ray", metavar="ADDRESS", help="Search shards in replicas on a Ray: local, auto or HOST:PORT.")
+@click.option("--replicas", type=click.IntRange(min=1), default=2, show_default=True, help="With --ray, of each shard.")
 @click.option("--runtime", type=click.Choice(["auto", "torch", "onnx"]), default="auto", show_default=True)
 def command(
     bundle: Path,
@@ -63,6 +65,8 @@ def command(
     rate: str | None,
     timeout: float,
     device: str,
+    ray: str | None,
+    replicas: int,
     runtime: str,
 ) -> None:
     """Search BUNDLE over HTTP, and on a page of its own (extra: serve)."""
@@ -75,11 +79,16 @@ def command(
             raise click.UsageError("--add-key needs --api-keys FILE, to which the key's hash is added")
         click.echo(make_key(api_keys, add_key, "write" if may_write else "read"))
         return
-    from mecoq_faiss.service.run import serve
-
     bundles = (bundle,) if beside is None else (bundle, beside)
     settings = Settings(
         bundles, images, api_keys, workers=workers, max_pixels=max_pixels, max_bytes=max_body, rate=rate,
         seconds=timeout, device=device, runtime=runtime,
     )  # fmt: skip
-    serve(settings, host, port)
+    if ray is None:
+        from mecoq_faiss.service.run import serve
+
+        serve(settings, host, port)
+    else:
+        from mecoq_faiss.cluster.serve import serve as serve_on_ray
+
+        serve_on_ray(settings, host, port, ray=ray, replicas=replicas)

@@ -17,15 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import TRIES, in_shards, read_manifest
-from mecoq_faiss.bundle.metadata import metadata_of
-from mecoq_faiss.bundle.shard import Shard
+from mecoq_faiss.bundle.folder import TRIES, Pinned, in_shards, read_manifest
+from mecoq_faiss.bundle.shard import OpenShard, Shard, Where
 from mecoq_faiss.bundle.sharded import each_shard
 from mecoq_faiss.bundle.stored_config import read_model_config
 from mecoq_faiss.config import K_RESULTS
 from mecoq_faiss.index.codes import decode_codes, directions, sum_codes
-from mecoq_faiss.index.filtered import ChosenRows
-from mecoq_faiss.index.inspect import read_codebooks
 from mecoq_faiss.index.merged import MergedShards, check_shards
 
 if TYPE_CHECKING:
@@ -55,6 +52,11 @@ def relevance(score: float, top: float | None) -> float | None:
     return None if top is None else min(1.0, max(0.0, (score + top) / (2 * top)))
 
 
+def export_name(manifest: dict[str, Any]) -> str:
+    """Another for each export: the first of its manifest's SHA-256, in hex."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+
+
 class Generation:
     """The opened files of one export. Searches may run in several threads, until `close`.
 
@@ -80,22 +82,31 @@ class Generation:
     def _open(self, manifest: dict[str, Any], device: str | torch.device, runtime: str) -> None:
         """All of one export, although another may take its place."""
         self._shards: list[Shard] = []
+        self._filters: OrderedDict[str, Any] = OrderedDict()
+        self._one_filter = threading.Lock()  # and so the memory of one evaluation at a time
         with ExitStack() as stack:
             for files in each_shard(self._path, manifest):
                 if not self._shards:
                     self.manifest = manifest if "shards" in manifest else files.manifest
                     self.encoder = encoder_in(files, device, runtime=runtime)
                     self._metric = read_model_config(files).metric
-                self._shards.append(Shard(files))
+                self._shards.append(self._opened(files))
                 stack.callback(self._shards[-1].close)
-            indexes = [shard.by_row for shard in self._shards]
-            check_shards(indexes)
-            self.codebooks = read_codebooks(indexes[0])
+            check_shards([shard.fingerprint for shard in self._shards])
+            self.codebooks = self._shards[0].codebooks
             self._starts = np.cumsum([0, *map(len, self._shards)])
-            self._searched = indexes[0] if len(indexes) == 1 else MergedShards(indexes)
-            self._filters: OrderedDict[str, ChosenRows | MergedShards] = OrderedDict()
-            self._one_filter = threading.Lock()  # and so the memory of one evaluation at a time
+            self._all_items = self._made_ready(None)
             self._files = stack.pop_all()
+
+    def _opened(self, files: Pinned) -> Shard:
+        return OpenShard(files)
+
+    def _made_ready(self, where: Where) -> Any:
+        """What searches the items that fit `where`."""
+        return self._searcher([shard.part(where, self._metadata_columns) for shard in self._shards])
+
+    def _searcher(self, parts: list[Any]) -> Any:
+        return parts[0].alone() if len(parts) == 1 else MergedShards(parts)
 
     def close(self) -> None:
         """Close the open files."""
@@ -109,17 +120,19 @@ class Generation:
         """Plain FAISS, as `faiss.read_index` gives it; ValueError where there are shards, and so several."""
         if "shards" in self.manifest:
             raise ValueError(in_shards(self._path, self.manifest))
-        return self._shards[0].index
+        [shard] = self._shards
+        assert isinstance(shard, OpenShard)
+        return shard.index
 
     @cached_property
     def name(self) -> str:
-        """Another for each export: the first of its manifest's SHA-256, in hex."""
-        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()[:12]
+        """Another for each export."""
+        return export_name(self.manifest)
 
     @property
     def columns(self) -> list[str]:
         """What `where` may name."""
-        own = ["id", "path", *(["label"] if all(shard.classes for shard in self._shards) else [])]
+        own = ["id", "path", *(["label"] if all(shard.has_classes for shard in self._shards) else [])]
         return own + list(self._metadata_columns)
 
     @cached_property
@@ -127,28 +140,26 @@ class Generation:
         """The columns of the metadata of all shards, and DuckDB's type of each."""
         columns: dict[str, str] = {}
         for shard in self._shards:
-            columns |= {} if shard.metadata is None else shard.metadata.columns
+            columns |= shard.metadata_columns
         return columns
 
     def paths(self, rows: np.ndarray) -> list[str]:
         """The paths of some rows, (n,) of 0 to len - 1, without reading the others."""
         if len(rows) and not 0 <= np.min(rows) <= np.max(rows) < len(self):
             raise ValueError(f"rows {np.min(rows)} to {np.max(rows)} are not all there: give 0 to {len(self) - 1}")
-        return self._each(rows, lambda shard, own: np.array(shard.items.paths(own), object)).tolist()
+        return self._each(rows, lambda shard, own: shard.paths(own)).tolist()
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         """The ids (m,) int64 of some rows (m,)."""
-        return self._each(rows, lambda shard, own: shard.ids[own])
+        return self._each(rows, lambda shard, own: shard.ids(own))
 
     def labels(self, rows: np.ndarray) -> list[str | None]:
         """The classes of some rows; None where items have none, or several."""
-        none = np.array([None], object)
-        each = self._each(rows, lambda shard, own: shard.classes.of(own) if shard.classes else none.repeat(len(own)))
-        return each.tolist()
+        return self._each(rows, lambda shard, own: shard.labels(own)).tolist()
 
     def codes(self, rows: np.ndarray) -> np.ndarray:
         """The codes (m, M) uint8 of some rows (m,)."""
-        return self._each(rows, lambda shard, own: shard.codes[own])
+        return self._each(rows, lambda shard, own: shard.codes(own))
 
     def _each(self, rows: np.ndarray, of: Callable[[Shard, np.ndarray], np.ndarray]) -> np.ndarray:
         """What `of` gives for rows (m,) of each shard, in the order of these."""
@@ -165,7 +176,7 @@ class Generation:
 
     def search(self, queries: Any, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
         """See `Bundle.search`."""
-        k, chosen = self._checked(k), None if where is None else self._chosen(where)
+        k, chosen = self._checked(k), self._chosen(where)
         return self._hits(self.encoder.encode(queries), k, chosen)
 
     @property
@@ -175,17 +186,22 @@ class Generation:
             return float(self.manifest["M"])
         return 1.0 if self._metric in ("aqs", "cosine") else None
 
-    def search_vectors(self, xq: np.ndarray, k: int | None, where: ArrayLike | str | None) -> list[list[Hit]]:
-        """The same of queries (nq, d) float32 that `encoder` gave."""
-        k, chosen = self._checked(k), None if where is None else self._chosen(where)
-        return self._hits(xq, k, chosen)
+    def search_vectors(
+        self, xq: np.ndarray, k: int | None, where: ArrayLike | str | None, missing: set[int] | None = None
+    ) -> list[list[Hit]]:
+        """The same of queries (nq, d) float32 that `encoder` gave.
+
+        Where a set `missing` is given, shards elsewhere that do not answer are added to it, by number, and left out.
+        """
+        k, chosen = self._checked(k), self._chosen(where)
+        return self._hits(xq, k, chosen, missing)
 
     def row_of(self, id: int) -> int:
         """The row of the item with an id; KeyError where there is none."""
         for start, shard in zip(self._starts.tolist(), self._shards, strict=False):
-            rows = np.flatnonzero(shard.ids == id)
-            if len(rows):
-                return start + int(rows[0])
+            row = shard.row_of(id)
+            if row is not None:
+                return start + row
         raise KeyError(id)
 
     def metadata(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -193,8 +209,7 @@ class Generation:
         found: dict[int, dict[str, Any]] = {}
         empty = dict.fromkeys(self._metadata_columns)
         for shard in self._shards:
-            if shard.metadata is not None:
-                found |= {id: empty | said for id, said in metadata_of(shard.metadata, ids).items()}
+            found |= {id: empty | said for id, said in shard.metadata(ids).items()}
         return found
 
     def queries_like(self, rows: np.ndarray) -> np.ndarray:
@@ -222,8 +237,8 @@ class Generation:
             raise ValueError(f"k={k} is out of range: the bundle has {n} items, choose 1 to {n}")
         return k
 
-    def _hits(self, xq: np.ndarray, k: int, chosen: ChosenRows | MergedShards | None) -> list[list[Hit]]:
-        D, I = (self._searched if chosen is None else chosen).search(xq, k)
+    def _hits(self, xq: np.ndarray, k: int, chosen: Any, missing: set[int] | None = None) -> list[list[Hit]]:
+        D, I = chosen.search(xq, k, missing) if isinstance(chosen, MergedShards) else chosen.search(xq, k)
         found = I[I >= 0]  # inverted lists, or the chosen items, may be fewer than k
         paths = dict(zip(found.tolist(), self.paths(found), strict=True))
         ids = dict(zip(found.tolist(), self.ids(found).tolist(), strict=True))
@@ -236,26 +251,20 @@ class Generation:
             for of_query, rows_of_query in zip(D.tolist(), I.tolist(), strict=True)
         ]
 
-    def _chosen(self, where: ArrayLike | str) -> ChosenRows | MergedShards:
+    def _chosen(self, where: ArrayLike | str | None) -> Any:
+        """What searches the items that fit `where`; of conditions the last ones are kept."""
+        if where is None:
+            return self._all_items
         if not isinstance(where, str):
-            wanted = np.asarray(where)
-            if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
-                raise ValueError(
-                    f"where is of shape {wanted.shape}, {wanted.dtype}: give the ids to search, (m,) int64"
-                )
-            return self._made_ready([shard.rows_of(wanted) for shard in self._shards])
+            ids = np.asarray(where)
+            if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+                raise ValueError(f"where is of shape {ids.shape}, {ids.dtype}: give the ids to search, (m,) int64")
+            return self._made_ready(ids)
         with self._one_filter:
             chosen = self._filters.get(where)
             if chosen is None:
-                chosen = self._made_ready([shard.rows_where(where, self._metadata_columns) for shard in self._shards])
-                self._filters[where] = chosen
+                chosen = self._filters[where] = self._made_ready(where)
                 if len(self._filters) > FILTERS:
                     self._filters.popitem(last=False)
             self._filters.move_to_end(where)
         return chosen
-
-    def _made_ready(self, rows: list[np.ndarray]) -> ChosenRows | MergedShards:
-        """Some rows of each shard."""
-        if len(rows) == 1:
-            return ChosenRows(self._shards[0].by_row, rows[0])
-        return MergedShards([shard.by_row for shard in self._shards], rows)

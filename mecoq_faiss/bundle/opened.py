@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -37,11 +37,17 @@ class Bundle:
         ...     assert bundle.paths([hit.row for hit in hits]) == [hit.path for hit in hits]
     """
 
-    def __init__(self, path: str | Path, device: str | torch.device = "auto", runtime: str = "torch") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device = "auto",
+        runtime: str = "torch",
+        opener: Callable[[Path, str | torch.device, str], Generation] = Generation,
+    ) -> None:
         self.path, self._remote = local_folder(path), str(path) if on_hub(path) else None
-        self._device, self._runtime = device, runtime
+        self._device, self._runtime, self._opener = device, runtime, opener
         self._lock, self._one_reload = threading.Lock(), threading.Lock()
-        self._open: Generation | None = Generation(self.path, device, runtime)
+        self._open: Generation | None = opener(self.path, device, runtime)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -131,7 +137,7 @@ class Bundle:
         with self._one_reload:
             if read_manifest(self.path) == self._current().manifest:  # it holds every file's SHA-256
                 return False
-            new = Generation(self.path, self._device, self._runtime)
+            new = self._opener(self.path, self._device, self._runtime)
             with self._lock:
                 closed = self._open is None
                 old, self._open = self._open, None if closed else new

@@ -7,9 +7,11 @@ of that score. Which rows these are follows from all of that score; where shards
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -20,6 +22,106 @@ from mecoq_faiss.index.inspect import pq_core, read_centroids, read_codebooks, w
 LOWEST = np.finfo(np.float32).min  # the score of what is not there
 
 
+class Form(NamedTuple):
+    """What is alike in all parts, of what a merge asks.
+
+    Attributes:
+        order: of one index's visits: `rows` as they come, `lists` by their number, or `nearest` lists first.
+        k_factor: of a refiner, or None.
+    """
+
+    order: str
+    k_factor: float | None
+
+
+class PartLost(ConnectionError):
+    """What holds a part does not answer."""
+
+
+class Part(Protocol):
+    """Some rows of a shard, wherever it is; rows are positions in it. A refiner is left aside but by `exact`."""
+
+    total: int  # the shard's rows
+    form: Form
+
+    def __len__(self) -> int:
+        """How many rows may be returned."""
+
+    def search(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(D, I) of queries (nq, d) float32, k at most the number of rows; PartLost where nobody answers."""
+
+    def lists(self, rows: np.ndarray) -> np.ndarray:
+        """The inverted list of each of some rows (m,)."""
+
+    def visited(self, xq: np.ndarray) -> np.ndarray:
+        """The lists (nprobe,) that a query (1, d) visits, in turn."""
+
+    def exact(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The refiner's scores (m,) float32 of a query (1, d) and some rows (m,)."""
+
+
+class IndexPart:
+    """A `Part` in this process.
+
+    Args:
+        index: one that returns positions (see `without_ids`).
+        rows: the positions (m,) int64 that may be returned; None for all.
+    """
+
+    def __init__(self, index: faiss.Index, rows: np.ndarray | None = None) -> None:
+        self.index, self.rows = index, rows
+        self._whole: Any = faiss.downcast_index(index)
+        self._core = pq_core(index)
+        base = without_refiner(index)
+        self._searched: Any = base if rows is None else ChosenRows(base, rows)
+        self.total = index.ntotal
+        self.form = form_of(index)
+
+    def __len__(self) -> int:
+        return self.total if self.rows is None else len(self._searched)
+
+    def alone(self) -> Any:
+        """What to search where it is the only part: the refiner counts."""
+        return self.index if self.rows is None else ChosenRows(self.index, self.rows)
+
+    def search(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Part`."""
+        return self._searched.search(xq, k)
+
+    def lists(self, rows: np.ndarray) -> np.ndarray:
+        """See `Part`."""
+        return self._lists[rows].astype(np.int64)
+
+    def visited(self, xq: np.ndarray) -> np.ndarray:
+        """See `Part`."""
+        return self._core.quantizer.search(xq, self._core.nprobe)[1][0]
+
+    def exact(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """See `Part`."""
+        computer = self._whole.refine_index.get_distance_computer()
+        computer.set_query(faiss.swig_ptr(x))
+        return np.array([computer(row) for row in rows.tolist()], np.float32)
+
+    @cached_property
+    def _lists(self) -> np.ndarray:
+        core = self._core
+        lists = np.empty(core.ntotal, np.min_scalar_type(core.nlist))
+        for i in range(core.nlist):
+            size = core.invlists.list_size(i)
+            if size:
+                lists[faiss.rev_swig_ptr(core.invlists.get_ids(i), size)] = i
+        return lists
+
+
+def form_of(index: faiss.Index) -> Form:
+    """The `Form` of an index."""
+    whole, core = faiss.downcast_index(index), pq_core(index)
+    order = "rows"
+    if isinstance(core, faiss.IndexIVF) and not core.by_residual:
+        order = "lists" if isinstance(core, faiss.IndexIVFPQFastScan) else "nearest"
+    return Form(order, whole.k_factor if isinstance(whole, faiss.IndexRefine) else None)
+
+
 class MergedShards:
     """Shards made ready to be searched many times, also from several threads.
 
@@ -28,21 +130,15 @@ class MergedShards:
     share one, are not. So it is for `ivfpq-all` with more than one list.
 
     Args:
-        indexes: of one kind, with the same codebooks and centroids, that return positions (see `without_ids`). A row is
-            a position in the last index plus the sizes of all before it.
-        rows: the positions (m,) int64 of each that may be returned; None for all.
+        parts: of one kind, with the same codebooks and centroids. A row is a position in the last shard plus the sizes
+            of all before it.
+        at_once: parts that are searched at the same time; by default as many as FAISS has threads.
     """
 
-    def __init__(self, indexes: Sequence[faiss.Index], rows: Sequence[np.ndarray] | None = None) -> None:
-        self._indexes: list[Any] = [faiss.downcast_index(index) for index in indexes]
-        self._cores = [pq_core(index) for index in indexes]
-        bases = [without_refiner(index) for index in indexes]
-        self._searched: list[Any] = list(bases)
-        if rows is not None:
-            self._searched = [ChosenRows(base, chosen) for base, chosen in zip(bases, rows, strict=True)]
-        self._counts = [index.ntotal for index in indexes] if rows is None else list(map(len, self._searched))
-        self._starts = np.cumsum([0, *(index.ntotal for index in indexes)]).tolist()
-        self._lists: dict[int, np.ndarray] = {}
+    def __init__(self, parts: Sequence[Part], at_once: int | None = None) -> None:
+        self._parts, self._form, self._at_once = parts, parts[0].form, at_once
+        self._counts = list(map(len, parts))
+        self._starts = np.cumsum([0, *(part.total for part in parts)])
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -50,36 +146,41 @@ class MergedShards:
     @property
     def first(self) -> faiss.Index:
         """The first shard's index, of the kind of all."""
-        return self._indexes[0]
+        part = self._parts[0]
+        assert isinstance(part, IndexPart)
+        return part.index
 
     @property
     def ntotal(self) -> int:
         """How many items there are, whatever the rows that may be returned."""
-        return self._starts[-1]
+        return int(self._starts[-1])
 
     @property
     def metric_type(self) -> int:
         """FAISS's number of the metric."""
-        return self._indexes[0].metric_type
+        return self.first.metric_type
 
-    def search(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(D, I) of queries (nq, d) float32, as `index.search` gives them; the last I are -1 where fewer are found."""
+    def search(self, xq: np.ndarray, k: int, missing: set[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(D, I) of queries (nq, d) float32, as `index.search` gives them; the last I are -1 where fewer are found.
+
+        Where a set `missing` is given, parts that do not answer are added to it and left out; else PartLost is raised.
+        """
         xq = np.ascontiguousarray(xq, dtype=np.float32)
         D, I = np.full((len(xq), k), LOWEST, np.float32), np.full((len(xq), k), -1, np.int64)
         few = min(k, len(self))
         if few and len(xq):
-            refined = isinstance(self._indexes[0], faiss.IndexRefine)
-            D[:, :few], I[:, :few] = (self._refined if refined else self._merged)(xq, few)
+            found = self._merged if self._form.k_factor is None else self._refined
+            D[:, :few], I[:, :few] = found(xq, few, missing)
         return D, I
 
-    def _merged(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _merged(self, xq: np.ndarray, k: int, missing: set[int] | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best without exact scoring."""
-        Ds = np.full((len(self._searched), len(xq), k), LOWEST, np.float32)
+        Ds = np.full((len(self._parts), len(xq), k), LOWEST, np.float32)
         Is = np.full(Ds.shape, -1, np.int64)
         more = np.zeros(Ds.shape[:2], bool)  # whether a shard may hold more of the last score that it gave
-        for number, (D, I) in enumerate(self._each(xq, k)):
+        for number, (D, I) in enumerate(self._each(xq, k, missing)):
             Ds[number, :, : D.shape[1]], Is[number, :, : D.shape[1]] = D, I
-            if D.shape[1] < self._counts[number]:
+            if 0 < D.shape[1] < self._counts[number]:
                 more[number] = I[:, -1] >= 0
         D, I = faiss.merge_knn_results(Ds, Is, keep_max=True)
         D[I < 0] = LOWEST
@@ -90,32 +191,40 @@ class MergedShards:
         D, I = np.take_along_axis(D, order, 1), np.take_along_axis(I, order, 1)
         queries = np.flatnonzero(undecided)
         if len(queries):
-            D[queries], I[queries] = self._decided(xq, k, queries, last[queries])
+            D[queries], I[queries] = self._decided(xq, k, queries, last[queries], missing)
         return D, I
 
-    def _each(self, xq: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What each shard finds, its own k or fewer; as many at once as there are threads."""
-        numbers = range(len(self._counts))
+    def _each(self, xq: np.ndarray, k: int, missing: set[int] | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What each part finds, its own k or fewer."""
+        numbers = range(len(self._parts))
         threads = faiss.omp_get_max_threads()
-        at_once = min(threads, len(numbers))
-        if at_once == 1:
-            return [self._of_one(number, xq, k) for number in numbers]
-        with ThreadPoolExecutor(at_once, initializer=faiss.omp_set_num_threads, initargs=(threads // at_once,)) as pool:
-            return list(pool.map(lambda number: self._of_one(number, xq, k), numbers))
+        at_once = min(self._at_once or threads, len(numbers))
+        each = max(1, threads // at_once)
+        with ThreadPoolExecutor(at_once, initializer=faiss.omp_set_num_threads, initargs=(each,)) as pool:
+            return list(pool.map(lambda number: self._of_one(number, xq, k, missing), numbers))
 
-    def _of_one(self, number: int, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _of_one(self, number: int, xq: np.ndarray, k: int, missing: set[int] | None) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, self._counts[number])
-        if not k:
-            return np.empty((len(xq), 0), np.float32), np.empty((len(xq), 0), np.int64)
-        D, I = self._searched[number].search(xq, k)
+        nothing = np.empty((len(xq), 0), np.float32), np.empty((len(xq), 0), np.int64)
+        if not k or (missing and number in missing):
+            return nothing
+        try:
+            D, I = self._parts[number].search(xq, k)
+        except PartLost:
+            if missing is None:
+                raise
+            missing.add(number)
+            return nothing
         return D, np.where(I >= 0, I + self._starts[number], -1)
 
-    def _decided(self, xq: np.ndarray, k: int, queries: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _decided(
+        self, xq: np.ndarray, k: int, queries: np.ndarray, last: np.ndarray, missing: set[int] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best of some queries (m,), whose k-th scores are `last` (m,).
 
         All are searched again: of a single query FAISS's scores may differ in their last bits from those of many.
         """
-        reaching = [self._reaching(number, xq, k, queries, last) for number in range(len(self._searched))]
+        reaching = [self._reaching(number, xq, k, queries, last, missing) for number in range(len(self._parts))]
         D, I = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         for i, of_shards in enumerate(zip(*reaching, strict=True)):
             scores, rows = (np.concatenate(parts) for parts in zip(*of_shards, strict=True))
@@ -124,72 +233,64 @@ class MergedShards:
         return D, I
 
     def _reaching(
-        self, number: int, xq: np.ndarray, k: int, queries: np.ndarray, last: np.ndarray
+        self, number: int, xq: np.ndarray, k: int, queries: np.ndarray, last: np.ndarray, missing: set[int] | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each of some queries the scores (m,) of at least `last` and their rows (m,), all that a shard has."""
         while True:
-            D, I = (found[queries] for found in self._of_one(number, xq, k))
-            if k >= self._counts[number] or ((I[:, -1] < 0) | (D[:, -1] < last)).all():
+            D, I = (found[queries] for found in self._of_one(number, xq, k, missing))
+            if not D.shape[1] or k >= self._counts[number] or ((I[:, -1] < 0) | (D[:, -1] < last)).all():
                 there = (I >= 0) & (last[:, None] <= D)
                 return [(D[i, has], I[i, has]) for i, has in enumerate(there)]
             k = 2 * k
 
     def _visited(self, xq: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """When one index would come to the lists of some rows (m,), as numbers (m,) that rise."""
-        core = self._cores[0]
-        if not isinstance(core, faiss.IndexIVF) or core.by_residual:
+        if self._form.order == "rows":
             return np.zeros(len(rows), np.int64)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
         lists = np.empty(len(rows), np.int64)
+        for number, here, own in self._owners(rows):
+            lists[here] = self._parts[number].lists(own)
+        if self._form.order == "lists":
+            return lists
+        turn = self._parts[next(self._owners(rows))[0]].visited(xq)
+        order = np.argsort(turn)
+        return order[np.searchsorted(turn, lists, sorter=order)]
+
+    def _owners(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Each part that some rows (m,) lie in, which of them (m,) bool, and their positions there."""
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owner).tolist():
             here = owner == number
-            lists[here] = self._lists_of(number)[rows[here] - self._starts[number]]
-        if isinstance(core, faiss.IndexIVFPQFastScan):
-            return lists
-        ranks = np.full(core.nlist, core.nlist)
-        ranks[core.quantizer.search(xq, core.nprobe)[1][0]] = np.arange(core.nprobe)
-        return ranks[lists]
+            yield number, here, rows[here] - self._starts[number]
 
-    def _lists_of(self, number: int) -> np.ndarray:
-        """The list of each row of a shard, (n,)."""
-        if number not in self._lists:
-            core = self._cores[number]
-            lists = np.empty(core.ntotal, np.min_scalar_type(core.nlist))
-            for i in range(core.nlist):
-                size = core.invlists.list_size(i)
-                if size:
-                    lists[faiss.rev_swig_ptr(core.invlists.get_ids(i), size)] = i
-            self._lists[number] = lists
-        return self._lists[number]
-
-    def _refined(self, xq: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _refined(self, xq: np.ndarray, k: int, missing: set[int] | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best of the exact scores of what the FastScan kinds find."""
-        wide = int(np.float32(k) * np.float32(self._indexes[0].k_factor))
-        _, base = self._merged(xq, wide)
+        assert self._form.k_factor is not None
+        wide = int(np.float32(k) * np.float32(self._form.k_factor))
+        _, base = self._merged(xq, wide, missing)
         D, I = np.full((len(xq), k), LOWEST, np.float32), np.full((len(xq), k), -1, np.int64)
-        exact = [index.refine_index.get_distance_computer() for index in self._indexes]
         for q, rows in enumerate(base):
             rows = rows[rows >= 0]
-            for computer in exact:
-                computer.set_query(faiss.swig_ptr(xq[q : q + 1]))
-            owner = np.searchsorted(self._starts, rows, side="right") - 1
-            places = rows - np.asarray(self._starts)[owner]
-            pairs = zip(owner.tolist(), places.tolist(), strict=True)
-            scores = np.array([exact[number](place) for number, place in pairs], np.float32)
+            scores = np.empty(len(rows), np.float32)
+            for number, here, own in self._owners(rows):
+                scores[here] = self._parts[number].exact(xq[q : q + 1], own)
             found = kept_in_heap(scores, rows, k)
             D[q, : len(found[0])], I[q, : len(found[0])] = found
         return D, I
 
 
-def check_shards(indexes: Sequence[faiss.Index]) -> None:
+def fingerprint(index: faiss.Index) -> str:
+    """The SHA-256, in hex, of what shards must share: codebooks and centroids."""
+    centroids = read_centroids(index)
+    digest = hashlib.sha256(np.ascontiguousarray(read_codebooks(index)).tobytes())
+    digest.update(b"" if centroids is None else np.ascontiguousarray(centroids).tobytes())
+    return digest.hexdigest()
+
+
+def check_shards(fingerprints: Sequence[str]) -> None:
     """ValueError unless indexes, already compared in kind and settings, have the same codebooks and centroids."""
-    codebooks, centroids = read_codebooks(indexes[0]), read_centroids(indexes[0])
-    for number, index in enumerate(indexes[1:], 1):
-        same = np.array_equal(read_codebooks(index), codebooks)
-        if centroids is not None and same:
-            own = read_centroids(index)
-            same = own is not None and np.array_equal(own, centroids)
-        if not same:
+    for number, own in enumerate(fingerprints[1:], 1):
+        if own != fingerprints[0]:
             raise ValueError(f"shard {number} has other codebooks or centroids than the first: export the bundle again")
 
 

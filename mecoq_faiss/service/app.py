@@ -18,7 +18,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 import mecoq_faiss
+from mecoq_faiss.bundle.opened import open_bundle
+from mecoq_faiss.bundle.shard import Replaced
 from mecoq_faiss.data.images import UnreadableImage
+from mecoq_faiss.index.merged import PartLost
 from mecoq_faiss.service import answers
 from mecoq_faiss.service.access import reader, searcher, writer
 from mecoq_faiss.service.batches import Busy
@@ -40,7 +43,7 @@ from mecoq_faiss.service.schema import (
 )
 from mecoq_faiss.service.searching import Found, OutOfDate, Search
 from mecoq_faiss.service.settings import Settings
-from mecoq_faiss.service.state import Served, State
+from mecoq_faiss.service.state import Opener, Served, State
 from mecoq_faiss.storage.files import InUseError, replacing
 
 PAGE = Path(__file__).parent / "page"
@@ -52,9 +55,9 @@ WRONG: dict[int | str, dict[str, Any]] = {
 OfBundle = Annotated[str | None, Query(max_length=200, description="which of the bundles; by default the first")]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; bundles are opened, and the errors of `State` raised, here."""
-    state = State(settings)
+def create_app(settings: Settings, opener: Opener = open_bundle) -> FastAPI:
+    """The application; bundles are opened by `opener`, and the errors of `State` raised, here."""
+    state = State(settings, opener)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -114,6 +117,11 @@ def _say_errors(app: FastAPI, state: State) -> None:
     async def busy(request: Request, error: Busy) -> Response:
         return say(503, "too many queries wait: try again in a moment", {"retry-after": "1"})
 
+    @app.exception_handler(PartLost)
+    async def lost(request: Request, error: PartLost) -> Response:
+        return say(503, f"{error}: try again in a moment, or ask for partial=true", {"retry-after": "1"})
+
+    @app.exception_handler(Replaced)
     @app.exception_handler(OutOfDate)
     async def changed(request: Request, error: OutOfDate) -> Response:
         return say(503, "the bundle has just been exchanged: try again", {"retry-after": "1"})
@@ -175,7 +183,7 @@ def _picture(state: State, served: Served) -> str | None:
 async def _answer(state: State, served: Served, names: list[str], search: Search) -> Response:
     found: Found = await served.batches.search(search)
     said = answers.results(names, found, _picture(state, served))
-    answer = SearchAnswer(bundle=served.name, generation=found.generation, results=said)
+    answer = SearchAnswer(bundle=served.name, generation=found.generation, missing_shards=found.missing, results=said)
     return Response(
         answer.model_dump_json(), media_type="application/json"
     )  # as it is: it was checked when it was made
@@ -206,7 +214,8 @@ def _search(app: FastAPI, state: State) -> None:
             started = time.perf_counter()
             queries = await state.decoder.views(given.images or [], shape[1])
             state.metrics.decode.observe(time.perf_counter() - started)
-        what = Search(queries, given.options.k, given.options.where, given.options.explain)
+        asked_for = given.options
+        what = Search(queries, asked_for.k, asked_for.where, asked_for.explain, asked_for.partial)
         return await _answer(state, served, given.names, what)
 
     @app.get(
@@ -221,10 +230,11 @@ def _search(app: FastAPI, state: State) -> None:
         k: Annotated[int | None, Query(ge=1, le=MOST_HITS)] = None,
         where: Annotated[str | None, Query(max_length=10_000, description=WHERE)] = None,
         explain: bool = False,
+        partial: bool = False,
         bundle: OfBundle = None,
     ) -> Response:
         """Items like one of the bundle, by its code."""
-        return await _answer(state, _served(state, bundle), [f"item {id}"], Search(id, k, where, explain))
+        return await _answer(state, _served(state, bundle), [f"item {id}"], Search(id, k, where, explain, partial))
 
 
 def _items(app: FastAPI, state: State) -> None:

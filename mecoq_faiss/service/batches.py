@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from mecoq_faiss.bundle.encoder import ENCODE_BATCH
 from mecoq_faiss.bundle.opened import Bundle
+from mecoq_faiss.bundle.shard import Replaced
 from mecoq_faiss.service.metrics import Metrics
 from mecoq_faiss.service.searching import Answers, Found, Search, answer
 
@@ -76,6 +77,16 @@ class Batches:
                     search.done.set_exception(found)
 
     def _answers(self, batch: Sequence[Search]) -> Answers:
+        """What comes of a batch; what a shard elsewhere has no longer is asked of the export that took its place."""
+        answers = self._tried(batch)
+        late = [search for search, found in answers if isinstance(found, Replaced)]
+        if not late:
+            return answers
+        with suppress(OSError, ValueError):
+            self.bundle.reload()
+        return [(search, found) for search, found in answers if not isinstance(found, Replaced)] + self._tried(late)
+
+    def _tried(self, batch: Sequence[Search]) -> Answers:
         try:
             with self.bundle.in_use() as generation:
                 return answer(generation, batch, self.metrics)

@@ -17,7 +17,7 @@ from mecoq_faiss.data.images import IMAGE_TYPES
 from mecoq_faiss.service.schema import MOST_QUERIES, SearchBody
 
 MOST_FIELDS, FIELD_BYTES = 16, 1 << 16
-OPTIONS = ("k", "where", "explain", "bundle")
+OPTIONS = ("k", "where", "explain", "partial", "bundle")
 LONGEST_NAME = 500
 DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+from typing import TYPE_CHECKING
 
 import faiss
 
+from mecoq_faiss.bundle.opened import open_bundle
 from mecoq_faiss.service.settings import Settings
+
+if TYPE_CHECKING:
+    from mecoq_faiss.service.state import Opener
 
 logger = logging.getLogger("mecoq_faiss")
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, opener: Opener | None = None) -> None:
     """Answer HTTP at host and port, until SIGINT or SIGTERM; requests that were begun are answered first.
+
+    Bundles are opened by `opener`, by default `open_bundle`.
 
     Raises the errors of `open_bundle`, ImportError naming the extra where it is not installed, ValueError for settings
     that are none.
@@ -26,7 +33,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None
     except ImportError as error:
         raise ImportError(f"serving needs more packages ({error.name}): pip install 'mecoq-faiss[serve]'") from error
     faiss.omp_set_num_threads(os.cpu_count() or 1)  # of the one thread that searches, and of onnxruntime
-    app = create_app(settings)
+    app = create_app(settings, opener or open_bundle)
     if not is_loopback(host) and settings.api_keys is None:
         logger.warning("anyone who reaches %s:%d may search: give --api-keys, or --host 127.0.0.1", host, port)
     elif is_loopback(host):

@@ -24,6 +24,7 @@ class SearchBody(_Strict):
     k: K | None = None
     where: str | None = Field(None, max_length=10_000, description=WHERE)
     explain: bool = Field(False, description="also codes, and what each adds to the score")
+    partial: bool = Field(False, description="rather an answer without shards that cannot be reached than none")
     bundle: str | None = Field(None, description="which of the bundles, by name; by default the first")
 
 
@@ -54,6 +55,7 @@ class SearchAnswer(BaseModel):
 
     bundle: str
     generation: str = Field(description="of the export that was searched; another one after an update")
+    missing_shards: int = Field(description="that could not be reached, and are not searched; with `partial`")
     results: list[ResultBody]
 
 
@@ -123,6 +125,7 @@ EXAMPLE_HIT = {
 EXAMPLE_ANSWER = {
     "bundle": "bundle",
     "generation": "1f0c9a7be233",
+    "missing_shards": 0,
     "results": [{"query": "query.jpg", "hits": [EXAMPLE_HIT]}],
 }
 FORM = {
@@ -133,6 +136,7 @@ FORM = {
         "k": {"type": "integer", "minimum": 1, "maximum": MOST_HITS},
         "where": {"type": "string", "description": WHERE},
         "explain": {"type": "boolean"},
+        "partial": {"type": "boolean"},
         "bundle": {"type": "string"},
     },
 }

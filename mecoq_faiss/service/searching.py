@@ -26,6 +26,7 @@ class Found:
 
     Attributes:
         hits: best first.
+        missing: shards that did not answer.
         generation, top: of the export that was searched its name and its highest score.
         labels, metadata: by row and by id; of other items too.
         codes: (M,) by row; segments: (M,) by query and row; empty unless asked for.
@@ -34,6 +35,7 @@ class Found:
     hits: list[list[Hit]]
     generation: str
     top: float | None
+    missing: int
     labels: dict[int, str | None]
     metadata: dict[int, dict[str, Any]]
     codes: dict[int, list[int]] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class Search:
     k: int | None
     where: str | None
     explain: bool = False
+    partial: bool = False
     done: asyncio.Future[Found] = field(default_factory=asyncio.Future)
 
     def __len__(self) -> int:
@@ -76,9 +79,9 @@ def answer(generation: Generation, batch: Sequence[Search], metrics: Metrics) ->
             answers.append((search, error))
     ready += _encoded(generation, new)
     metrics.encode.observe(time.perf_counter() - started)
-    alike: dict[tuple[int | None, str | None], list[tuple[Search, np.ndarray]]] = {}
+    alike: dict[tuple[int | None, str | None, bool], list[tuple[Search, np.ndarray]]] = {}
     for search, xq in ready:
-        alike.setdefault((search.k, search.where), []).append((search, xq))
+        alike.setdefault((search.k, search.where, search.partial), []).append((search, xq))
     for group in alike.values():
         started = time.perf_counter()
         try:
@@ -101,12 +104,14 @@ def _encoded(generation: Generation, searches: Sequence[Search]) -> list[tuple[S
 
 
 def _searched(generation: Generation, group: Sequence[tuple[Search, np.ndarray]]) -> Answers:
-    """Searches of the same k and condition."""
+    """Searches of the same k and condition, all of which take a partial answer, or none."""
     first, n = group[0][0], len(generation)
     k = min(K_RESULTS, n) if first.k is None else first.k
     spare = any(isinstance(search.queries, int) for search, _ in group)  # items like one: itself is found, left out
     xq = np.concatenate([vectors for _, vectors in group])
-    hits = generation.search_vectors(xq, min(n, k + 1) if spare and 1 <= k <= n else k, first.where)
+    missing: set[int] = set()
+    wide = min(n, k + 1) if spare and 1 <= k <= n else k
+    hits = generation.search_vectors(xq, wide, first.where, missing if first.partial else None)
     rows = np.array(sorted({hit.row for of_query in hits for hit in of_query}), np.int64)
     labels = dict(zip(rows.tolist(), generation.labels(rows), strict=True))
     metadata = generation.metadata(sorted({hit.id for of_query in hits for hit in of_query}))
@@ -116,7 +121,7 @@ def _searched(generation: Generation, group: Sequence[tuple[Search, np.ndarray]]
         end = start + len(vectors)
         mine = [_without(search.queries, of_query, k) for of_query in hits[start:end]]
         start = end
-        found = Found(mine, generation.name, generation.top_score, labels, metadata)
+        found = Found(mine, generation.name, generation.top_score, len(missing), labels, metadata)
         if search.explain:
             _explain(generation, found, vectors)
         answers.append((search, found))

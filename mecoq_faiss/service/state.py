@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,9 @@ from mecoq_faiss.service.settings import Settings
 logger = logging.getLogger("mecoq_faiss")
 
 
+Opener = Callable[[Path, str, str], Bundle]  # of a folder, a device and a runtime
+
+
 class Served(NamedTuple):
     """One bundle."""
 
@@ -40,7 +44,7 @@ class State:
     Raises the errors of `open_bundle`, of `read_keys`, and ValueError for a rate that is none.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, opener: Opener = open_bundle) -> None:
         self.settings = settings
         self.keys: list[Key] | None = None if settings.api_keys is None else read_keys(settings.api_keys)
         try:
@@ -51,7 +55,7 @@ class State:
         self.metrics = Metrics()
         self.served: dict[str, Served] = {}
         for path in settings.bundles:
-            bundle = open_bundle(path, settings.device, runtime=runtime_for(path, settings))
+            bundle = opener(path, settings.device, runtime_for(path, settings))
             name = _unused(Path(path).resolve().name, self.served)
             self.served[name] = Served(name, bundle, Batches(bundle, self.metrics, settings.waiting))
             self.metrics.items.labels(name).set(len(bundle))

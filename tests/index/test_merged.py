@@ -7,7 +7,7 @@ import pytest
 from mecoq_faiss.index import build_index
 from mecoq_faiss.index.filtered import ChosenRows
 from mecoq_faiss.index.inverted_lists import coarse_centroids
-from mecoq_faiss.index.merged import MergedShards, kept_in_heap
+from mecoq_faiss.index.merged import IndexPart, MergedShards, PartLost, kept_in_heap
 
 M, D_SUB = 4, 4
 HEAP = 20  # of FastScan kinds; more results are kept in a reservoir
@@ -55,7 +55,7 @@ def test_shards_give_what_the_one_index_gives(name, distinct, additive):
     books, codes, xq = made(nbits, 300, distinct, len(name) + distinct, additive)
 
     one, shards = one_and_shards(books, codes, kind, [7, 130, 131], additive, **options)
-    together = MergedShards(shards)
+    together = MergedShards([IndexPart(shard) for shard in shards])
 
     for k in (1, 2, 5, 10, 20, 21, 100, 300):
         D, I = together.search(xq, k)
@@ -80,7 +80,7 @@ def test_chosen_rows_of_shards_are_those_of_the_one_index(name):
     rows = rows[(rows < 100) | (rows >= 150)]  # none of the second shard
 
     parts = [rows[rows < 100], rows[:0], rows[rows >= 150] - 150]
-    D, I = MergedShards(shards, parts).search(xq, 5)
+    D, I = MergedShards([IndexPart(*part) for part in zip(shards, parts, strict=True)]).search(xq, 5)
 
     expected_D, expected_I = ChosenRows(one, rows).search(xq, 5)
     np.testing.assert_array_equal(I, expected_I)
@@ -94,10 +94,32 @@ def test_threads_change_nothing():
     try:
         for threads in (1, 2, 5):
             faiss.omp_set_num_threads(threads)
-            np.testing.assert_array_equal(MergedShards(shards).search(xq, 9)[1], one.search(xq, 9)[1])
+            np.testing.assert_array_equal(MergedShards([IndexPart(shard) for shard in shards]).search(xq, 9)[1], one.search(xq, 9)[1])
             assert faiss.omp_get_max_threads() == threads
     finally:
         faiss.omp_set_num_threads(before)
+
+
+class Lost(IndexPart):
+    def search(self, xq, k):
+        raise PartLost("nobody answers")
+
+
+def test_a_part_that_does_not_answer_is_left_out_only_where_it_may_be():
+    books, codes, xq = made(8, 300, 200, 3)
+    _, shards = one_and_shards(books, codes, "pq", [100, 150])
+    parts = [IndexPart(shards[0]), Lost(shards[1]), IndexPart(shards[2])]
+    missing = set()
+
+    D, I = MergedShards(parts).search(xq, 5, missing)
+
+    assert missing == {1}
+    rest = np.concatenate([np.arange(100), np.arange(150, 300)])
+    there = build_index(books, codes[rest], "pq").search(xq, 5)
+    np.testing.assert_array_equal(D, there[0])
+    np.testing.assert_array_equal(I, rest[there[1]])
+    with pytest.raises(PartLost, match="nobody answers"):
+        MergedShards(parts).search(xq, 5)
 
 
 def test_a_heap_keeps_the_last_of_the_first():
