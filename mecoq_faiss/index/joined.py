@@ -14,7 +14,7 @@ from faiss.contrib.ondisk import merge_ondisk
 from mecoq_faiss.index.build import with_ids
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.index.inspect import pq_core, read_ids, without_ids
-from mecoq_faiss.index.merged import check_shards
+from mecoq_faiss.index.merged import check_shards, fingerprint
 from mecoq_faiss.storage.files import replacing
 
 LISTS = ".ivfdata"  # what the name of the lists' file ends in
@@ -44,7 +44,7 @@ def join_lists(shards: Sequence[str | Path], out: str | Path) -> None:
     cores = [pq_core(without_ids(index)) for index in opened]
     if not all(isinstance(core, faiss.IndexIVFPQ) and not core.by_residual for core in cores):
         raise ValueError("only lists of the kind 'ivfpq' can be joined on disk: export the shards as such")
-    check_shards(opened)
+    check_shards([fingerprint(index) for index in opened])
     all_ids = [ids for index in opened if (ids := read_ids(index)) is not None]
     if len(all_ids) not in (0, len(opened)):
         raise ValueError("some of the shards return own ids, and some positions: export them with the same --ids")

@@ -20,7 +20,7 @@ from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
-from mecoq_faiss.index.merged import MergedShards
+from mecoq_faiss.index.merged import IndexPart, MergedShards
 from mecoq_faiss.training.run_folder import RunFolder
 
 
@@ -73,7 +73,7 @@ def evaluate(
                 items = {"codes": stored.codes, "labels": labels, "class_names": class_names}
             k = _check(items, source, k)
             indexes = [without_ids(index_in(files)) for files in shards]
-            index: Any = indexes[0] if len(indexes) == 1 else MergedShards(indexes)
+            index: Any = indexes[0] if len(indexes) == 1 else MergedShards([IndexPart(index) for index in indexes])
     else:
         encoder = load_encoder(path, device)
         if database is None:
