@@ -15,6 +15,7 @@ NAMES = (
     "serve",
     "onnx",
     "ranks",
+    "lance",
     "page",
 )
 

@@ -199,6 +199,8 @@ class MergedShards:
         numbers = range(len(self._parts))
         threads = faiss.omp_get_max_threads()
         at_once = min(self._at_once or threads, len(numbers))
+        if at_once == 1:
+            return [self._of_one(number, xq, k, missing) for number in numbers]
         each = max(1, threads // at_once)
         with ThreadPoolExecutor(at_once, initializer=faiss.omp_set_num_threads, initargs=(each,)) as pool:
             return list(pool.map(lambda number: self._of_one(number, xq, k, missing), numbers))

@@ -30,7 +30,7 @@ def to_lance(bundle: str | Path, out: str | Path) -> lance.LanceDataset:
 
     Its columns are `id`, `image_path`, `label` (where each item has one), the metadata's, and `vector` (d,) float32:
     what an item's code stands for, as the bundle keeps nothing else of an image. It takes 4 * d bytes an item beside
-    the code. The index has one list, around zero: a search looks at all codes, and finds what `IndexPQ` finds; where
+    the code. The folder can be copied to an object store and opened there, `lance.dataset("s3://...")`. The index has one list, around zero: a search looks at all codes, and finds what `IndexPQ` finds; where
     items' scores are equal, as those of equal codes, it may show others of these. A query is what `Encoder.encode`
     gives; `_distance` is 1 - score.
 
@@ -55,23 +55,28 @@ def to_lance(bundle: str | Path, out: str | Path) -> lance.LanceDataset:
     with made_of(bundle, out, NAMES) as (generation, folder):
         items, codebooks = folder / "items.parquet", generation.codebooks
         export_items(bundle, items)
-        M, K, _ = codebooks.shape
         with pq.ParquetFile(items) as file:
             schema = file.schema_arrow.append(pa.field("vector", pa.list_(pa.float32(), generation.encoder.d)))
             batches = _with_vectors(file, generation, codebooks, schema)
             dataset = lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), folder)
-        dataset.create_index(
-            "vector",
-            "IVF_PQ",
-            metric="dot",
-            num_partitions=1,
-            ivf_centroids=np.zeros((1, generation.encoder.d), np.float32),
-            num_sub_vectors=M,
-            num_bits=K.bit_length() - 1,
-            pq_codebook=codebooks,
-        )
+        add_index(dataset, codebooks)
         items.unlink()
     return lance.dataset(out)
+
+
+def add_index(dataset: lance.LanceDataset, codebooks: np.ndarray) -> None:
+    """Add the index of codebooks (M, K, d) to a dataset whose column `vector` holds what its items' codes stand for."""
+    M, K, d = codebooks.shape
+    dataset.create_index(
+        "vector",
+        "IVF_PQ",
+        metric="dot",
+        num_partitions=1,
+        ivf_centroids=np.zeros((1, M * d), np.float32),
+        num_sub_vectors=M,
+        num_bits=K.bit_length() - 1,
+        pq_codebook=codebooks,
+    )
 
 
 def _with_vectors(
