@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import lance
@@ -48,7 +49,7 @@ def measure(n: int, a: argparse.Namespace, folder: Path) -> Row:
     books, codes, xq = made(a.bytes, 8, n, a.num_queries)
     one = build_index(books, codes)
     edges = np.linspace(0, n, a.shards + 1).astype(int)
-    pairs = zip(edges[:-1], edges[1:], strict=True)
+    pairs = pairwise(edges)
     shards = MergedShards([IndexPart(build_index(books, codes[start:stop])) for start, stop in pairs])
     dataset = dataset_of(books, codes, folder / f"{n}.lance")
 
