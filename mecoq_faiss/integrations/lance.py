@@ -30,9 +30,10 @@ def to_lance(bundle: str | Path, out: str | Path) -> lance.LanceDataset:
 
     Its columns are `id`, `image_path`, `label` (where each item has one), the metadata's, and `vector` (d,) float32:
     what an item's code stands for, as the bundle keeps nothing else of an image. It takes 4 * d bytes an item beside
-    the code. The folder can be copied to an object store and opened there, `lance.dataset("s3://...")`. The index has one list, around zero: a search looks at all codes, and finds what `IndexPQ` finds; where
-    items' scores are equal, as those of equal codes, it may show others of these. A query is what `Encoder.encode`
-    gives; `_distance` is 1 - score.
+    the code. The folder can be copied to an object store and opened there, `lance.dataset("s3://...")`. The index has
+    one list, around zero: a search looks at all codes, and finds what `IndexPQ` finds; where items' scores are equal,
+    as those of equal codes, it may show others of these. A query is what `Encoder.encode` gives; `_distance` is 1 -
+    score.
 
     Args:
         bundle: its folder.

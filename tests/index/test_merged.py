@@ -94,7 +94,9 @@ def test_threads_change_nothing():
     try:
         for threads in (1, 2, 5):
             faiss.omp_set_num_threads(threads)
-            np.testing.assert_array_equal(MergedShards([IndexPart(shard) for shard in shards]).search(xq, 9)[1], one.search(xq, 9)[1])
+            np.testing.assert_array_equal(
+                MergedShards([IndexPart(shard) for shard in shards]).search(xq, 9)[1], one.search(xq, 9)[1]
+            )
             assert faiss.omp_get_max_threads() == threads
     finally:
         faiss.omp_set_num_threads(before)
