@@ -132,7 +132,8 @@ def _learn(job: dict[str, Any]) -> None:
 
 def _cause(failures: dict[int, Exception], run: RunFolder) -> BaseException:
     """The error of the rank that failed by itself; without one a rank was killed."""
-    said = [failure._base_exc for failure in failures.values() if hasattr(failure, "_base_exc")]
+    own = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
+    said = [error for error in own if not type(error).__module__.startswith("ray.")]  # those are of killed workers
     for error in said:
         if not isinstance(error, RankLost):
             return error

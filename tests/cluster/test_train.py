@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+from ray.exceptions import ActorDiedError
+
 from mecoq_faiss import ModelConfig, TrainConfig
 from mecoq_faiss.cluster.train import _cause, _device, train
 from mecoq_faiss.jobs.train import train as train_here
@@ -56,8 +59,9 @@ def test_the_error_is_that_of_the_rank_that_failed_by_itself() -> None:
 
     run, lost, own = RunFolder("run"), Failed(RankLost("another rank")), Failed(ValueError("batch"))
     assert _cause({0: lost, 1: own}, run) is own._base_exc
-    assert _cause({0: lost, 1: RuntimeError("the actor died")}, run) is lost._base_exc
-    assert "the last checkpoint is kept in run" in str(_cause({1: RuntimeError("the actor died")}, run))
+    assert _cause({0: lost._base_exc, 1: own._base_exc}, run) is own._base_exc
+    assert _cause({0: lost, 1: ActorDiedError()}, run) is lost._base_exc
+    assert "the last checkpoint is kept in run" in str(_cause({1: ActorDiedError()}, run))
 
 
 def alone(data: Path, out: Path) -> None:
