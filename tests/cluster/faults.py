@@ -26,7 +26,7 @@ from tests.cluster.nodes import MEMORY, SHARD_ROWS, attempts, encode_on, small_s
 
 COUNT = -(-1500 // SHARD_ROWS)  # shards of the digits' database
 NODES = 3
-FAULTS = {"worker killed": 5, "node killed": 2, "node added": 1, "command stopped": 1}  # how often, one beside another
+FAULTS = {"worker killed": 5, "node killed": 2, "node added": 1, "command stopped": 2}  # how often, one beside another
 HANGS = 900  # seconds after which a run counts as one that never ends
 
 
@@ -100,6 +100,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="append a line for each run")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
     ray._private.utils.set_sigterm_handler = lambda handler: None  # a node that a thread adds would set one
     began, total, bad = time.monotonic(), Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder, small_shards():
