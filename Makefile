@@ -35,6 +35,8 @@ clients: $(STAMP)
 
 cluster: $(STAMP)
 	$(BIN)/python -m tests.cluster.faults
+	$(BIN)/python -m tests.cluster.killed_replicas
+	$(BIN)/python -m pytest -m slow tests/cluster tests/training/test_ranks.py
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults
