@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.scale import madeup
 from benchmarks.scale.cell import Cell, Options
 from benchmarks.speed.measure import Row, peak_of
+from mecoq_faiss.index import build as build_module
 from mecoq_faiss.index import build_index, inverted_lists
 
 KINDS = ("pq", "pqfs", "ivfpq")
@@ -20,7 +21,11 @@ LISTS_BYTES = 4  # of the inverted file's codes
 FEW_LISTS = 256  # a build whose k-means and assignment cost little, to measure the rest at large n
 MACS = 1e10  # multiply-adds a second of a core, to foretell how long an inverted file takes
 NLISTS, ASSIGNED_MACS = (1 << 10, 1 << 13, 1 << 16), 2e10
-PARTS = {"kmeans_s": "coarse_centroids", "assign_s": "_assign", "fill_s": "_fill_lists"}
+PARTS = {
+    "kmeans_s": (build_module, "coarse_centroids"),
+    "assign_s": (inverted_lists, "_assign"),
+    "fill_s": (inverted_lists, "_fill_lists"),
+}
 
 
 def cells(options: Options) -> Iterator[Cell]:
@@ -66,8 +71,8 @@ def build(kind: str, num_bytes: int, n: int, nlist: int) -> Iterator[Row]:
     yield {}
     with ExitStack() as stack:
         if nlist:
-            for part, name in PARTS.items():
-                stack.enter_context(mock.patch.object(inverted_lists, name, _timed(part, name, parts)))
+            for part, (module, name) in PARTS.items():
+                stack.enter_context(mock.patch.object(module, name, _timed(part, getattr(module, name), parts)))
         seconds, peak = peak_of(lambda: build_index(books, codes, kind, nlist=nlist or None))
     if nlist:
         multiply_adds = nlist * madeup.WIDTH * num_bytes
@@ -95,9 +100,7 @@ def assign(num_bytes: int, nlist: int, macs: float) -> Iterator[Row]:
     yield {"n": n, "macs_per_s": n * nlist * D / (time.thread_time() - started)}
 
 
-def _timed(part: str, name: str, seconds: Row) -> Any:
-    work = getattr(inverted_lists, name)
-
+def _timed(part: str, work: Callable[..., Any], seconds: Row) -> Any:
     def run(*args: Any) -> Any:
         started = time.perf_counter()
         try:

@@ -216,7 +216,7 @@ def test_closed_while_another_export_is_loaded(bundles: tuple[Path, Path], monke
         return loaded[0]
 
     swap(*bundles)
-    monkeypatch.setattr("mecoq_faiss.bundle.opened.Generation", load)
+    monkeypatch.setattr(bundle, "_opener", load)
     with pytest.raises(ValueError, match="is closed: open it again"):
         bundle.reload()
     with pytest.raises(ValueError, match="is closed: open it again"):

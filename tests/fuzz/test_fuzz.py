@@ -18,6 +18,7 @@ TIMES = 60
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_are_read_or_refused_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, rng = TARGETS[name], random.Random(0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # some set it, which is undone with this
     monkeypatch.chdir(tmp_path)  # and back: a command line's target goes into its own folder
     reader, known = target.reader(tmp_path), corpus_of(target)
     altered = [target.mutate(rng.choice(known), rng, blind(rng)) for _ in range(TIMES)]
