@@ -22,7 +22,8 @@ from benchmarks.speed.filtered import K, made, recall
 from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, show, use_threads
 from mecoq_faiss.index import build_index
 from mecoq_faiss.index.codes import decode_codes
-from mecoq_faiss.index.merged import IndexPart, MergedShards
+from mecoq_faiss.index.merged import MergedShards
+from mecoq_faiss.index.part import IndexPart
 from mecoq_faiss.integrations.lance import add_index
 
 ROWS = 1 << 16

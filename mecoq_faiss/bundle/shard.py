@@ -17,7 +17,7 @@ from mecoq_faiss.bundle.metadata import metadata_in, metadata_of
 from mecoq_faiss.bundle.stored_index import index_in
 from mecoq_faiss.bundle.where import rows_where
 from mecoq_faiss.index.inspect import make_reconstructable, read_codebooks, without_ids
-from mecoq_faiss.index.merged import IndexPart, Part, fingerprint
+from mecoq_faiss.index.part import IndexPart, Part, fingerprint
 
 Where = str | np.ndarray | None  # a condition, or ids (m,) of integers; None for all
 
@@ -30,7 +30,7 @@ class Shard(Protocol):
     """What a search asks of the items of one folder, wherever they are; rows count from 0 in each shard.
 
     Attributes:
-        codebooks: (M, K, d) float32, of its index; fingerprint: see `index.merged.fingerprint`.
+        codebooks: (M, K, d) float32, of its index; fingerprint: see `index.part.fingerprint`.
         has_classes: whether each item has a class.
         metadata_columns: of each column DuckDB's type.
     """

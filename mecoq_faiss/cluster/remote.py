@@ -90,7 +90,7 @@ class RemoteShard:
 
 
 class RemotePart:
-    """An `index.merged.Part` in the replicas that `ask` reaches."""
+    """An `index.part.Part` in the replicas that `ask` reaches."""
 
     def __init__(
         self, ask: Ask, export: str, where: Where, columns: dict[str, str], said: dict[str, Any], count: int

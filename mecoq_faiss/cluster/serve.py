@@ -18,7 +18,7 @@ from mecoq_faiss.bundle.opened import Bundle
 from mecoq_faiss.cluster.remote import Ask, RemoteGeneration
 from mecoq_faiss.cluster.session import LOCAL, connected
 from mecoq_faiss.cluster.shard_server import ShardServer
-from mecoq_faiss.index.merged import PartLost
+from mecoq_faiss.index.part import PartLost
 from mecoq_faiss.service.run import serve as serve_http
 from mecoq_faiss.service.settings import Settings
 

@@ -13,7 +13,7 @@ import numpy as np
 from mecoq_faiss.bundle.folder import pinned
 from mecoq_faiss.bundle.generation import FILTERS, export_name
 from mecoq_faiss.bundle.shard import OpenShard, Replaced, Where
-from mecoq_faiss.index.merged import IndexPart
+from mecoq_faiss.index.part import IndexPart
 
 KEPT = 2  # exports that are open: the one that goes and the one that comes
 ASKED = ("paths", "ids", "labels", "codes", "metadata", "row_of")

@@ -14,7 +14,8 @@ from faiss.contrib.ondisk import merge_ondisk
 from mecoq_faiss.index.build import with_ids
 from mecoq_faiss.index.file import load_index, save_index
 from mecoq_faiss.index.inspect import pq_core, read_ids, without_ids
-from mecoq_faiss.index.merged import check_shards, fingerprint
+from mecoq_faiss.index.merged import check_shards
+from mecoq_faiss.index.part import fingerprint
 from mecoq_faiss.storage.files import replacing
 
 LISTS = ".ivfdata"  # what the name of the lists' file ends in

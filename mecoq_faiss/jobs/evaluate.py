@@ -20,7 +20,8 @@ from mecoq_faiss.data.sources import Source, as_source
 from mecoq_faiss.evaluation import FIRST_RANKS, evaluate_search
 from mecoq_faiss.evaluation.relevance import same_classes
 from mecoq_faiss.index import build_index, without_ids
-from mecoq_faiss.index.merged import IndexPart, MergedShards
+from mecoq_faiss.index.merged import MergedShards
+from mecoq_faiss.index.part import IndexPart
 from mecoq_faiss.training.run_folder import RunFolder
 
 

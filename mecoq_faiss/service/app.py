@@ -13,18 +13,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
-from starlette.exceptions import HTTPException as AnyHTTPException
+from fastapi.responses import FileResponse, Response
 
 import mecoq_faiss
 from mecoq_faiss.bundle.opened import open_bundle
-from mecoq_faiss.bundle.shard import Replaced
 from mecoq_faiss.data.images import UnreadableImage
-from mecoq_faiss.index.merged import PartLost
 from mecoq_faiss.service import answers
 from mecoq_faiss.service.access import reader, searcher, writer
-from mecoq_faiss.service.batches import Busy
+from mecoq_faiss.service.errors import say_errors
 from mecoq_faiss.service.guard import Guard
 from mecoq_faiss.service.requests import Upload, asked, uploads
 from mecoq_faiss.service.schema import (
@@ -41,10 +37,10 @@ from mecoq_faiss.service.schema import (
     SearchAnswer,
     ServiceBody,
 )
-from mecoq_faiss.service.searching import Found, OutOfDate, Search
+from mecoq_faiss.service.searching import Found, Search
 from mecoq_faiss.service.settings import Settings
 from mecoq_faiss.service.state import Opener, Served, State
-from mecoq_faiss.storage.files import InUseError, replacing
+from mecoq_faiss.storage.files import replacing
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"": "index.html", "page.css": "page.css", "page.js": "page.js", "icon.svg": "icon.svg"}
@@ -71,64 +67,12 @@ def create_app(settings: Settings, opener: Opener = open_bundle) -> FastAPI:
     )  # fmt: skip
     app.state.service = state
     app.add_middleware(Guard, metrics=state.metrics, seconds=settings.seconds)
-    _say_errors(app, state)
+    say_errors(app, state)
     _say_health(app, state)
     _search(app, state)
     _items(app, state)
     _change(app, state)
     return app
-
-
-def _say_errors(app: FastAPI, state: State) -> None:
-    def say(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        line = state.without_paths(next(iter(text.splitlines()), "") or "the request cannot be answered")
-        return JSONResponse({"error": line}, status, headers)
-
-    @app.exception_handler(AnyHTTPException)
-    async def http(request: Request, error: AnyHTTPException) -> Response:
-        return say(error.status_code, str(error.detail), dict(error.headers or {}))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return say(422, f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}")
-
-    @app.exception_handler(ValueError)
-    async def wrong(request: Request, error: ValueError) -> Response:
-        return say(422, str(error))
-
-    @app.exception_handler(ImportError)
-    async def lacking(request: Request, error: ImportError) -> Response:
-        return say(501, str(error))
-
-    @app.exception_handler(FileNotFoundError)
-    async def missing(request: Request, error: FileNotFoundError) -> Response:
-        return say(404, str(error))
-
-    @app.exception_handler(KeyError)
-    async def unknown(request: Request, error: KeyError) -> Response:
-        return say(404, "no item has this id")
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return say(500, "the service failed on this request: its log says why")
-
-    @app.exception_handler(Busy)
-    async def busy(request: Request, error: Busy) -> Response:
-        return say(503, "too many queries wait: try again in a moment", {"retry-after": "1"})
-
-    @app.exception_handler(PartLost)
-    async def lost(request: Request, error: PartLost) -> Response:
-        return say(503, f"{error}: try again in a moment, or ask for partial=true", {"retry-after": "1"})
-
-    @app.exception_handler(Replaced)
-    @app.exception_handler(OutOfDate)
-    async def changed(request: Request, error: OutOfDate) -> Response:
-        return say(503, "the bundle has just been exchanged: try again", {"retry-after": "1"})
-
-    @app.exception_handler(InUseError)
-    async def in_use(request: Request, error: InUseError) -> Response:
-        return say(409, "another process is changing the bundle: try again when it is done", {"retry-after": "10"})
 
 
 def _say_health(app: FastAPI, state: State) -> None:

@@ -22,7 +22,7 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from fastapi.testclient import TestClient
 
 from mecoq_faiss.cluster.serve import shard_replicas
-from mecoq_faiss.index.merged import PartLost
+from mecoq_faiss.index.part import PartLost
 from mecoq_faiss.service.app import create_app
 from mecoq_faiss.service.settings import Settings
 

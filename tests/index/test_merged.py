@@ -7,7 +7,8 @@ import pytest
 from mecoq_faiss.index import build_index
 from mecoq_faiss.index.filtered import ChosenRows
 from mecoq_faiss.index.inverted_lists import coarse_centroids
-from mecoq_faiss.index.merged import IndexPart, MergedShards, PartLost, kept_in_heap
+from mecoq_faiss.index.merged import MergedShards, kept_in_heap
+from mecoq_faiss.index.part import IndexPart, PartLost
 
 M, D_SUB = 4, 4
 HEAP = 20  # of FastScan kinds; more results are kept in a reservoir
