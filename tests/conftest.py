@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "net.pth"
     torch.save(net.state_dict(), path)
     return path
+
+
+def _threads() -> dict[str, int]:
+    """Of torch and FAISS, where they are loaded."""
+    loaded = {name: sys.modules.get(name) for name in ("torch", "faiss")}
+    found = {"torch": "get_num_threads", "faiss": "omp_get_max_threads"}
+    return {name: getattr(module, found[name])() for name, module in loaded.items() if module is not None}
+
+
+@pytest.fixture(autouse=True)
+def threads_stay() -> Iterator[None]:
+    """A test that leaves other numbers of threads changes the last bits of what the next ones train."""
+    before = _threads()
+    yield
+    after = _threads()
+    if "torch" in before:
+        sys.modules["torch"].set_num_threads(before["torch"])
+    if "faiss" in before:
+        sys.modules["faiss"].omp_set_num_threads(before["faiss"])
+    assert before == {name: after[name] for name in before}

@@ -13,6 +13,8 @@ from mecoq_faiss.bundle.opened import open_bundle
 from mecoq_faiss.service.settings import Settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from mecoq_faiss.service.state import Opener
 
 logger = logging.getLogger("mecoq_faiss")
@@ -27,13 +29,23 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, opener:
     that are none.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from mecoq_faiss.service.app import create_app
     except ImportError as error:
         raise ImportError(f"serving needs more packages ({error.name}): pip install 'mecoq-faiss[serve]'") from error
+    threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(os.cpu_count() or 1)  # of the one thread that searches, and of onnxruntime
-    app = create_app(settings, opener or open_bundle)
+    try:
+        app = create_app(settings, opener or open_bundle)
+        _answer(app, settings, host, port)
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _answer(app: FastAPI, settings: Settings, host: str, port: int) -> None:
+    import uvicorn
+
     if not is_loopback(host) and settings.api_keys is None:
         logger.warning("anyone who reaches %s:%d may search: give --api-keys, or --host 127.0.0.1", host, port)
     elif is_loopback(host):

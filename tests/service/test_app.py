@@ -295,6 +295,7 @@ def test_what_is_told_about_itself(reading: Running) -> None:
     assert {"/search", "/items", "/items/{id}", "/items/{id}/similar", "/health"} <= set(described["paths"])
     body = described["paths"]["/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/json"} and body["application/json"]["examples"]
+    reading.client.get("/items/0")
     text = reading.client.get("/metrics").text
     assert "mecoq_faiss_encode_seconds_count" in text and 'mecoq_faiss_items{bundle="bundle"} 60.0' in text
     assert 'route="/items/{id}"' in text
