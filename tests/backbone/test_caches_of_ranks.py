@@ -29,6 +29,18 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture(autouse=True)
+def sizes_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back to these after each test: `make`, which other processes call too, sets its own."""
+    for module, name in (
+        (view_cache, "FORWARD_IMAGES"),
+        (view_cache, "SHARD_IMAGES"),
+        (fixed, "BATCH"),
+        (fixed, "SHARD_BATCHES"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
+
+
 class Counting(PixelBackbone):
     """Counts the images that it has seen, and is killed after so many batches."""
 
