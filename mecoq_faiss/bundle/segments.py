@@ -29,10 +29,7 @@ def write_items(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice 
         return
     with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
         source = datasets["codes"].file
-        for name in ATTRIBUTES:
-            value = read_attribute(source, name)
-            if value is not None:
-                file.attrs[name] = value
+        _copy_attributes(source, file)
         for name, dataset in datasets.items():
             source.copy(dataset, file, name, without_attrs=True)
         sums = read_checksums(source)
@@ -42,16 +39,19 @@ def write_items(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice 
         file.attrs[SHA256] = json.dumps({name: digest for name, digest in sums.items() if name in datasets})
 
 
+def _copy_attributes(source: h5py.File, file: h5py.File) -> None:
+    for name in ATTRIBUTES:
+        value = read_attribute(source, name)
+        if value is not None:
+            file.attrs[name] = value
+
+
 def _write_rows(encoded: Path, items: Path, ids: np.ndarray | None, rows: slice) -> None:
     """The same of some rows, a block at a time."""
     sums = {}
     with replacing(items) as path, open_items(encoded) as datasets, create_hdf5(path) as file:
-        source = datasets["codes"].file
+        _copy_attributes(datasets["codes"].file, file)
         start, end, _ = rows.indices(len(datasets["codes"]))
-        for name in ATTRIBUTES:
-            value = read_attribute(source, name)
-            if value is not None:
-                file.attrs[name] = value
         for name, dataset in datasets.items():
             written = file.create_dataset(name, shape=(end - start, *dataset.shape[1:]), dtype=dataset.dtype)
             digest = DatasetHash()

@@ -8,10 +8,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.scale import (
     apart,
@@ -37,14 +35,6 @@ from mecoq_faiss.index import inverted_lists
 
 PRICES = tomllib.loads(costs.PRICES.read_text(encoding="utf-8"))
 OPTIONS = cell.Options([3000], [2], [1], ["mobilenet_v3_small"], None, 30, 64)
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    before = faiss.omp_get_max_threads(), torch.get_num_threads()
-    yield
-    faiss.omp_set_num_threads(before[0])
-    torch.set_num_threads(before[1])
 
 
 def run(plan: fleet.Fleet, draws: list[float] | None = None, failures: list[float] | None = None) -> fleet.Run:

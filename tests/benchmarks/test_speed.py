@@ -34,14 +34,6 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    before = faiss.omp_get_max_threads(), torch.get_num_threads()
-    yield
-    faiss.omp_set_num_threads(before[0])
-    torch.set_num_threads(before[1])
-
-
 @pytest.mark.parametrize("name", TINY)
 def test_each_runs_and_records_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     out = tmp_path / "results" / f"{name}.json"
