@@ -92,7 +92,8 @@ class Generation:
                     self._metric = read_model_config(files).metric
                 self._shards.append(self._opened(files))
                 stack.callback(self._shards[-1].close)
-            check_shards([shard.fingerprint for shard in self._shards])
+            if len(self._shards) > 1:
+                check_shards([shard.fingerprint for shard in self._shards])
             self.codebooks = self._shards[0].codebooks
             self._starts = np.cumsum([0, *map(len, self._shards)])
             self._all_items = self._made_ready(None)

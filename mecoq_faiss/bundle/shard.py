@@ -30,15 +30,18 @@ class Shard(Protocol):
     """What a search asks of the items of one folder, wherever they are; rows count from 0 in each shard.
 
     Attributes:
-        codebooks: (M, K, d) float32, of its index; fingerprint: see `index.part.fingerprint`.
+        codebooks: (M, K, d) float32, of its index.
         has_classes: whether each item has a class.
         metadata_columns: of each column DuckDB's type.
     """
 
     codebooks: np.ndarray
-    fingerprint: str
     has_classes: bool
     metadata_columns: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """See `index.part.fingerprint`."""
 
     def __len__(self) -> int:
         """How many items there are."""
@@ -79,7 +82,7 @@ class OpenShard:
             self.index: faiss.Index = index_in(files)
             make_reconstructable(self.index)
             self._by_row = without_ids(self.index)
-            self.codebooks, self.fingerprint = read_codebooks(self._by_row), fingerprint(self._by_row)
+            self.codebooks = read_codebooks(self._by_row)
             names = segment_names(files.manifest)
             kept = [stack.enter_context(open(os.dup(files.file(name).fileno()), "rb")) for name in names]
             with items_in(files) as items:
@@ -104,6 +107,11 @@ class OpenShard:
     def close(self) -> None:
         """Close the open files."""
         self._files.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Shard`."""
+        return fingerprint(self._by_row)
 
     def part(self, where: Where, columns: dict[str, str]) -> IndexPart:
         """See `Shard`."""
