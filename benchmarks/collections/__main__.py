@@ -10,13 +10,13 @@ import logging
 from pathlib import Path
 
 from benchmarks.collections.sets import COLLECTIONS
-from benchmarks.collections.systems import PRESERVED_ROWS, of_one_kind, parts, preserved
+from benchmarks.collections.systems import PRESERVED_ROWS, growth, of_one_kind, parts, preserved
 from benchmarks.collections.text import of_texts
 from benchmarks.paper.cells import Cells
 from benchmarks.paper.data import Data, Embeddings, of_images
 from benchmarks.paper.tables import faiss_threads
 
-GOALS = {"kind": of_one_kind, "parts": parts}
+GOALS = {"kind": of_one_kind, "parts": parts, "growth": growth}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--goals", nargs="+", choices=[*GOALS, "neighbors"], default=["kind", "neighbors"])
     parser.add_argument("--bytes", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rows", type=int, default=PRESERVED_ROWS, help="of given embeddings that are trained on")
-    parser.add_argument("--seeds", type=int, default=1, help="of 4 bytes; of other sizes one")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of training and search")
     parser.add_argument("--workers", type=int, default=-1, help="that decode images")
     parser.add_argument("--out", type=Path, required=True)

@@ -52,6 +52,7 @@ def textures(root: str) -> Split:
 
 
 COLLECTIONS: dict[str, Callable[[str], Split]] = {
+    "cifar10-i": lambda root: protocol(root, "cifar10-i"),
     "cifar10-ii": lambda root: protocol(root, "cifar10-ii"),
     "imagenet200": imagenet200,
     "uneven": uneven,

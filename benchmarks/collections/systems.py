@@ -33,7 +33,7 @@ from mecoq_faiss.training.start import prepare
 
 Array = NDArray[Any]
 NEIGHBORS, PRESERVED_ROWS = 10, 20_000
-SEVERAL = 4  # bytes at which there are several seeds, and 4-bit codes
+FOUR_BIT = 4  # bytes at which 4-bit codes are shown too
 
 
 def of_one_kind(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
@@ -41,11 +41,11 @@ def of_one_kind(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Re
     near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
     rows = []
     many = len(np.unique(data.yb)) >= MANY
-    for seed in range(seeds if num_bytes == SEVERAL else 1):
+    for seed in range(seeds):
         for system, change in SYSTEMS.items():
             if system == "learned, fine" and not many:
                 continue
-            if system == "learned, 4-bit" and (seed or num_bytes != SEVERAL):
+            if system == "learned, 4-bit" and (seed or num_bytes != FOUR_BIT):
                 continue
             s = default_settings(8 * num_bytes, **change, cached_views=data.views.shape[1]) | {"seed": seed}
             name = f"{system} {num_bytes} bytes seed {seed}"
@@ -110,6 +110,26 @@ def _unquantized(data: Data, settings: dict[str, Any], near: Array) -> Result:
     return _figures(data, learned_contender(fit_unquantized(data.views, settings, data.xt), data.xb), near)
 
 
+GROWTH = (1_000, 5_000, 20_000)  # images, before all
+
+
+def growth(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
+    """What it is worth to train on more of the database: the default recipe on its first images in random order."""
+    near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
+    rows = []
+    order = np.random.default_rng(0).permutation(len(data.xt))
+    for seed in range(seeds):
+        s = default_settings(8 * num_bytes, cached_views=data.views.shape[1]) | {"seed": seed}
+        for count in (*(n for n in GROWTH if n < len(order)), len(order)):
+            some = np.sort(order[:count])
+            fewer = dataclasses.replace(data, views=data.views[some], xt=data.xt[some])
+            name = f"learned {num_bytes} bytes seed {seed}, {count} images"
+            found = cells.get(name, s, partial(_learned, fewer, s, near))
+            shown = {"images": count, "bytes": num_bytes, "seed": seed, "setting": s}
+            rows += [{"system": "learned" + more, **shown, **found[codes]} for codes, more in CODES.items()]
+    return rows + _faiss(data, cells, num_bytes, data.yb, data.xt, data.held, near)
+
+
 USUAL = "PQ, standardised"
 JUDGED: dict[Goal, str] = {"map": "kind", "neighbours": "neighbors"}
 
@@ -160,7 +180,7 @@ def preserved(data: Embeddings, cells: Cells, num_bytes: int, seeds: int, most: 
     rows, rest = np.sort(order[:most]), order[most:]
     xt, held = own.xb[rows], np.sort(rest[:10_000] if len(rest) >= 2_000 else order[: max(60, len(order) // 3)])
     found = []
-    for seed in range(seeds if num_bytes == SEVERAL else 1):
+    for seed in range(seeds):
         given = {"bits": 8 * num_bytes, "objective": "preserve", "backbone": "features", "weights": "none"}
         s = settings_for("default", None, given | {"feature_dim": xt.shape[1], "seed": seed})
         key = s | {"rows": len(xt)}

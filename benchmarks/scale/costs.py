@@ -18,6 +18,7 @@ from benchmarks.scale.madeup import WIDTH
 from benchmarks.scale.measure import RATES
 from benchmarks.scale.rates import Rates, search_seconds
 from benchmarks.speed.measure import Row, show
+from mecoq_faiss.index.build import FASTSCAN_CODES
 from mecoq_faiss.index.inverted_lists import default_nlist
 from mecoq_faiss.storage.files import write_text
 
@@ -69,7 +70,7 @@ def placing(rates: Rates, p: Row, kind: str, num_bytes: int, n: int) -> Row:
     memory = n * rates.bytes(kind, "memory / code", num_bytes)
     by_memory = math.ceil(memory / (machine["memory_gb"] * GB * machine["index_share"]))
     seconds = search_seconds(rates, kind, num_bytes)
-    shards = max(by_memory, math.ceil(n / limits.FASTSCAN_CODES) if kind == "pqfs" else 1)
+    shards = max(by_memory, math.ceil(n / FASTSCAN_CODES) if kind == "pqfs" else 1)
     while seconds(n / shards) > queries["latency_ms"] / 1000:
         shards = math.ceil(shards * max(1.01, min(2.0, seconds(n / shards) * 1000 / queries["latency_ms"])))
     hosts = max(by_memory, math.ceil(shards / machine["cores"]))  # of one copy

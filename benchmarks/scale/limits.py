@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from benchmarks.scale.madeup import WIDTH
 from benchmarks.scale.rates import Rates
 from benchmarks.speed.measure import Row
-from mecoq_faiss.index.build import GPU_LIST, GPU_NLIST
+from mecoq_faiss.index.build import FASTSCAN_CODES, GPU_LIST, GPU_NLIST
 from mecoq_faiss.index.inverted_lists import default_nlist, default_nprobe
 
 PER_ROOT = 4  # default nlist over sqrt(n)
-FASTSCAN_CODES = 2**31 - 1  # of an index: faiss/IndexFastScan.cpp refuses to search more
 NIGHTLY = 3600  # seconds that writing a whole index again may take each night
 
 

@@ -11,15 +11,13 @@ import numpy as np
 import torch
 
 from mecoq_faiss.bundle.changes import Changes, find_changes
+from mecoq_faiss.bundle.changing import Changing, changing
 from mecoq_faiss.bundle.drift import drift_of
 from mecoq_faiss.bundle.embedding import check_fits
 from mecoq_faiss.bundle.encoded import encode_source
 from mecoq_faiss.bundle.encoder import encoder_in
-from mecoq_faiss.bundle.folder import Pinned
-from mecoq_faiss.bundle.items import Items, items_of_all
-from mecoq_faiss.bundle.rewrite import ENCODED, Edit, rewriting, write_generation
+from mecoq_faiss.bundle.rewrite import ENCODED, Edit, write_generation
 from mecoq_faiss.bundle.rewrite_shards import write_generation_of_shards
-from mecoq_faiss.bundle.sharded import pinned_shards
 from mecoq_faiss.bundle.torch_encoder import TorchEncoder
 from mecoq_faiss.data.given import Table, check_given
 from mecoq_faiss.data.sources import Source
@@ -47,24 +45,21 @@ def follow(
     table = source.table if metadata is None else Table(Path(metadata))
     if table is not None:
         check_given(table)
-    with (
-        rewriting(bundle) as work,
-        pinned_shards(bundle) as (manifest, shards),
-        items_of_all(shards) as items,
-    ):
+    with changing(bundle) as before:
+        items, manifest = before.items, before.manifest
         changes = find_changes(items, source, whole=whole)
         said: dict[str, Any] = changes.summary() | {"unreadable": 0, "items": len(items)}
         if dry_run:
             return said | {"items": len(items) - len(changes.gone) + len(changes.new)}
         new_table = table is not None and not _is_known(table, manifest)
-        spread = any("segments" in files.manifest for files in shards)
+        spread = any("segments" in files.manifest for files in before.shards)
         if not changes and not new_table and not (compact and spread):
             return said
-        encoder = encoder_in(shards[0], device)
+        encoder = encoder_in(before.shards[0], device)
         check_fits(encoder, source)
         added = None
         if len(changes.new):
-            added = work / ENCODED
+            added = before.work / ENCODED
             added.unlink(missing_ok=True)
             said["unreadable"] = len(changes.new) - _encode(encoder, source.subset(changes.new), added, workers)
             said["added"] = max(0, said["added"] - said["unreadable"])
@@ -82,7 +77,7 @@ def follow(
             class_names=source.class_names, said=done, compact=compact, table=table,
         )  # fmt: skip
         paths = np.array([source.paths[row] for row in changes.new.tolist()], dtype=object)
-        manifest = _rewritten(work, bundle, manifest, shards, items, encoder, edit, paths)
+        manifest = _rewritten(before, encoder, edit, paths)
     if drift is not None:
         logger.log(logging.WARNING if drift["retrain"] else logging.INFO, "%s", drift["evidence"])
     said["items"] = manifest["counts"]["items"]
@@ -101,11 +96,8 @@ def drop(
     And those with these paths. Returns `removed` and `items`. ValueError for an id or a path that no item has; nothing
     is removed then.
     """
-    with (
-        rewriting(bundle) as work,
-        pinned_shards(bundle) as (manifest, shards),
-        items_of_all(shards) as items,
-    ):
+    with changing(bundle) as before:
+        items = before.items
         named, missing = items.rows_at(paths)
         if missing:
             raise ValueError(f"{bundle} has no item {missing[0]!r}: give paths as search shows them")
@@ -118,24 +110,15 @@ def drop(
         if not len(rows):
             return {"removed": 0, "items": len(items)}
         edit = Edit(gone=rows, moved=NOBODY, moved_arrays={}, added=None, class_names=(), said={"removed": len(rows)})
-        manifest = _rewritten(work, bundle, manifest, shards, items, encoder_in(shards[0], device), edit, NO_PATHS)
+        manifest = _rewritten(before, encoder_in(before.shards[0], device), edit, NO_PATHS)
     return {"removed": len(rows), "items": manifest["counts"]["items"]}
 
 
-def _rewritten(
-    work: Path,
-    bundle: Path,
-    manifest: dict[str, Any],
-    shards: Sequence[Pinned],
-    items: Items,
-    encoder: TorchEncoder,
-    edit: Edit,
-    paths: np.ndarray,
-) -> dict[str, Any]:
+def _rewritten(before: Changing, encoder: TorchEncoder, edit: Edit, paths: np.ndarray) -> dict[str, Any]:
     """The manifest of a bundle after a change; `paths` are those of the images that were to be encoded."""
-    if "shards" in manifest:
-        return write_generation_of_shards(work, bundle, manifest, shards, items, encoder, edit, paths)
-    return write_generation(work, shards[0], items, encoder, edit)
+    if "shards" in before.manifest:
+        return write_generation_of_shards(before, encoder, edit, paths)
+    return write_generation(before.work, before.shards[0], before.items, encoder, edit)
 
 
 def _is_known(table: Table, manifest: dict[str, Any]) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mecoq_faiss.bundle.built_shards import divide_metadata
-from mecoq_faiss.bundle.folder import METADATA, Pinned, pinned, read_manifest, write_manifest
+from mecoq_faiss.bundle.changing import Changing
+from mecoq_faiss.bundle.folder import METADATA, pinned, read_manifest, write_manifest
 from mecoq_faiss.bundle.items import Items, items_in, items_of_all
 from mecoq_faiss.bundle.metadata import Part, metadata_in
 from mecoq_faiss.bundle.rewrite import MOST_HISTORY, NEXT, Edit, make_generation, put_in_place
@@ -23,14 +24,7 @@ from mecoq_faiss.storage.shards import map_array
 
 
 def write_generation_of_shards(
-    work: Path,
-    bundle: Path,
-    manifest: dict[str, Any],
-    shards: Sequence[Pinned],
-    items: Items,
-    encoder: TorchEncoder,
-    edit: Edit,
-    paths: np.ndarray,
+    before: Changing, encoder: TorchEncoder, edit: Edit, paths: np.ndarray
 ) -> dict[str, Any]:
     """The same as `write_generation` for a bundle in shards: only those are made anew in which something changes.
 
@@ -38,15 +32,12 @@ def write_generation_of_shards(
     which nothing is left goes.
 
     Args:
-        work: from `rewriting`.
-        bundle: the folder.
-        manifest: what it says.
-        shards: all of them, opened.
-        items: of all of them.
-        encoder: the bundle's.
-        edit: what changes; rows are those of all `items`.
+        before: the bundle as it is.
+        encoder: its.
+        edit: what changes; rows are those of all items.
         paths: (s,) str, of the images that were to be encoded; the `ids` of `edit.added` are their numbers.
     """
+    work, bundle, manifest, shards, items = before
     new = work / NEXT
     new.mkdir()
     starts = np.cumsum([0, *(files.manifest["counts"]["items"] for files in shards)])

@@ -29,6 +29,7 @@ FORMER = {"gpu": "ivfpq-all"}  # names that kinds had: bundles of earlier versio
 SHARING = ("ivfpq", "ivfpqfs")  # kinds whose centroids the shards of a collection share
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)  # faiss/gpu/impl/IVFPQ.cu, isSupportedPQCodeLength
 GPU_NLIST = 2048  # all lists are probed, and a GPU probes no more
+FASTSCAN_CODES = (1 << 31) - 1  # of an index: faiss/IndexFastScan.cpp refuses to search more
 GPU_LIST = 1 << 16  # codes a list: a GPU scans the lists of one query in parallel
 
 
@@ -52,6 +53,8 @@ def check_kind(kind: str, M: int, nbits: int, n: int | None = None, *, additive:
         raise ValueError(f"M={M}, nbits={nbits} is out of range: choose M of at least 1 and nbits of 1 to 8")
     if n is not None and n < 1:
         raise ValueError("codes are empty: an index needs at least one image")
+    if n is not None and kind == "pqfs" and n > FASTSCAN_CODES:
+        raise ValueError(f"kind 'pqfs' holds up to {FASTSCAN_CODES:,} codes, not {n:,}: make shards, or choose 'pq'")
     if kind in ("pqfs", "ivfpqfs") and nbits != 4:
         other = kind.removesuffix("fs")
         raise ValueError(f"kind {kind!r} needs 4-bit codes, not {nbits}-bit: train with nbits=4, or choose {other!r}")
@@ -116,8 +119,8 @@ def build_index(
     kind, nbits = FORMER.get(kind, kind), K.bit_length() - 1
     if K < 2 or 1 << nbits != K:
         raise ValueError(f"K={K} is not 2**nbits: train with K={1 << max(1, round(math.log2(K)))}")
-    check_kind(kind, M, nbits, additive=additive)
     n = check_codes(codes, M, K)
+    check_kind(kind, M, nbits, n, additive=additive)
     lists: dict[str, Any] = {"nlist": nlist, "nprobe": nprobe}
     if centroids is not None:
         lists["nlist"] = check_centroids(centroids, kind, codebooks, nlist)

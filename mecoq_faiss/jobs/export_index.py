@@ -142,7 +142,8 @@ def export_index(
     if onnx:
         check_exporting()
     encoder = load_encoder(run, device)
-    check_kind(kind, encoder.model.config.M, encoder.model.config.nbits, additive=encoder.is_additive or kmeans)
+    config, additive = encoder.model.config, encoder.is_additive or kmeans
+    check_kind(kind, config.M, config.nbits, additive=additive)
     source = open_source(data, "database") if isinstance(data, str | Path) else data
     if source is not None:
         check_fits(encoder, source)
@@ -157,6 +158,7 @@ def export_index(
     options["seed"] = seed
     if shards is not None and not 1 <= shards <= min(n, MOST_SHARDS):
         raise ValueError(f"shards={shards} is out of range: choose 1 to {min(n, MOST_SHARDS)} for {n} items")
+    check_kind(kind, config.M, config.nbits, -(-n // (shards or 1)), additive=additive)
     if isinstance(ids, Path) or (isinstance(ids, str) and ids != AUTO):
         ids = read_ids(Path(ids))
     if ids is not None and not isinstance(ids, str):

@@ -124,6 +124,7 @@ def test_search_exact_is_the_brute_force():
         ("ivfpq-all", 6, 8, None, "train with M=4 "),
         ("pq", 4, 9, None, "nbits of 1 to 8"),
         ("pq", 4, 8, 0, "empty"),
+        ("pqfs", 4, 4, 2**31, "make shards"),
     ],
 )
 def test_check_kind(kind, M, nbits, n, message):
