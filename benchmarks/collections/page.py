@@ -33,7 +33,13 @@ Row = dict[str, Any]
 Figures = Mapping[str, tuple[str, str | None]]
 SHOWN: Figures = {"MAP": ("map", None), "P@1": ("precision_at", "1"), "P@10": ("precision_at", "10")}
 RECALLS: Figures = {"recall@10": ("recall_at", "10"), "recall@100": ("recall_at", "100")}
+GOALS = {
+    "kind": "Of one kind",
+    "neighbors": "Given embeddings: their ten exact neighbors",
+    "growth": "Of one kind, by the number of images that are trained on",
+}
 TITLES = {
+    "cifar10-i": "CIFAR-10 (I), trained on the whole database",
     "cifar10-ii": "CIFAR-10 (II), ten classes",
     "imagenet200": "200 classes of ImageNet, 32 pixels",
     "uneven": "100 uneven classes of ImageNet, 32 pixels",
@@ -48,26 +54,42 @@ def page() -> str:
     """The text; what has not been run is left out."""
     parts = ["# Codes on collections of many kinds\n", INTRODUCTION]
     for name, title in TITLES.items():
-        files = sorted(FOLDER.glob(f"{name}-*-kind.json")) + sorted(FOLDER.glob(f"{name}-*-neighbors.json"))
+        files = [path for goal in GOALS for path in sorted(FOLDER.glob(f"{name}-*-{goal}.json"))]
         if files:
             parts.append(f"## {title}\n")
         for path in files:
             content = json.loads(path.read_text(encoding="utf-8"))
-            kind = path.stem.endswith("kind")
-            parts += [_what(content, kind), _table(content["rows"], SHOWN if kind else RECALLS)]
+            goal = path.stem.rpartition("-")[2]
+            table = _growth if goal == "growth" else _table
+            parts += [_what(content, goal), table(content["rows"], RECALLS if goal == "neighbors" else SHOWN)]
     return "\n".join(parts)
 
 
-def _what(content: Row, kind: bool) -> str:
-    goal = "Of one kind" if kind else "Given embeddings: their ten exact neighbors"
+def _what(content: Row, goal: str) -> str:
+    if goal == "neighbors":
+        return (
+            f"**{GOALS[goal]}**, centred and normalised features of {content['backbone']}; {content['queries']:,} "
+            f"queries, {content['database']:,} in the database, {content['trained_rows']:,} of them trained on.\n"
+        )
     return (
-        f"**{goal}**; {content['backbone']} at {content['image_size']} px, {content['views']} views of "
+        f"**{GOALS[goal]}**; {content['backbone']} at {content['image_size']} px, {content['views']} views of "
         f"{content['train']:,} images, {content['queries']:,} queries, {content['database']:,} in the database; "
         f"MAP@{content['k']:,}.\n"
-        if kind
-        else f"**{goal}**, centred and normalised features of {content['backbone']}; {content['queries']:,} queries, "
-        f"{content['database']:,} in the database, {content['trained_rows']:,} of them trained on.\n"
     )
+
+
+def _growth(rows: Sequence[Row], figures: Figures) -> str:
+    """Of each number of images that learned codes were trained on; FAISS's are trained on all."""
+    lines = [f"| bytes | images | codes | {' | '.join(figures)} |", f"|---|---|---|{'---|' * len(figures)}"]
+    for size in sorted({row["bytes"] for row in rows}):
+        own = [row for row in rows if row["bytes"] == size]
+        counts = sorted({row["images"] for row in own if "images" in row})
+        for count in counts:
+            of_count = [row for row in own if row.get("images", counts[-1]) == count]
+            lines += [
+                line.replace(f"| {size} |", f"| {size} | {count:,} |", 1) for line in _lines(of_count, size, figures)
+            ]
+    return "\n".join(lines) + "\n"
 
 
 def _table(rows: Sequence[Row], figures: Figures) -> str:
@@ -84,6 +106,8 @@ def _lines(rows: Sequence[Row], size: int, figures: Figures) -> Iterator[str]:
             means = (_mean([_of(row, f) for row in mine]) for f in figures.values())
             yield f"| {size} | {system} | {' | '.join(means)} |"
     baselines = [row for row in rows if row["system"] not in (*OWN, "Flat")]
+    if not baselines:
+        return
     best = [max(baselines, key=lambda row: _of(row, f)) for f in figures.values()]
     found = [f"{_shown(_of(row, f))} ({row['system']})" for row, f in zip(best, figures.values(), strict=True)]
     yield f"| {size} | best of FAISS | {' | '.join(found)} |"
