@@ -37,6 +37,7 @@ def _of_table1(name: str, data: Data, cells: Cells, bits: list[int]) -> None:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": tables.table1,
+    "rivals": tables.rivals,
     "table2": tables.table2,
     "table3": tables.table3,
     "fig2": figures.fig2,

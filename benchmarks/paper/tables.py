@@ -74,6 +74,19 @@ def table1_rows(data: Data, cells: Cells, bits: Sequence[int], seed: int) -> lis
     return rows
 
 
+def rivals(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
+    """Table 1 without FAISS's codes: this method's default, the controls and the rivals, one seed."""
+    rows: list[Result] = []
+    for size in bits:
+        s = default_settings(size) | {"seed": 0}
+        result = cells.get(f"MeCoQ {size} bits seed 0", s, partial(run, data, s))
+        rows.append({"system": "MeCoQ", "bits": size, "seed": 0, "setting": s, **result})
+        rows += [_control(data, cells, name, size, 0) for name in CONTROLS]
+        rows += [systems.row(data, cells, name, size, 0) for name in systems.SYSTEMS]
+        rows = [_without_curves(row) for row in rows]
+        cells.write("rivals", {"k": data.k, "bits": list(bits), "seeds": 1, "rows": rows})
+
+
 def _baselines(data: Data, cells: Cells, bits: int, seed: int) -> list[Result]:
     """Each of FAISS's methods with the setting that is best on held-out images."""
     settings = grid(bits // 8, data.xb.shape[1])

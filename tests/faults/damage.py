@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.child import Ended, run
 from tests.faults.harness import Case, Harness, refused_badly
-from tests.faults.world import OTHER, PBUNDLE, RUN, TWICE, UPDATED, copy, digest, untouched
+from tests.faults.world import OTHER, PBUNDLE, RUN, SHARDS, TWICE, UPDATED, copy, digest, untouched
 
 READERS: dict[str, list[list[str]]] = {  # by what is damaged
     RUN: [
@@ -40,6 +40,15 @@ READERS: dict[str, list[list[str]]] = {  # by what is damaged
         ["split", PBUNDLE, "--out-dir", "out", "--by-class"],
         ["dedup", PBUNDLE, "--images", "photos"],
     ],
+    SHARDS: [
+        ["info", SHARDS],
+        ["verify", SHARDS],
+        ["search", SHARDS, "q.npy"],
+        ["update", SHARDS, "--data", "g.h5"],
+        ["remove", SHARDS, "item-5"],
+        ["export-index", SHARDS, "--codes", SHARDS, "--out", "out"],
+        ["merge", SHARDS, OTHER, "--out", "out", "--new-ids"],
+    ],
     TWICE: [["dedup", TWICE, "--remove", "--yes"], ["merge", OTHER, TWICE, "--out", "out", "--new-ids"]],
 }  # fmt: skip
 GIVEN = {
@@ -47,6 +56,7 @@ GIVEN = {
     "codes.h5": (RUN,),
     UPDATED: ("f.h5", "q.npy", OTHER),
     PBUNDLE: ("new.png", "later", "photos"),
+    SHARDS: ("g.h5", "q.npy", OTHER),
     TWICE: (OTHER,),
 }
 

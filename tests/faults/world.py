@@ -19,6 +19,7 @@ FEATURES = ["train", "--data", "f.h5", "--backbone", "features", "--objective", 
 PICTURES = ["train", "--data", "photos", "--backbone", "pixels", "--image-size", "8", *QUICK]
 RUN, PRUN = "run", "prun"  # of features and of pictures
 BUNDLE, PBUNDLE, UPDATED, TWICE, OTHER = "bundle", "pbundle", "updated", "twice", "other"
+SHARDS = "shards"  # a bundle in three of them
 HALVES = ("halves/part-1", "halves/part-2")
 BYSTANDER, TEMPORARY = "bystander.txt", "tmp"
 WHOLE = (".faiss", ".safetensors", ".npy", ".h5", ".csv")
@@ -61,14 +62,23 @@ COMMANDS = {
     "export-index, codes": Command(
         ["export-index", RUN, "--codes", UPDATED, "--out", "out"], (UPDATED, RUN), "out", "exists"
     ),
+    "export-index --shards": Command(
+        ["export-index", RUN, "--data", "f.h5", "--out", "out", "--shards", "3", *IVF], ("f.h5", RUN), "out", "exists"
+    ),
     "update": Command(["update", BUNDLE, "--data", "g.h5"], ("g.h5", BUNDLE), BUNDLE),
     "update, images": Command(["update", PBUNDLE, "--data", "later"], ("later", PBUNDLE), PBUNDLE),
     "update --compact": Command(["update", UPDATED, "--data", "f.h5", "--compact"], ("f.h5", UPDATED), UPDATED),
+    "update, shards": Command(["update", SHARDS, "--data", "g.h5"], ("g.h5", SHARDS), SHARDS),
     "add": Command(["add", PBUNDLE, "new.png"], ("new.png", PBUNDLE), PBUNDLE),
     "remove": Command(["remove", PBUNDLE, "a/000.png"], (PBUNDLE,), PBUNDLE, "has no item"),
+    "remove, shards": Command(["remove", SHARDS, "item-0", "item-59"], (SHARDS,), SHARDS, "has no item"),
     "dedup --remove": Command(["dedup", TWICE, "--remove", "--yes"], (TWICE,), TWICE),
     "merge": Command(["merge", *HALVES, "--out", "out"], ("halves",), "out", "exists"),
+    "merge, shards": Command(
+        ["merge", SHARDS, OTHER, "--out", "out", "--shards", "--new-ids"], (SHARDS, OTHER), "out", "exists"
+    ),
     "split": Command(["split", BUNDLE, "--out-dir", "out", "--parts", "2"], (BUNDLE,), "out", "exists"),
+    "split, shards": Command(["split", SHARDS, "--out-dir", "out", "--parts", "2"], (SHARDS,), "out", "exists"),
     "split, classes": Command(["split", PBUNDLE, "--out-dir", "out", "--by-class"], (PBUNDLE,), "out", "exists"),
 }  # fmt: skip
 WORKERS = {  # images read by processes of their own
@@ -125,6 +135,7 @@ def make_world(folder: Path) -> None:
         [*PICTURES, "--views", "2", "--workers", "0", "--out", PRUN],
         ["encode", RUN, "--data", "f.h5", "--out", "codes.h5"],
         ["export-index", RUN, "--data", "f.h5", "--out", BUNDLE],
+        ["export-index", RUN, "--data", "f.h5", "--out", SHARDS, "--shards", "3"],
         ["export-index", PRUN, "--data", "photos", "--out", PBUNDLE],
         ["export-index", RUN, "--data", "d.h5", "--out", TWICE],
         ["export-index", RUN, "--data", "x.npy", "--out", OTHER],
