@@ -1,11 +1,12 @@
 """Training on several ranks of this machine: steps a second, and bytes that a rank receives in a step. Linux.
 
-python -m benchmarks.speed ranks [--ranks N] [--batch B] [--steps S]
+python -m benchmarks.speed ranks [--ranks N] [--batch B] [--steps S] [--network NAME]
 
-Steps on cached views of 1024 features, gloo over loopback. N ranks of one thread each are timed beside one process with
-N threads. Bytes are those that the kernel counts on a rank's TCP connections. Their lower bound: of every batch the
-other ranks' keys and embeddings once, of a rank's own keys the other ranks' gradients once, and of all parameters'
-gradients what any all-reduce must move, 2 (N - 1) / N of them.
+N ranks of one thread each are timed beside one process with N threads, gloo over loopback, twice: the default recipe on
+cached views of 1024 features, and a network all of whose layers learn, on images. Bytes are those that the kernel
+counts on a rank's TCP connections. Their lower bound: of every batch the other ranks' keys and embeddings once, of a
+rank's own keys the other ranks' gradients once, and of all parameters' gradients what any all-reduce must move,
+2 (N - 1) / N of them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import torch
 import torch.multiprocessing
 
 from benchmarks.speed.measure import Row, arguments, finish, goal, show
-from benchmarks.speed.steps import make_trainer, run
+from benchmarks.speed.steps import SamePair, make_trainer, run
 from mecoq_faiss import MeCoQ, ModelConfig, TrainConfig
-from mecoq_faiss.runtime.ranks import joined
-from mecoq_faiss.training.pairs import CachedPairs
+from mecoq_faiss.runtime.ranks import Ranks, joined
+from mecoq_faiss.training.batch_norm import share_statistics
+from mecoq_faiss.training.pairs import CachedPairs, Pair
+from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import Trainer
 
 FEATURES = 1024
@@ -54,28 +57,45 @@ def least_bytes(trainer: Trainer, ranks: int) -> float:
     return size * (gathered + scattered + 2 * (ranks - 1) / ranks * gradients)
 
 
-def measured(batch: int, steps: int, threads: int) -> Row:
+def measured(network: str, batch: int, steps: int, size: int, threads: int) -> Row:
     """Seconds a step on this rank, the bytes it receives in one and their lower bound."""
     torch.set_num_threads(threads)
     with joined("cpu") as (ranks, _):
         torch.manual_seed(0)
-        rng = np.random.default_rng(0)
-        features = rng.normal(size=(batch * steps, 2, FEATURES)).astype(np.float16)
-        config = TrainConfig(batch_size=batch, memory_start_epoch=1, preserve_weight=0.0)
-        model = MeCoQ(ModelConfig(backbone="features", weights="none", feature_dim=FEATURES))
-        trainer = make_trainer(model, CachedPairs(features, batch, 0, "cpu"), config, ranks)
+        trainer = (_of_images if network else _of_features)(network, batch, steps, size, ranks)
         run(trainer)  # connects, allocates; fills the memory
         ranks.wait()
         before, started = received(), time.perf_counter()
         run(trainer)
         seconds = time.perf_counter() - started
         return {
+            "learns": network or "the head",
+            "batch": batch,
             "ranks": ranks.size,
             "threads of each": threads,
             "steps a second": steps / seconds,
             "bytes a step": (received() - before) / steps,
             "least bytes": least_bytes(trainer, ranks.size),
         }
+
+
+def _of_features(network: str, batch: int, steps: int, size: int, ranks: Ranks) -> Trainer:
+    """The default recipe of a head on cached views."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(batch * steps, 2, FEATURES)).astype(np.float16)
+    model = MeCoQ(ModelConfig(backbone="features", weights="none", feature_dim=FEATURES))
+    pairs, targets = CachedPairs(features, batch, 0, "cpu"), Targets(features, np.arange(len(features)), "cpu")
+    return make_trainer(model, pairs, TrainConfig(batch_size=batch, memory_start_epoch=1), ranks, targets)
+
+
+def _of_images(network: str, batch: int, steps: int, size: int, ranks: Ranks) -> Trainer:
+    """The same of a network that learns, on images that are in memory."""
+    model = MeCoQ(ModelConfig(network, "none", trainable_layers=-1, image_size=size))
+    share_statistics(model, ranks)
+    views = [torch.rand(batch, 3, size, size) for _ in range(2)]
+    config = TrainConfig(batch_size=batch, memory_start_epoch=1)
+    targets = Targets(np.random.default_rng(0).normal(size=(batch, FEATURES)), np.arange(batch), "cpu")
+    return make_trainer(model, SamePair(Pair(views[0], views[1]), steps), config, ranks, targets)
 
 
 def together(size: int, *args: Any) -> Row:
@@ -106,28 +126,39 @@ def _rank(rank: int, size: int, port: int, results: Any, *args: Any) -> None:
 def main() -> None:
     parser = arguments(__doc__, "ranks")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=512, help="of cached views")
+    parser.add_argument("--steps", type=int, default=40, help="of the head alone")
+    parser.add_argument("--network", default="timm:mobilenetv1_100", help="that learns")
+    parser.add_argument("--images", type=int, default=64, help="a batch of it")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--network-steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     a = parser.parse_args()
-    best: dict[str, Row] = {}
-    sides = {"one": (1, a.batch, a.steps, a.ranks), "several": (a.ranks, a.batch, a.steps, 1)}
-    for turn in range(a.repeats):  # the sides take turns, each at times the first
-        for name in list(sides)[:: -1 if turn % 2 else 1]:
-            row = together(*sides[name])
-            if name not in best or row["steps a second"] > best[name]["steps a second"]:
-                best[name] = row
-    one, several = best["one"], best["several"]
-    show(f"steps of batch {a.batch}", [one, several])
-    goals = [
-        goal(
-            f"steps a second, {a.ranks} ranks x 1 thread / 1 rank x {a.ranks} threads",
-            several["steps a second"] / one["steps a second"],
-            at_least=0.9,
-        ),
-        goal("bytes received / their lower bound", several["bytes a step"] / several["least bytes"], at_most=1.1),
-    ]
-    finish(a.out, a, goals, steps=[one, several])
+    rows, goals = [], []
+    for case in (("", a.batch, a.steps, 0), (a.network, a.images, a.network_steps, a.image_size)):
+        best: dict[str, Row] = {}
+        sides = {"one": (1, *case, a.ranks), "several": (a.ranks, *case, 1)}
+        for turn in range(a.repeats):  # the sides take turns, each at times the first
+            for name in list(sides)[:: -1 if turn % 2 else 1]:
+                row = together(*sides[name])
+                if name not in best or row["steps a second"] > best[name]["steps a second"]:
+                    best[name] = row
+        one, several = best["one"], best["several"]
+        rows += [one, several]
+        goals += [
+            goal(
+                f"{one['learns']}: steps a second, {a.ranks} ranks x 1 thread / 1 rank x {a.ranks} threads",
+                several["steps a second"] / one["steps a second"],
+                at_least=0.9,
+            ),
+            goal(
+                f"{one['learns']}: bytes received / their lower bound",
+                several["bytes a step"] / several["least bytes"],
+                at_most=1.1,
+            ),
+        ]
+    show("steps", rows)
+    finish(a.out, a, goals, steps=rows)
 
 
 if __name__ == "__main__":

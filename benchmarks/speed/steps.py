@@ -16,6 +16,7 @@ from mecoq_faiss.runtime.devices import use_bf16
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.pairs import Pair, Pairs
+from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import StopSignal, Trainer
 
 FINE_TUNING: dict[str, dict[str, Any]] = {
@@ -35,12 +36,17 @@ class SamePair(Pairs):
         self.pair = pair
 
     def batches(self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE) -> Iterator[Pair]:
-        return (self.pair for _ in range(self.steps_per_epoch))
+        own, n = ranks.share(self.pair.total), self.pair.total
+        rows = np.arange(n)
+        shared = Pair(self.pair.view1[own], self.pair.view2[own], rows, ranks.counts(n))
+        return (shared for _ in range(self.steps_per_epoch))
 
 
-def make_trainer(model: MeCoQ, pairs: Pairs, config: TrainConfig, ranks: Ranks = ALONE) -> Trainer:
+def make_trainer(
+    model: MeCoQ, pairs: Pairs, config: TrainConfig, ranks: Ranks = ALONE, targets: Targets | None = None
+) -> Trainer:
     """As `train` makes it, without files."""
-    objective = Contrast(model, config, ranks=ranks).to(pairs.device).train()
+    objective = Contrast(model, config, targets, ranks).to(pairs.device).train()
     return Trainer(
         objective,
         objective.optimizer(),

@@ -84,10 +84,6 @@ class Ranks:
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
-    def total(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x; backward, x receives the sum of all ranks' gradients."""
-        return x if self.size == 1 else _Total.apply(x, self)
-
     def told(self, content: bytes = b"") -> bytes:
         """What the first rank says, on all."""
         if self.size == 1:
@@ -128,22 +124,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.ranks.scatter_sums(gradients[0], ctx.counts), None, None, None
-
-
-class _Total(torch.autograd.Function):
-    """`Ranks.total`: an all-reduce, and so is its backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks, total = ranks, x.clone()
-        ranks.sum_([total])
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone()
-        ctx.ranks.sum_([total])
-        return total, None
 
 
 def is_first_rank() -> bool:

@@ -74,7 +74,9 @@ def test_a_run_on_several_ranks_is_that_of_one(kind: str, trained: tuple[int, Pa
     for name, array in found[0][kind].items():
         for other in found[1:]:
             np.testing.assert_array_equal(other[kind][name], array)  # all ranks return the very same
-        np.testing.assert_allclose(array, alone[name], rtol=0, atol=1e-5 * np.abs(alone[name]).max(), err_msg=name)
+        # batch norm's biases begin at 0 and are sums that nearly cancel; test_batch_norm compares a step in float64
+        tolerance = 1e-4 if kind == "batch norm" and name.endswith("bias") else 1e-5
+        np.testing.assert_allclose(array, alone[name], rtol=0, atol=tolerance * np.abs(alone[name]).max(), err_msg=name)
     records, expected = (RunFolder(folder / f"{kind}-{by}").read_metrics() for by in (f"on-{size}", "alone"))
     assert len(records) == len(expected)
     for record, wanted in zip(records, expected, strict=True):
