@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -16,18 +15,15 @@ from mecoq_faiss.config_file import from_json, to_json
 from mecoq_faiss.data.sources import ImageSource, Source
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import settings_for
-from mecoq_faiss.runtime.devices import random_state_kept, resolve_device, use_bf16
-from mecoq_faiss.runtime.progress import Estimate, progress
+from mecoq_faiss.runtime.devices import random_state_kept, resolve_device
 from mecoq_faiss.runtime.ranks import ALONE, RankLost, Ranks
 from mecoq_faiss.storage.files import check_writable_parent, write_text
 from mecoq_faiss.training.batch_norm import share_statistics
-from mecoq_faiss.training.codebooks import finish_codebooks
-from mecoq_faiss.training.last_state import load_state
-from mecoq_faiss.training.log import recorder
+from mecoq_faiss.training.epochs import Callback, run_epochs
 from mecoq_faiss.training.model_file import load_model, save_model
 from mecoq_faiss.training.num_views import most_views
 from mecoq_faiss.training.objective import Objective
-from mecoq_faiss.training.pairs import ImagePairs, Pairs
+from mecoq_faiss.training.pairs import Pairs
 from mecoq_faiss.training.run_folder import RunFolder
 from mecoq_faiss.training.start import (
     check_enough,
@@ -43,7 +39,7 @@ from mecoq_faiss.training.start import (
     prepare,
     settings_of,
 )
-from mecoq_faiss.training.trainer import Interrupted, StopSignal, Trainer, TrainingError
+from mecoq_faiss.training.trainer import Interrupted, TrainingError
 from mecoq_faiss.training.validation import Validation, check_validation
 
 logger = logging.getLogger("mecoq_faiss")
@@ -59,7 +55,7 @@ def fit_run(
     device: str | torch.device = "auto",
     tensorboard: bool = False,
     budget: float | None = None,
-    callback: Callable[[dict[str, Any]], None] | None = None,
+    callback: Callback | None = None,
     validation: Source | None = None,
     queries_sample: Source | None = None,
     ranks: Ranks = ALONE,
@@ -93,7 +89,7 @@ class _Given(NamedTuple):
     ranks: Ranks
     tensorboard: bool = False
     budget: float | None = None
-    callback: Callable[[dict[str, Any]], None] | None = None
+    callback: Callback | None = None
     validation: Source | None = None
     queries: Source | None = None
 
@@ -112,7 +108,7 @@ def _join_run(run: RunFolder, given: _Given) -> MeCoQ:
             given.ranks.same_(model.state_dict().values())
             _set_up(model, c)
             pairs, objective, c = _prepared(model, given, c)
-            _fit(run, given, objective, pairs, c, None)
+            run_epochs(run, objective, pairs, c, ranks=given.ranks, device=given.device)
     return run.load_trained()
 
 
@@ -193,7 +189,10 @@ def _fit_run(
             run.write_config(model_config, train_config)
             write_text(run.split_file, describe_data(source, queries))
             save_model(model, run.model_file)
-        _fit(run, given, objective, pairs, train_config, held_out)
+        run_epochs(
+            run, objective, pairs, train_config, ranks=given.ranks, device=device, tensorboard=given.tensorboard,
+            callback=given.callback, held_out=held_out,
+        )  # fmt: skip
     except BaseException as error:
         if not resume and not isinstance(error, Interrupted) and not run.read_metrics():
             run.remove()  # nothing was learned
@@ -214,103 +213,3 @@ def check_out(run: RunFolder, resume: bool) -> None:
         run.read_config()  # says what is wrong with it
     elif resume and run.foreign():
         raise FileExistsError(f"{run.path} holds other files, and no run to continue: choose another --out")
-
-
-def _fit(
-    run: RunFolder, given: _Given, objective: Objective, pairs: Pairs, c: TrainConfig, held_out: Validation | None
-) -> None:
-    optimizer = objective.optimizer()
-
-    def save(epoch: int, step: int) -> None:
-        if step:  # at an epoch's end there are none
-            objective.collect_counts()
-        if not given.ranks.first:
-            return
-        if epoch > c.epochs:
-            save_model(objective.model, run.model_file)
-        run.save_state(
-            {
-                "epoch": epoch,
-                "step": step,
-                "objective": objective.training_state(),
-                "optimizer": optimizer.state_dict(),
-            }
-        )
-
-    if not given.ranks.first:
-        given.ranks.wait()  # until the first has begun the run
-    epoch, step = 1, 0
-    if run.state_file.exists():
-        epoch, step = load_state(run, objective, optimizer, pairs.steps_per_epoch, not isinstance(pairs, ImagePairs))
-        logger.info("resuming at epoch %d, step %d", epoch, step + 1)
-    else:
-        save(epoch, step)
-    write, close = (lambda values: None), (lambda: None)
-    if given.ranks.first:
-        run.rewind_metrics(epoch, step)
-        write, close = recorder(run, pairs.steps_per_epoch, epoch, step, given.tensorboard)
-        given.ranks.wait()  # the others read what is there
-    else:
-        objective.counts.zero_()  # the first rank's
-    latest: dict[str, Any] = {}
-
-    def record(values: dict[str, Any]) -> None:
-        write(values)
-        latest.update(values)
-        if given.callback:
-            given.callback(dict(values))  # its own, to alter as it likes
-
-    def note() -> str:
-        if "loss" not in latest:
-            return ""
-        words = [f"loss {latest['loss']:.3f}", f"codewords {latest['codeword_usage']:.0%}"]
-        shown = {"validation_map": "validation MAP", "validation_recall_10": "validation recall@10"}
-        words += [f"{name} {latest[key]:.1%}" for key, name in shown.items() if key in latest]
-        return ", ".join(words)
-
-    views = 2 * pairs.batch_size  # a step
-    steps = (c.epochs - epoch + 1) * pairs.steps_per_epoch - step
-    what = f"training: {views * steps:,} views through the network"
-    estimate = Estimate(
-        views * steps, what, "fewer --epochs take less, and so does a frozen backbone with a view cache"
-    )
-
-    numbers = iter(range(epoch, c.epochs + 1))
-
-    def end_epoch() -> dict[str, float]:
-        number = next(numbers)
-        if number == c.epochs and given.ranks.first:
-            finish_codebooks(objective.model, pairs, c)
-        return objective.end_epoch() | (held_out.after_epoch(number) if held_out else {})
-
-    def after_step() -> None:
-        objective.after_step()
-        if isinstance(pairs, ImagePairs):
-            estimate.done(views)
-
-    trainer = Trainer(
-        objective,
-        optimizer,
-        pairs,
-        epochs=c.epochs,
-        warmup_epochs=c.warmup_epochs,
-        final_lr_scale=c.final_lr_scale,
-        seed=c.seed,
-        after_step=after_step,
-        end_epoch=end_epoch,
-        record=record,
-        save=save,
-        autocast=use_bf16(c.precision, given.device),
-        ranks=given.ranks,
-    )
-    objective.train()
-    try:
-        with StopSignal() as stop:
-            left: Iterable[int] = range(epoch, c.epochs + 1)
-            if given.ranks.first:
-                left = progress(left, total=c.epochs, initial=epoch - 1, label="training", unit="epochs", note=note)
-            for e in left:
-                trainer.run_epoch(e, step if e == epoch else 0, stop)
-        given.ranks.wait()  # until the first has written the trained model
-    finally:
-        close()

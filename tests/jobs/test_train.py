@@ -256,13 +256,13 @@ def test_a_file_of_the_users_in_a_run_survives_its_resume(
 
 
 def test_two_on_one_run_folder(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def second(*args: Any) -> None:
+    def second(*args: Any, **options: Any) -> None:
         for resume in (True, False):
             with pytest.raises(OSError, match=rf"in use by process {os.getpid()}|exists: choose another"):
                 train(features, tmp_path / "run", MODEL, resume=resume)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["mecoq_faiss.training.fit"], "_fit", second)
+    monkeypatch.setattr(sys.modules["mecoq_faiss.training.fit"], "run_epochs", second)
     with pytest.raises(KeyboardInterrupt):
         train(features, tmp_path / "run", MODEL, TrainConfig(batch_size=16))
     assert not (tmp_path / "run").exists()
