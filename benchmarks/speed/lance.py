@@ -1,19 +1,22 @@
 """Codes in shards as FAISS indexes, and as one Lance dataset: recall and time (extra: lance).
 
-python -m benchmarks.speed lance [--sizes 100000 1000000] [--bytes 4] [--shards 4]
+python -m benchmarks.speed lance [--sizes 100000 1000000] [--bytes 4] [--shards 4] [--store s3://bucket/folder]
 
 Both hold the same codes and search all of them. Recall@10 is against the one index of all codes, ties counted as found;
-times are of one query at a time, with the dataset and the indexes open. The dataset lies on the local disk: an object
-store adds its own latency for each read that is not cached.
+times are of one query at a time, with the dataset and the indexes open. The dataset lies on the local disk, and where
+`--store` names an object store (extra: s3fs; the environment says where it is and who asks) a copy of it there is
+searched too.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import fsspec
 import lance
 import numpy as np
 import pyarrow as pa
@@ -45,6 +48,13 @@ def dataset_of(books: np.ndarray, codes: np.ndarray, out: Path) -> lance.LanceDa
     return lance.dataset(out)
 
 
+def stored(dataset: Path, url: str) -> lance.LanceDataset:
+    """The copy of a dataset in an object store."""
+    files, place = fsspec.core.url_to_fs(url)
+    files.put(str(dataset), place, recursive=True)
+    return lance.dataset(url)
+
+
 def measure(n: int, a: argparse.Namespace, folder: Path) -> Row:
     """A row for one size."""
     books, codes, xq = made(a.bytes, 8, n, a.num_queries)
@@ -52,9 +62,11 @@ def measure(n: int, a: argparse.Namespace, folder: Path) -> Row:
     edges = np.linspace(0, n, a.shards + 1).astype(int)
     pairs = pairwise(edges)
     shards = MergedShards([IndexPart(build_index(books, codes[start:stop])) for start, stop in pairs])
-    dataset = dataset_of(books, codes, folder / f"{n}.lance")
+    datasets = {"Lance": dataset_of(books, codes, folder / f"{n}.lance")}
+    if a.store:
+        datasets["stored"] = stored(folder / f"{n}.lance", f"{a.store}/{n}.lance")
 
-    def in_lance() -> np.ndarray:
+    def found_in(dataset: lance.LanceDataset) -> np.ndarray:
         found = np.full((len(xq), K), -1, np.int64)
         for row, q in zip(found, xq, strict=True):
             near = {"column": "vector", "q": q, "k": K}
@@ -69,21 +81,24 @@ def measure(n: int, a: argparse.Namespace, folder: Path) -> Row:
         {
             "one index": lambda: [one.search(q[None], K) for q in xq],
             "shards": in_shards,
-            "Lance": in_lance,
+            **{name: partial(found_in, dataset) for name, dataset in datasets.items()},
         },
         a.repeats,
     )
     kth = one.search(xq, K)[0][:, -1]
     recalls = {}
-    for name, I in {"shards": in_shards(), "Lance": in_lance()}.items():
+    for name, I in {"shards": in_shards(), **{name: found_in(dataset) for name, dataset in datasets.items()}}.items():
         vectors = decode_codes(books, codes[np.maximum(I, 0).ravel()]).reshape(*I.shape, -1)
         recalls[name] = recall(I, np.einsum("qd,qkd->qk", xq, vectors), kth)
     on_disk = sum(file.stat().st_size for file in (folder / f"{n}.lance").rglob("*") if file.is_file())
-    return {
+    row = {
         "n": n, "shards": a.shards, "recall shards": recalls["shards"], "recall Lance": recalls["Lance"],
         "shards / one index": seconds["shards"] / seconds["one index"],
         "Lance / shards": seconds["Lance"] / seconds["shards"], "Lance bytes an item": on_disk / n,
     }  # fmt: skip
+    if a.store:
+        row |= {"recall stored": recalls["stored"], "stored / Lance": seconds["stored"] / seconds["Lance"]}
+    return row
 
 
 def main() -> None:
@@ -92,6 +107,7 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=4)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--num-queries", type=int, default=50)
+    parser.add_argument("--store", help="URL of a folder of an object store")
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
     use_threads(a.threads)
