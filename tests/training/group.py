@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,12 +24,18 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     context: Any = torch.multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     if hasattr(context, "set_forkserver_preload"):
         context.set_forkserver_preload(["mecoq_faiss.jobs.train"])  # once instead of on each rank
-    results = context.SimpleQueue()
+    results = context.Queue()
     processes = [context.Process(target=_run, args=(rank, size, port, results, function, args)) for rank in range(size)]
     for process in processes:
         process.start()
     try:
-        found = dict(results.get() for _ in processes)
+        found: dict[int, Any] = {}
+        while len(found) < size:
+            with suppress(queue.Empty):
+                found |= [results.get(timeout=1)]
+                continue
+            died = [process.exitcode for process in processes if process.exitcode]
+            assert not died, f"a rank has ended with {died[0]}, without a word"
     finally:
         for process in processes:
             process.join(10)
