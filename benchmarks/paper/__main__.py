@@ -39,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "table1": tables.table1,
     "rivals": tables.rivals,
     "table2": tables.table2,
+    "variants": tables.variants,
     "table3": tables.table3,
     "fig2": figures.fig2,
     "fig3": figures.fig3,

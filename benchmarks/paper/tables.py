@@ -137,9 +137,18 @@ def _control(data: Data, cells: Cells, name: str, bits: int, seed: int) -> Resul
 
 def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     """The six variants, of the paper's settings and of the default recipe; written whenever a recipe is through."""
+    _table2("table2", ("paper's settings", "default recipe"), data, cells, bits, seeds)
+
+
+def variants(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
+    """Table 2 of the default recipe alone."""
+    _table2("variants", ("default recipe",), data, cells, bits, seeds)
+
+
+def _table2(name: str, recipes: Sequence[str], data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     rows: list[Result] = []
     for seed in range(seeds):
-        for recipe in ("paper's settings", "default recipe"):
+        for recipe in recipes:
             for size in bits:
                 for variant, change in VARIANTS.items():
                     if recipe == "default recipe":
@@ -149,7 +158,7 @@ def table2(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
                         result = cells.get(f"{recipe} {variant} {size} bits seed {seed}", s, partial(run, data, s))
                     rows.append({"recipe": recipe, "variant": variant, "bits": size, "seed": seed})
                     rows[-1] |= _without_curves(result)
-                cells.write("table2", {"k": data.k, "bits": list(bits), "seeds": seed + 1, "rows": rows})
+                cells.write(name, {"k": data.k, "bits": list(bits), "seeds": seed + 1, "rows": rows})
 
 
 def table3(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
