@@ -79,16 +79,11 @@ def _what(content: Row, goal: str) -> str:
 
 
 def _growth(rows: Sequence[Row], figures: Figures) -> str:
-    """Of each number of images that learned codes were trained on; FAISS's are trained on all."""
+    """Of each number of images that the learned codes were trained on."""
     lines = [f"| bytes | images | codes | {' | '.join(figures)} |", f"|---|---|---|{'---|' * len(figures)}"]
-    for size in sorted({row["bytes"] for row in rows}):
-        own = [row for row in rows if row["bytes"] == size]
-        counts = sorted({row["images"] for row in own if "images" in row})
-        for count in counts:
-            of_count = [row for row in own if row.get("images", counts[-1]) == count]
-            lines += [
-                line.replace(f"| {size} |", f"| {size} | {count:,} |", 1) for line in _lines(of_count, size, figures)
-            ]
+    for size, count in sorted({(row["bytes"], row["images"]) for row in rows}):
+        mine = [row for row in rows if (row["bytes"], row["images"]) == (size, count)]
+        lines += [line.replace(f"| {size} |", f"| {size} | {count:,} |", 1) for line in _lines(mine, size, figures)]
     return "\n".join(lines) + "\n"
 
 

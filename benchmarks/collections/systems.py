@@ -127,7 +127,7 @@ def growth(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]
             found = cells.get(name, s, partial(_learned, fewer, s, near))
             shown = {"images": count, "bytes": num_bytes, "seed": seed, "setting": s}
             rows += [{"system": "learned" + more, **shown, **found[codes]} for codes, more in CODES.items()]
-    return rows + _faiss(data, cells, num_bytes, data.yb, data.xt, data.held, near)
+    return rows
 
 
 USUAL = "PQ, standardised"
