@@ -64,9 +64,7 @@ def table1_rows(data: Data, cells: Cells, bits: Sequence[int], seed: int) -> lis
         for name, settings in recipes(data, size).items():
             if seed and name not in OWN:
                 continue
-            s = settings | {"seed": seed}
-            result = cells.get(f"{name} {size} bits seed {seed}", s, partial(run, data, s))
-            rows.append({"system": name, "bits": size, "seed": seed, "setting": settings, **result})
+            rows.append(_own(data, cells, name, settings, size, seed))
         rows += [_control(data, cells, name, size, seed) for name in CONTROLS]
         rows += _baselines(data, cells, size, seed)
         if not seed:
@@ -78,13 +76,18 @@ def rivals(data: Data, cells: Cells, bits: Sequence[int], seeds: int) -> None:
     """Table 1 without FAISS's codes: this method's default, the controls and the rivals, one seed."""
     rows: list[Result] = []
     for size in bits:
-        s = default_settings(size) | {"seed": 0}
-        result = cells.get(f"MeCoQ {size} bits seed 0", s, partial(run, data, s))
-        rows.append({"system": "MeCoQ", "bits": size, "seed": 0, "setting": s, **result})
-        rows += [_control(data, cells, name, size, 0) for name in CONTROLS]
-        rows += [systems.row(data, cells, name, size, 0) for name in systems.SYSTEMS]
-        rows = [_without_curves(row) for row in rows]
+        found = [_own(data, cells, OWN[0], default_settings(size), size, 0)]
+        found += [_control(data, cells, name, size, 0) for name in CONTROLS]
+        found += [systems.row(data, cells, name, size, 0) for name in systems.SYSTEMS]
+        rows += [_without_curves(row) for row in found]
         cells.write("rivals", {"k": data.k, "bits": list(bits), "seeds": 1, "rows": rows})
+
+
+def _own(data: Data, cells: Cells, name: str, settings: Settings, bits: int, seed: int) -> Result:
+    """One of this method's rows."""
+    s = settings | {"seed": seed}
+    result = cells.get(f"{name} {bits} bits seed {seed}", s, partial(run, data, s))
+    return {"system": name, "bits": bits, "seed": seed, "setting": settings, **result}
 
 
 def _baselines(data: Data, cells: Cells, bits: int, seed: int) -> list[Result]:
