@@ -119,6 +119,8 @@ class TrainConfig:
             is the paper's, which compares reconstructions only.
         preserve_weight: weight of a term by which reconstructions rank a batch's images as the standardized features of
             their views do; 0 is the paper's.
+        preserve_neighbors: the features of each image are averaged for that with those of its so many nearest which
+            have it among as many nearest of theirs (`training.smoothing`); 0 takes them as they are.
         preserve_temperature: of the softmax over those features' cosines, or over the scores of a `metric` to preserve
             (of `ip` and `l2` in tenfold standard deviations of a query's scores).
         polish_rounds: rounds of spherical k-means that bring the learned codewords to the training views' segments
@@ -162,6 +164,7 @@ class TrainConfig:
     positive_prior: float = 0.15
     asymmetric_share: float = 0.5
     preserve_weight: float = 0.5
+    preserve_neighbors: int = 20
     preserve_temperature: float = 0.1
     polish_rounds: int = 15
     diversity_weight: float = 0.5
@@ -203,12 +206,14 @@ class TrainConfig:
             "diversity_weight",
             "entropy_weight",
             "preserve_weight",
+            "preserve_neighbors",
         )
         _at_least(self, 0, "backbone_lr_scale", "codebook_lr_scale", "final_lr_scale")
         _at_least(self, -1, "workers")
         _at_most(self, 1 << 12, "workers")
         _at_most(self, 2**31 - 1, "epochs", "warmup_epochs", "memory_start_epoch", "memory_size")
         _at_most(self, 2**31 - 1, "batch_size", "cached_views", "micro_batch")
+        _at_most(self, 1 << 10, "preserve_neighbors")
         _one_of(self, "optimizer", ("adam", "sgd"))
         _one_of(self, "memory_kind", ("soft", "feature", "hard"))
         _one_of(self, "codebook_init", ("random", "data"))

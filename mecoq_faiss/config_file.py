@@ -12,7 +12,9 @@ from mecoq_faiss.config import ModelConfig, TrainConfig
 from mecoq_faiss.storage.files import read_small
 
 RENAMED = {"grey": "gray"}  # settings of version 0.1 -> theirs; saved configurations may hold the old names
-BEFORE = {"asymmetric_share": 0.0, "preserve_weight": 0.0, "polish_rounds": 0}  # of a run that does not say so
+BEFORE = {  # of a run that does not say so
+    "asymmetric_share": 0.0, "preserve_weight": 0.0, "preserve_neighbors": 0, "polish_rounds": 0,
+}  # fmt: skip
 MOST_TOML = 1 << 20  # bytes
 
 

@@ -110,4 +110,5 @@ def test_a_run_that_does_not_say_goes_on_as_it_began() -> None:
     _, train = from_json(json.dumps(content), "config.json")
     assert train is not None
     assert (train.asymmetric_share, train.preserve_weight, train.polish_rounds) == (0, 0, 0)
+    assert train.preserve_neighbors == 0
     assert TrainConfig().preserve_weight > 0, "a new one has it"

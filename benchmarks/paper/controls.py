@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.paper.experiment import Settings
+from benchmarks.paper.experiment import Settings, targets_from
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs
 from mecoq_faiss.loss import debiased_contrastive_loss
@@ -27,7 +27,6 @@ from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.training.contrast import rank_distance
 from mecoq_faiss.training.pairs import CachedPairs
 from mecoq_faiss.training.start import batch_size
-from mecoq_faiss.training.targets import Targets
 
 Array = NDArray[Any]
 KMEANS_ROUNDS, KMEANS_ROWS = 15, 65_536
@@ -67,7 +66,7 @@ def fit_unquantized(views: Array, settings: Settings, xt: Array | None = None) -
     optimizer = torch.optim.Adam(model.projection.parameters(), lr=c.lr, weight_decay=c.weight_decay)
     pairs = CachedPairs(views, batch_size(len(views), c), c.seed, "cpu")
     steps = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, c.epochs * pairs.steps_per_epoch))
-    targets = None if xt is None else Targets(xt, np.arange(len(xt)), "cpu")
+    targets = None if xt is None else targets_from(xt, c)
     for epoch in range(1, c.epochs + 1):
         for pair in pairs.batches(epoch):
             z1, z2 = model.vectors(torch.cat([pair.view1, pair.view2])).chunk(2)

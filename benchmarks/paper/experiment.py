@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from mecoq_faiss.training.codebooks import finish_codebooks
 from mecoq_faiss.training.contrast import Contrast
 from mecoq_faiss.training.objective import Objective
 from mecoq_faiss.training.pairs import CachedPairs, Pairs
+from mecoq_faiss.training.smoothing import smoothed_features
 from mecoq_faiss.training.start import batch_size, make_objective, make_pairs, prepare
 from mecoq_faiss.training.targets import Targets
 from mecoq_faiss.training.trainer import StopSignal, Trainer
@@ -78,7 +80,7 @@ def fit(
         pairs, objective = make_pairs(data, model, c, "cpu"), make_objective(data, model, c, "cpu")
     else:
         pairs = CachedPairs(data, batch_size(len(data), c), c.seed, "cpu")
-        targets = Targets(data if xt is None else xt, np.arange(len(data)), "cpu") if c.preserve_weight else None
+        targets = targets_from(data if xt is None else xt, c) if c.preserve_weight else None
         objective = Contrast(model, c, targets)
     prepare(model, pairs, c.codebook_init, c.seed)
     steps: list[dict[str, Any]] = []
@@ -95,6 +97,16 @@ def fit(
     run_epochs(objective, pairs, c, record, on_epoch)
     finish_codebooks(model, pairs, c)
     return model.eval(), epochs
+
+
+def targets_from(features: NDArray[Any], c: TrainConfig) -> Targets:
+    """What an embedding is distilled from: features (n, F), or of (n, V, F) the first views, smoothed as in `train`."""
+    rows = np.arange(len(features))
+    if c.preserve_neighbors:
+        x = np.ascontiguousarray(features if features.ndim == 2 else features[:, 0])
+        key = {"data": hashlib.sha256(x.tobytes()).hexdigest()}
+        features, rows = smoothed_features(x, rows, c.preserve_neighbors, key)
+    return Targets(features, rows, "cpu")
 
 
 def run_epochs(

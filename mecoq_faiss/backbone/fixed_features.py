@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,14 +45,19 @@ def fixed_features(
     """
     if isinstance(source, FeatureSource):
         return source.vectors(slice(None)), np.arange(len(source))
-    key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
-    key |= of_device(device)
+    key = made_of(source, backbone, size, device)
 
     def write(path: Path) -> None:
         loader = ImageLoader(source, size, workers=workers)
         _write(path, key, loader, backbone.to(device).for_inference(size), device, ranks)
 
     return from_cache("fixed", key, write, folder, ranks)
+
+
+def made_of(source: Source, backbone: Backbone, size: int, device: str) -> dict[str, Any]:
+    """What the features depend on."""
+    key = {"format": FORMAT, "data": source.fingerprint, "size": size, "backbone": fingerprint(backbone)}
+    return key | of_device(device)
 
 
 def each_batch(

@@ -172,7 +172,7 @@ def make_objective(
     if model.preserves:
         return Preserve(model, c, ranks)
     readable = pairs.source_rows if isinstance(pairs, CachedPairs) else None
-    targets = targets_of(source, model, c.workers, device, readable, ranks) if c.preserve_weight else None
+    targets = targets_of(source, model, c, device, readable, ranks) if c.preserve_weight else None
     return Contrast(model, c, targets, ranks)
 
 

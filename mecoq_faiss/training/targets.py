@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mecoq_faiss.backbone.fixed_features import fixed_features
+from mecoq_faiss.backbone.fixed_features import fixed_features, made_of
+from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.sources import FeatureSource, Source
 from mecoq_faiss.model import MeCoQ, Standardize
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
+from mecoq_faiss.training.smoothing import smoothed_features
 
 MEASURED = 5000  # rows of which mean and scale are taken
 
@@ -42,19 +44,23 @@ class Targets:
 def targets_of(
     source: Source,
     model: MeCoQ,
-    workers: int,
+    c: TrainConfig,
     device: str,
     readable: np.ndarray | None = None,
     ranks: Ranks = ALONE,
 ) -> Targets:
     """The targets of a source's readable items: of images, what the backbone says of the fixed view before training.
 
-    `readable` (n,) are their rows, rising, where they are known already: the others are not tried again.
+    They are smoothed over `preserve_neighbors`. `readable` (n,) are the items' rows, rising, where they are known
+    already: the others are not tried again.
     """
-    if readable is None or len(readable) == len(source):
-        return Targets(*given_features(source, model, workers, device, ranks), device)
-    features, rows = given_features(source.subset(readable), model, workers, device, ranks)
-    return Targets(features, readable[rows], device)
+    some = readable is not None and len(readable) < len(source)
+    part = source.subset(readable) if readable is not None and some else source
+    features, rows = given_features(part, model, c.workers, device, ranks)
+    if c.preserve_neighbors:
+        key = made_of(part, model.backbone, model.config.image_size, device)
+        features, rows = smoothed_features(features, rows, c.preserve_neighbors, key, ranks=ranks)
+    return Targets(features, readable[rows] if readable is not None and some else rows, device)
 
 
 def given_features(

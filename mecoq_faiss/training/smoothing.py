@@ -1,0 +1,100 @@
+"""Features averaged with their near neighbors': what is an image's alone goes, what its kind shares stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mecoq_faiss.backbone.feature_cache import from_cache, write_together
+from mecoq_faiss.data.features import FeatureRows
+from mecoq_faiss.model import Standardize
+from mecoq_faiss.runtime.progress import progress
+from mecoq_faiss.runtime.ranks import ALONE, Ranks
+from mecoq_faiss.storage.shards import Arrays
+
+FORMAT = 1
+MOST_ROWS = 50_000  # among which neighbors are sought; a seeded sample of more
+MEASURED = 5000  # rows of which mean and scale are taken
+BLOCK, SHARD_BLOCKS = 512, 20  # rows at a time
+POWER = 3  # of a neighbor's cosine, its weight
+ROUNDING = 1e-5  # between cosines of the same two rows
+
+
+class Smoothing:
+    """Averages rows of features (n, F), or of (n, V, F) first views, standardized and of norm 1, with near ones.
+
+    A row's neighbors are those of its `neighbors` nearest, by cosine, that have it among as many nearest of theirs
+    (k-reciprocal); the weight of each is the third power of the cosine, the row's own is 1. They are sought among all
+    rows, or of more than MOST_ROWS in a seeded sample.
+    """
+
+    def __init__(self, features: np.ndarray | FeatureRows, neighbors: int) -> None:
+        self.features = features
+        self.standardize = Standardize(features.shape[-1])
+        measured = np.unique(np.linspace(0, len(features) - 1, MEASURED).astype(np.int64))
+        self.standardize.fit(torch.from_numpy(self._read(measured)))
+        self.sampled = np.sort(np.random.default_rng(0).permutation(len(features))[:MOST_ROWS])
+        self.sample = self._unit(self.sampled)
+        self.k = min(neighbors + 1, len(self.sample))  # with the row itself
+        starts = range(0, len(self.sample), BLOCK)
+        blocks = progress(starts, total=len(starts), label="neighbors", unit="blocks")
+        found = [self._nearest(self.sample[start : start + BLOCK])[0] for start in blocks]
+        self.radius = np.concatenate(found)[:, -1] - ROUNDING  # (m,): the cosine of the farthest that counts
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Those from start to stop, (b, F) float32 of norm 1."""
+        numbers = np.arange(start, min(stop, len(self.features)))
+        x = self._unit(numbers)
+        D, I = self._nearest(x)
+        weights = np.where(self.radius[I] <= D, np.maximum(D, 0) ** POWER, 0)
+        mean = np.einsum("bk,bkf->bf", weights, self.sample[I])
+        outside = ~np.isin(numbers, self.sampled)
+        mean[outside] += x[outside]
+        return F.normalize(torch.from_numpy(mean), dim=1).numpy()
+
+    def _nearest(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return faiss.knn(x, self.sample, self.k, faiss.METRIC_INNER_PRODUCT)
+
+    def _unit(self, rows: np.ndarray) -> np.ndarray:
+        return F.normalize(self.standardize(torch.from_numpy(self._read(rows))), dim=1).numpy()
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        x = np.array(self.features[rows], dtype=np.float32)
+        return x if x.ndim == 2 else x[:, 0]
+
+
+def smoothed_features(
+    features: np.ndarray | FeatureRows,
+    rows: np.ndarray,
+    neighbors: int,
+    key: dict[str, Any],
+    *,
+    folder: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed features (n, F) float16 and their `rows` (n,), from the cache file or computed into it.
+
+    `key` says what the features were made of. Several ranks, which all call this alike, make a share each.
+    """
+    key = {"smoothed": FORMAT, "neighbors": neighbors, **key}
+    blocks = -(-len(features) // BLOCK)
+    smoothing = cache(lambda: Smoothing(features, neighbors))
+
+    def compute(start: int, stop: int) -> Iterator[Arrays]:
+        numbers = range(start, stop)
+        shown = progress(numbers, total=stop, initial=start, label="smoothed features", unit="blocks")
+        for number in shown if ranks.first else numbers:
+            smoothed = smoothing().rows(number * BLOCK, (number + 1) * BLOCK).astype(np.float16)
+            yield {"features": smoothed, "rows": rows[number * BLOCK :][: len(smoothed)]}
+
+    def write(path: Path) -> None:
+        write_together(path, key, compute, blocks, SHARD_BLOCKS, ranks)
+
+    return from_cache("smoothed", key, write, folder, ranks)
