@@ -85,6 +85,7 @@ def _additive(model: MeCoQ, data: Data) -> MeCoQ:
 PARTS: dict[str, dict[str, Any]] = {
     "the default recipe": {},
     "without distillation": {"preserve_weight": 0.0},
+    "distilled from features as they are": {"preserve_neighbors": 0},
     "reconstructions only": {"asymmetric_share": 0.0},
     "without polishing": {"polish_rounds": 0},
     "without the three": {"preserve_weight": 0.0, "asymmetric_share": 0.0, "polish_rounds": 0},

@@ -14,21 +14,20 @@ import torch.nn.functional as F
 
 from mecoq_faiss.backbone.feature_cache import from_cache, write_together
 from mecoq_faiss.data.features import FeatureRows
-from mecoq_faiss.model import Standardize
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.storage.shards import Arrays
+from mecoq_faiss.training.standardized import Standardized
 
 FORMAT = 1
 MOST_ROWS = 50_000  # among which neighbors are sought; a seeded sample of more
-MEASURED = 5000  # rows of which mean and scale are taken
 BLOCK, SHARD_BLOCKS = 512, 20  # rows at a time
 POWER = 3  # of a neighbor's cosine, its weight
 ROUNDING = 1e-5  # between cosines of the same two rows
 
 
 class Smoothing:
-    """Averages rows of features (n, F), or of (n, V, F) first views, standardized and of norm 1, with near ones.
+    """Averages rows of features (n, F), standardized and of norm 1, with near ones.
 
     A row's neighbors are those of its `neighbors` nearest, by cosine, that have it among as many nearest of theirs
     (k-reciprocal); the weight of each is the third power of the cosine, the row's own is 1. They are sought among all
@@ -36,12 +35,9 @@ class Smoothing:
     """
 
     def __init__(self, features: np.ndarray | FeatureRows, neighbors: int) -> None:
-        self.features = features
-        self.standardize = Standardize(features.shape[-1])
-        measured = np.unique(np.linspace(0, len(features) - 1, MEASURED).astype(np.int64))
-        self.standardize.fit(torch.from_numpy(self._read(measured)))
+        self.features = Standardized(features, "cpu")
         self.sampled = np.sort(np.random.default_rng(0).permutation(len(features))[:MOST_ROWS])
-        self.sample = self._unit(self.sampled)
+        self.sample = self.features.take(self.sampled).numpy()
         self.k = min(neighbors + 1, len(self.sample))  # with the row itself
         starts = range(0, len(self.sample), BLOCK)
         blocks = progress(starts, total=len(starts), label="neighbors", unit="blocks")
@@ -51,7 +47,7 @@ class Smoothing:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Those from start to stop, (b, F) float32 of norm 1."""
         numbers = np.arange(start, min(stop, len(self.features)))
-        x = self._unit(numbers)
+        x = self.features.take(numbers).numpy()
         D, I = self._nearest(x)
         weights = np.where(self.radius[I] <= D, np.maximum(D, 0) ** POWER, 0)
         mean = np.einsum("bk,bkf->bf", weights, self.sample[I])
@@ -61,13 +57,6 @@ class Smoothing:
 
     def _nearest(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return faiss.knn(x, self.sample, self.k, faiss.METRIC_INNER_PRODUCT)
-
-    def _unit(self, rows: np.ndarray) -> np.ndarray:
-        return F.normalize(self.standardize(torch.from_numpy(self._read(rows))), dim=1).numpy()
-
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        x = np.array(self.features[rows], dtype=np.float32)
-        return x if x.ndim == 2 else x[:, 0]
 
 
 def smoothed_features(

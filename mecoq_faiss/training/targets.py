@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mecoq_faiss.backbone.fixed_features import fixed_features, made_of
 from mecoq_faiss.config import TrainConfig
 from mecoq_faiss.data.features import FeatureRows
 from mecoq_faiss.data.sources import FeatureSource, Source
-from mecoq_faiss.model import MeCoQ, Standardize
+from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.training.smoothing import smoothed_features
+from mecoq_faiss.training.standardized import Standardized
 
-MEASURED = 5000  # rows of which mean and scale are taken
 
-
-class Targets:
-    """Features (n, F), or of (n, V, F) the first view, of which `take` gives standardized rows of norm 1.
-
-    `source_rows` (n,), rising, are theirs in the source.
-    """
+class Targets(Standardized):
+    """Features (n, F), or of (n, V, F) the first view; `source_rows` (n,), rising, are theirs in the source."""
 
     def __init__(self, features: np.ndarray | FeatureRows, source_rows: np.ndarray, device: str) -> None:
-        self.features, self.source_rows, self.device = features, source_rows, device
-        rows = np.unique(np.linspace(0, len(features) - 1, MEASURED).astype(np.int64))
-        self.standardize = Standardize(features.shape[-1])
-        self.standardize.fit(self._read(rows))
-        self.standardize.to(device)
+        super().__init__(features, device)
+        self.source_rows = source_rows
 
     def take(self, rows: np.ndarray) -> Tensor:
         """Rows (b,) of the source -> (b, F) float32 of norm 1."""
-        x = self._read(np.searchsorted(self.source_rows, rows))
-        return F.normalize(self.standardize(x.to(self.device)), dim=1)
-
-    def _read(self, rows: np.ndarray) -> Tensor:
-        x = np.array(self.features[rows], dtype=np.float32)
-        return torch.from_numpy(x if x.ndim == 2 else x[:, 0])
+        return super().take(np.searchsorted(self.source_rows, rows))
 
 
 def targets_of(

@@ -10,6 +10,7 @@ import pytest
 from mecoq_faiss.runtime.ranks import joined
 from mecoq_faiss.training import smoothing as module
 from mecoq_faiss.training.smoothing import Smoothing, smoothed_features
+from mecoq_faiss.training.standardized import Standardized
 from tests.training.group import on_ranks
 
 N, F, KINDS = 90, 8, 6
@@ -67,7 +68,7 @@ def test_neighbors_are_sought_in_a_sample_of_many_rows(monkeypatch: pytest.Monke
     found = all_rows(x, 5)
     np.testing.assert_allclose(found[inside], by_definition(x, 5, smoothing.sampled)[inside], atol=1e-5)
     # of one that is not in the sample one neighbor more is looked at
-    unit = smoothing._unit(np.arange(N))
+    unit = smoothing.features.take(np.arange(N)).numpy()
     cosines = unit @ smoothing.sample.T
     for i in np.flatnonzero(~inside):
         near = [j for j in np.argsort(-cosines[i])[:6] if cosines[i, j] >= smoothing.radius[j]]
@@ -84,7 +85,7 @@ def test_kinds_lie_closer_than_before() -> None:
         np.fill_diagonal(cosines, -2)
         return float((kinds[np.argsort(-cosines, axis=1)[:, :10]] == kinds[:, None]).mean())
 
-    raw = Smoothing(x, 10)._unit(np.arange(N))
+    raw = Standardized(x, "cpu").take(np.arange(N)).numpy()
     assert of_nearest(all_rows(x, 10)) > of_nearest(raw) + 0.05
 
 
