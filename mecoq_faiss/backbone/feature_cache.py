@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mecoq_faiss.backbone.network import Backbone
-from mecoq_faiss.runtime.cache import cache_folder
+from mecoq_faiss.runtime.cache import cache_folder, make_folder
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.storage.checksum import checksum
 from mecoq_faiss.storage.files import check_regular, locked
@@ -87,7 +87,7 @@ def from_cache(
 def _make_whole(path: Path, key: dict[str, Any], write: Callable[[Path], None], ranks: Ranks) -> None:
     lock = path.with_name(f".{path.stem}.lock")
     if not _is_whole(path, key):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with locked(lock):
             if not _is_whole(path, key):
                 write(path)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mecoq_faiss.bundle.encoded import Encoding
-from mecoq_faiss.runtime.cache import cache_folder
+from mecoq_faiss.runtime.cache import cache_folder, make_folder
 from mecoq_faiss.storage.files import replacing
 from mecoq_faiss.storage.shards import Shards
 
@@ -59,7 +59,7 @@ class Store:
         if self.exists():
             raise FileExistsError(f"{self.url} exists: choose another file")
         place = cache_folder() / f"out-{hashlib.sha256(self.url.encode()).hexdigest()[:24]}"
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         whole = place / "whole.h5"
         whole.unlink(missing_ok=True)  # of a command that was killed before it had put it into its place
         n = make(whole)

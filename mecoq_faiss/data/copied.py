@@ -10,7 +10,7 @@ from typing import Any
 from mecoq_faiss.data.features import FEATURE_TYPES
 from mecoq_faiss.data.images import IMAGE_TYPES
 from mecoq_faiss.data.sharded import SHARD_TYPES
-from mecoq_faiss.runtime.cache import cache_folder
+from mecoq_faiss.runtime.cache import cache_folder, make_folder
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.storage.files import locked, replacing
 
@@ -45,7 +45,7 @@ def copied(url: str) -> Path:
     if not names:
         raise FileNotFoundError(f"{url}: no file of images or features there")
     place = cache_folder() / f"copy-{hashlib.sha256(url.encode()).hexdigest()[:24]}"
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     with locked(place / ".lock"):
         for name in progress(sorted(names), total=len(names), label=f"copy {url}", unit="file"):
             _copy(system, names[name], there[names[name]], place / NAME / name, url)

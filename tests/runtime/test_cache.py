@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mecoq_faiss.runtime.cache import cache_folder
+import pytest
+
+from mecoq_faiss.runtime.cache import cache_folder, make_folder
 
 
 def test_cache_folder(monkeypatch):
@@ -15,3 +17,11 @@ def test_cache_folder(monkeypatch):
     assert cache_folder() == Path("/x/mecoq-faiss")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "mecoq-faiss"
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=r"file/b cannot be made \(Not a directory\): name another folder"):
+        make_folder(tmp_path / "file" / "b")
