@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from mecoq_faiss.backbone.feature_cache import from_cache, write_together
 from mecoq_faiss.data.features import FeatureRows
+from mecoq_faiss.index.nearest import by_inner_product
 from mecoq_faiss.runtime.progress import progress
 from mecoq_faiss.runtime.ranks import ALONE, Ranks
 from mecoq_faiss.storage.shards import Arrays
@@ -41,22 +41,19 @@ class Smoothing:
         self.k = min(neighbors + 1, len(self.sample))  # with the row itself
         starts = range(0, len(self.sample), BLOCK)
         blocks = progress(starts, total=len(starts), label="neighbors", unit="blocks")
-        found = [self._nearest(self.sample[start : start + BLOCK])[0] for start in blocks]
+        found = [by_inner_product(self.sample[i : i + BLOCK], self.sample, self.k)[0] for i in blocks]
         self.radius = np.concatenate(found)[:, -1] - ROUNDING  # (m,): the cosine of the farthest that counts
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Those from start to stop, (b, F) float32 of norm 1."""
         numbers = np.arange(start, min(stop, len(self.features)))
         x = self.features.take(numbers).numpy()
-        D, I = self._nearest(x)
+        D, I = by_inner_product(x, self.sample, self.k)
         weights = np.where(self.radius[I] <= D, np.maximum(D, 0) ** POWER, 0)
         mean = np.einsum("bk,bkf->bf", weights, self.sample[I])
         outside = ~np.isin(numbers, self.sampled)
         mean[outside] += x[outside]
         return F.normalize(torch.from_numpy(mean), dim=1).numpy()
-
-    def _nearest(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return faiss.knn(x, self.sample, self.k, faiss.METRIC_INNER_PRODUCT)
 
 
 def smoothed_features(
