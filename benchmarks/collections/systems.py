@@ -33,6 +33,7 @@ from mecoq_faiss.training.start import prepare
 
 Array = NDArray[Any]
 NEIGHBORS, PRESERVED_ROWS = 10, 20_000
+HELD = 10_000  # items at most on which settings are chosen
 FOUR_BIT = 4  # bytes at which 4-bit codes are shown too
 
 
@@ -112,10 +113,14 @@ def _unquantized(data: Data, settings: dict[str, Any], near: Array) -> Result:
 
 
 GROWTH = (1_000, 5_000, 20_000)  # images, before all
+CHOSEN_ON = 5_000  # of them; FAISS's codes are then fitted to all
 
 
 def growth(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]:
-    """What it is worth to train on more of the database: the default recipe on its first images in random order."""
+    """What it is worth to train on more of the database: the default recipe on its first images in random order.
+
+    Beside it FAISS's codes, trained on all, with the settings that are best where the first 5,000 are trained on.
+    """
     near = neighbors(*(normalised(x, data.xt) for x in (data.xb, data.xq)))
     rows = []
     order = np.random.default_rng(0).permutation(len(data.xt))
@@ -128,7 +133,9 @@ def growth(data: Data, cells: Cells, num_bytes: int, seeds: int) -> list[Result]
             found = cells.get(name, s, partial(_learned, fewer, s, near))
             shown = {"images": count, "bytes": num_bytes, "seed": seed, "setting": s}
             rows += [{"system": "learned" + more, **shown, **found[codes]} for codes, more in CODES.items()]
-    return rows
+    chosen_on, held = data.xt[np.sort(order[:CHOSEN_ON])], np.sort(order[CHOSEN_ON:][:HELD])
+    codes_of_faiss = _faiss(data, cells, num_bytes, data.yb, chosen_on, held, near, fitted_to=data.xt)
+    return rows + [{"images": len(order), **row} for row in codes_of_faiss]
 
 
 USUAL = "PQ, standardised"
@@ -136,9 +143,19 @@ JUDGED: dict[Goal, str] = {"map": "kind", "neighbours": "neighbors"}
 
 
 def _faiss(
-    data: Embeddings, cells: Cells, num_bytes: int, labels: Array | None, xt: Array, held: Array, near: Array
+    data: Embeddings,
+    cells: Cells,
+    num_bytes: int,
+    labels: Array | None,
+    xt: Array,
+    held: Array,
+    near: Array,
+    fitted_to: Array | None = None,
 ) -> list[Result]:
-    """Each of FAISS's methods with the setting that is best on held-out items, by labels or by their neighbors."""
+    """Each of FAISS's methods with the setting that is best on held-out items, by labels or by their neighbors.
+
+    It is chosen with `xt` trained on, and then fitted to these or to `fitted_to`.
+    """
     goal: Goal = "neighbours" if labels is None else "map"
     metric = "cosine" if labels is None else "aqs"
     settings = [s for s in grid(num_bytes, data.xb.shape[1], quick=True, metric=metric) if s.min_rows <= len(xt)]
@@ -152,17 +169,16 @@ def _faiss(
     trained = {} if goal == "map" else {"rows": len(xt)}
     key = trained | {"grid": [s.name for s in settings]}
     names = cells.get(f"FAISS settings {num_bytes} bytes by {JUDGED[goal]}", key, pick)["names"]
+    fit = partial(_baseline, data, xt=xt if fitted_to is None else fitted_to, near=near)
     by_name = {s.name: s for s in settings}
     rows = []
     for method, name in names.items():
         what = f"{method} by {JUDGED[goal]}" + (f" {num_bytes} bytes" if method != "Flat" else "")
-        found = cells.get(what, trained | {"setting": name}, partial(_baseline, data, by_name[name], xt, near))
+        found = cells.get(what, trained | {"setting": name}, partial(fit, by_name[name]))
         rows.append({"system": method, "bytes": num_bytes, "seed": 0, "setting": name, **found})
     if goal == "map":  # what full choices found best for PQ, whatever the quick one finds
         usual = Baseline("PQ", num_bytes, 8, "standardised+normalised", "IP")
-        found = cells.get(
-            f"{USUAL} {num_bytes} bytes", {"setting": usual.name}, partial(_baseline, data, usual, xt, near)
-        )
+        found = cells.get(f"{USUAL} {num_bytes} bytes", {"setting": usual.name}, partial(fit, usual))
         rows.append({"system": USUAL, "bytes": num_bytes, "seed": 0, "setting": usual.name, **found})
     return rows
 
@@ -179,7 +195,7 @@ def preserved(data: Embeddings, cells: Cells, num_bytes: int, seeds: int, most: 
     near = neighbors(own.xb, own.xq)
     order = np.random.default_rng(0).permutation(len(own.xb))
     rows, rest = np.sort(order[:most]), order[most:]
-    xt, held = own.xb[rows], np.sort(rest[:10_000] if len(rest) >= 2_000 else order[: max(60, len(order) // 3)])
+    xt, held = own.xb[rows], np.sort(rest[:HELD] if len(rest) >= 2_000 else order[: max(60, len(order) // 3)])
     found = []
     for seed in range(seeds):
         given = {"bits": 8 * num_bytes, "objective": "preserve", "backbone": "features", "weights": "none"}

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.collections import page, sets, systems, text
+from benchmarks.paper.cells import Cells
+from benchmarks.paper.data import Data
+from mecoq_faiss.baselines import Baseline
+from mecoq_faiss.data.sources import ImageSource
 
 
 def test_sets_are_drawn_from_the_classes_and_do_not_overlap(tmp_path: Path) -> None:
@@ -62,6 +67,38 @@ def test_growth_is_told_by_the_number_of_images() -> None:
         "| 4 | 5,000 | learned | 50.0 | 60.0 | 70.0 |",
         "| 4 | 50,000 | learned | 50.0 | 60.0 | 70.0 |",
     ]
+
+
+def test_beside_growth_codes_of_faiss_are_chosen_on_some_images_and_fitted_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"map": 0.5, "precision_at": {"1": 0.6, "10": 0.7}, "recall_at": {"10": 0.5, "100": 0.9}}
+    chosen_on, fitted_to = [], []
+
+    def choose(goals: list[str], settings: list[Baseline], xt: np.ndarray, *_: object, **__: object) -> object:
+        chosen_on.append(len(xt))
+        return {goals[0]: {"PQ": settings[0]}}, None
+
+    def baseline(data: Data, setting: Baseline, xt: np.ndarray, near: np.ndarray) -> dict:
+        fitted_to.append(len(xt))
+        return figures
+
+    for name, value in {
+        "GROWTH": (20,), "CHOSEN_ON": 300, "choose_for": choose, "_baseline": baseline,
+        "_learned": lambda data, *_: {codes: figures | {"train_seconds": len(data.xt)} for codes in systems.CODES},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(systems, name, value)
+    x = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    y = np.arange(600) % 3
+    images = ImageSource.__new__(ImageSource)
+    data = Data("x", x, x[:9], y[:9], x, y, np.arange(0), 100, np.stack([x, x], 1), images, images, images, {})
+    rows = systems.growth(data, Cells(tmp_path, {}), 1, 1)
+    assert [(row["system"], row["images"], row["map"]) for row in rows] == [
+        ("learned", 20, 0.5), ("learned, additive", 20, 0.5), ("learned", 600, 0.5), ("learned, additive", 600, 0.5),
+        ("PQ", 600, 0.5), (systems.USUAL, 600, 0.5),
+    ]  # fmt: skip
+    assert [row["train_seconds"] for row in rows[:4]] == [20, 20, 600, 600]
+    assert chosen_on == [300] and fitted_to == [600, 600]
 
 
 def test_the_page_is_that_of_the_results() -> None:
