@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from itertools import cycle
 from pathlib import Path
 
 from benchmarks.collections.sets import COLLECTIONS
@@ -29,11 +30,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--goals", nargs="+", choices=[*GOALS, "neighbors"], default=["kind", "neighbors"])
     parser.add_argument("--bytes", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rows", type=int, default=PRESERVED_ROWS, help="of given embeddings that are trained on")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="how many, of all sizes or of each")
     parser.add_argument("--threads", type=int, default=1, help="of training and search")
     parser.add_argument("--workers", type=int, default=-1, help="that decode images")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args(arguments)
+    if len(a.seeds) not in (1, len(a.bytes)):
+        parser.error(f"--seeds {a.seeds}: give one number, or one for each of --bytes {a.bytes}")
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)
     faiss_threads(a.threads)
@@ -51,11 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     cells = Cells(a.out, common)  # settings say how many views; baselines have none
     for goal in a.goals:
         rows = []
-        for num_bytes in a.bytes:
+        for num_bytes, seeds in zip(a.bytes, cycle(a.seeds), strict=False):
             if goal == "neighbors":
-                rows += preserved(data, cells, num_bytes, a.seeds, a.rows)
+                rows += preserved(data, cells, num_bytes, seeds, a.rows)
             elif isinstance(data, Data):
-                rows += GOALS[goal](data, cells, num_bytes, a.seeds)
+                rows += GOALS[goal](data, cells, num_bytes, seeds)
             else:
                 parser.error(f"--goals {goal} needs images: give --goals neighbors")
             trained = {"trained_rows": min(a.rows, len(data.xb))} if goal == "neighbors" else {"views": a.views}
