@@ -41,18 +41,22 @@ class Smoothing:
         self.k = min(neighbors + 1, len(self.sample))  # with the row itself
         starts = range(0, len(self.sample), BLOCK)
         blocks = progress(starts, total=len(starts), label="neighbors", unit="blocks")
-        found = [by_inner_product(self.sample[i : i + BLOCK], self.sample, self.k)[0] for i in blocks]
-        self.radius = np.concatenate(found)[:, -1] - ROUNDING  # (m,): the cosine of the farthest that counts
+        found = [by_inner_product(self.sample[i : i + BLOCK], self.sample, self.k) for i in blocks]
+        self.D, self.I = (np.concatenate(part) for part in zip(*found, strict=True))
+        self.radius = self.D[:, -1] - ROUNDING  # (m,): the cosine of the farthest that counts
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Those from start to stop, (b, F) float32 of norm 1."""
         numbers = np.arange(start, min(stop, len(self.features)))
         x = self.features.take(numbers).numpy()
-        D, I = by_inner_product(x, self.sample, self.k)
+        inside = np.isin(numbers, self.sampled)
+        places = np.searchsorted(self.sampled, numbers[inside])
+        D, I = np.empty((len(x), self.k), np.float32), np.empty((len(x), self.k), np.int64)
+        D[inside], I[inside] = self.D[places], self.I[places]
+        D[~inside], I[~inside] = by_inner_product(x[~inside], self.sample, self.k)
         weights = np.where(self.radius[I] <= D, np.maximum(D, 0) ** POWER, 0)
         mean = np.einsum("bk,bkf->bf", weights, self.sample[I])
-        outside = ~np.isin(numbers, self.sampled)
-        mean[outside] += x[outside]
+        mean[~inside] += x[~inside]
         return F.normalize(torch.from_numpy(mean), dim=1).numpy()
 
 
@@ -74,10 +78,10 @@ def smoothed_features(
     smoothing = cache(lambda: Smoothing(features, neighbors))
 
     def compute(start: int, stop: int) -> Iterator[Arrays]:
-        numbers = range(start, stop)
+        numbers, average = range(start, stop), smoothing()
         shown = progress(numbers, total=stop, initial=start, label="smoothed features", unit="blocks")
         for number in shown if ranks.first else numbers:
-            smoothed = smoothing().rows(number * BLOCK, (number + 1) * BLOCK).astype(np.float16)
+            smoothed = average.rows(number * BLOCK, (number + 1) * BLOCK).astype(np.float16)
             yield {"features": smoothed, "rows": rows[number * BLOCK :][: len(smoothed)]}
 
     def write(path: Path) -> None:
