@@ -134,6 +134,7 @@ def test_the_results_are_those_of_the_benchmark(system: str) -> None:
 
 def test_the_other_collections_are_as_measured() -> None:
     rows = {
+        "CIFAR-10 (II) through EfficientNet": ("cifar10-ii", "tf_efficientnet_lite0"),
         "ten textures": ("textures",),
         "the same through EfficientNet": ("textures", "tf_efficientnet_lite0"),
         "five classes": ("five",),
@@ -146,6 +147,15 @@ def test_the_other_collections_are_as_measured() -> None:
         best = np.max([v for s, v in found.items() if not s.startswith("learned") and s != "Flat"], axis=0)
         expected = [*found["learned"][:3], *best[:3]]
         assert re.findall(r"\d+\.\d", TABLE[title]) == [f"{value:.1f}" for value in expected]
+
+
+def test_training_on_the_whole_database_is_as_measured() -> None:
+    rows = json.loads((COLLECTIONS / "cifar10-i-mobilenetv1_100-growth.json").read_text())["rows"]
+    rows = [row for row in rows if row["images"] == 50_000]
+    figures = {row["system"]: [row["map"], row["precision_at"]["1"], row["precision_at"]["10"]] for row in rows}
+    best = np.max([v for s, v in figures.items() if not s.startswith("learned") and s != "Flat"], axis=0)
+    own, faiss = (" / ".join(f"{100 * value:.1f}" for value in v) for v in (figures["learned"], best))
+    assert f"the codes have {own}, the best of FAISS's {faiss}." in " ".join(README.split())
 
 
 def test_fine_is_as_measured() -> None:
