@@ -137,7 +137,8 @@ def test_the_other_collections_are_as_measured() -> None:
         "CIFAR-10 (II) through EfficientNet": ("cifar10-ii", "tf_efficientnet_lite0"),
         "ten textures": ("textures",),
         "the same through EfficientNet": ("textures", "tf_efficientnet_lite0"),
-        "five classes": ("five",),
+        "five classes of ImageNet, 1,250": ("five",),
+        "five classes through EfficientNet": ("five", "tf_efficientnet_lite0"),
         "100 uneven classes": ("uneven",),
         "200 classes": ("imagenet200",),
     }
