@@ -167,7 +167,7 @@ def _faiss(
         return {"names": {method: setting.name for method, setting in best[goal].items()}}
 
     trained = {} if goal == "map" else {"rows": len(xt)}
-    key = trained | {"grid": [s.name for s in settings]}
+    key = trained | {"grid": [s.name for s in settings]} | ({} if fitted_to is None else {"chosen_on": len(xt)})
     names = cells.get(f"FAISS settings {num_bytes} bytes by {JUDGED[goal]}", key, pick)["names"]
     fit = partial(_baseline, data, xt=xt if fitted_to is None else fitted_to, near=near)
     by_name = {s.name: s for s in settings}

@@ -40,13 +40,14 @@ def targets_of(
     They are smoothed over `preserve_neighbors`. `readable` (n,) are the items' rows, rising, where they are known
     already: the others are not tried again.
     """
-    some = readable is not None and len(readable) < len(source)
-    part = source.subset(readable) if readable is not None and some else source
+    if readable is None:
+        readable = np.arange(len(source))
+    part = source if len(readable) == len(source) else source.subset(readable)
     features, rows = given_features(part, model, c.workers, device, ranks)
     if c.preserve_neighbors:
         key = made_of(part, model.backbone, model.config.image_size, device)
         features, rows = smoothed_features(features, rows, c.preserve_neighbors, key, ranks=ranks)
-    return Targets(features, readable[rows] if readable is not None and some else rows, device)
+    return Targets(features, readable[rows], device)
 
 
 def given_features(

@@ -62,10 +62,11 @@ def test_a_table_has_the_means_of_seeds_and_the_best_of_faiss_for_each_figure() 
 def test_growth_is_told_by_the_number_of_images() -> None:
     figures = {"map": 0.5, "precision_at": {"1": 0.6, "10": 0.7}}
     rows = [{"system": "learned", "bytes": 4, "images": n, **figures} for n in (5000, 50_000)]
-    table = page._growth(rows, page.SHOWN)
+    table = page._growth([*rows, {"system": "PQ", "bytes": 4, "images": 50_000, **figures}], page.SHOWN)
     assert table.splitlines()[2:] == [
         "| 4 | 5,000 | learned | 50.0 | 60.0 | 70.0 |",
         "| 4 | 50,000 | learned | 50.0 | 60.0 | 70.0 |",
+        "| 4 | 50,000 | best of FAISS | 50.0 (PQ) | 60.0 (PQ) | 70.0 (PQ) |",
     ]
 
 
@@ -92,7 +93,12 @@ def test_beside_growth_codes_of_faiss_are_chosen_on_some_images_and_fitted_to_al
     y = np.arange(600) % 3
     images = ImageSource.__new__(ImageSource)
     data = Data("x", x, x[:9], y[:9], x, y, np.arange(0), 100, np.stack([x, x], 1), images, images, images, {})
-    rows = systems.growth(data, Cells(tmp_path, {}), 1, 1)
+    cells = Cells(tmp_path, {})
+    systems._faiss(data, cells, 1, y, x, np.arange(9), x, fitted_to=None)
+    assert (chosen_on.pop(), fitted_to.pop(), fitted_to.pop()) == (600, 600, 600), "another choice"
+    for cell in tmp_path.glob("cells/PQ*"):
+        cell.unlink()
+    rows = systems.growth(data, cells, 1, 1)
     assert [(row["system"], row["images"], row["map"]) for row in rows] == [
         ("learned", 20, 0.5), ("learned, additive", 20, 0.5), ("learned", 600, 0.5), ("learned, additive", 600, 0.5),
         ("PQ", 600, 0.5), (systems.USUAL, 600, 0.5),
