@@ -24,7 +24,7 @@ DRAWS = 20  # of old items, for what sampling alone gives
 # What makes retraining due, found by benchmarks/drift.py: see docs/findings.md
 BITS = 0.03  # of divergence
 NOISES = 3  # it is to be above this many standard deviations of what sampling gives
-OUTLYING = 0.46  # what the lower end of `outlying` is to be above
+OUTLYING = 0.48  # what the lower end of `outlying` is to be above
 
 Decode = Callable[[np.ndarray], np.ndarray]  # codes (n, M) -> the vectors that they stand for
 
