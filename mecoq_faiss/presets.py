@@ -53,7 +53,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "both": {},
     "fine": {"preserve_weight": 1.0, "preserve_neighbors": 0, "preserve_temperature": 0.05, "codes": "additive"},
     "preserve": dict(
-        metric="cosine", codes="additive", projection="linear", standardize=False, D=128, epochs=12, lr=3e-4,
+        metric="cosine", codes="additive", projection="linear", standardize=False, D=256, epochs=12, lr=3e-4,
         codebook_lr_scale=3.0, weight_decay=0.0, warmup_epochs=0, preserve_temperature=0.05,
     ),
 }  # fmt: skip
