@@ -16,6 +16,7 @@ from mecoq_faiss.training.pairs import Pairs
 
 MOST_ROWS = 50_000  # items, and queries, that are trained on; a seeded sample of more
 QUERIES = 128  # of a batch
+FEWEST_STEPS = 64  # of an epoch: where items are too few for that, each is a query several times
 NEAREST, DRAWN = 50, 10  # neighbors of a query, and how many of them stand in a batch with it
 
 
@@ -37,10 +38,12 @@ class Neighbors(NamedTuple):
 
 
 class NeighborPairs(Pairs):
-    """Queries, each with 10 of its 50 nearest items, drawn anew every epoch.
+    """Queries, each with 10 of its 50 nearest items, drawn anew every time.
 
-    Every item is a query, unless `queries`, of the same width, are given: then as many items as queries are drawn at
-    random too, so that those come up which are near to none. Of features (n, V, F) the first views are taken.
+    Every item is a query once an epoch, or of few items so often that there are 64 steps: training lasts long enough
+    then. Where `queries`, of the same width, are given, an epoch has these once (a few, seen often, are learned by
+    heart), and as many items are drawn at random too, so that those come up which are near to none. Of features
+    (n, V, F) the first views are taken.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class NeighborPairs(Pairs):
         own, n = self.queries is None, len(self.features if self.queries is None else self.queries)
         near = nearest(self.features, min(NEAREST, len(self.features) - own), metric, self.queries, ranks.share(n))
         self.near = ranks.gather_rows(torch.from_numpy(near), ranks.counts(n)).numpy()
-        super().__init__(np.arange(len(self.near)), batch_size, seed, device)
+        times = -(-FEWEST_STEPS * batch_size // n) if own else 1
+        super().__init__(np.tile(np.arange(n), times), batch_size, seed, device)
 
     def batches(  # type: ignore[override]
         self, epoch: int, start_step: int = 0, ranks: Ranks = ALONE

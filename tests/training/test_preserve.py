@@ -12,6 +12,7 @@ from mecoq_faiss import ModelConfig, TrainConfig, load_encoder, train
 from mecoq_faiss.index import build_index
 from mecoq_faiss.model import MeCoQ
 from mecoq_faiss.presets import OBJECTIVES
+from mecoq_faiss.training import neighbors
 from mecoq_faiss.training.neighbors import NeighborPairs
 from mecoq_faiss.training.preserve import Preserve, exact_scores, start_preserving
 
@@ -76,7 +77,7 @@ def test_without_codes_the_start_has_the_exact_ranks(metric: str, x: np.ndarray)
 @pytest.mark.parametrize("metric", METRICS)
 def test_training_finds_more_neighbors_than_the_start_and_exports(metric: str, x: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
-    config = TrainConfig(**RECIPE | {"epochs": 30, "batch_size": 50})  # type: ignore[arg-type]
+    config = TrainConfig(**RECIPE | {"epochs": 4, "batch_size": 50})  # type: ignore[arg-type]
     torch.manual_seed(0)
     start = MeCoQ(model_of(metric))
     start_preserving(start, NeighborPairs(x, metric, 50, 0, "cpu"), seed=0)
@@ -88,7 +89,10 @@ def test_training_finds_more_neighbors_than_the_start_and_exports(metric: str, x
     np.testing.assert_allclose(index.reconstruct_n(0, N), vectors, atol=1e-6)
 
 
-def test_a_sample_of_the_queries_helps_to_find_what_is_near_to_such(x: np.ndarray, tmp_path: Path) -> None:
+def test_a_sample_of_the_queries_helps_to_find_what_is_near_to_such(
+    x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "FEWEST_STEPS", 1)  # both as often
     rng = np.random.default_rng(5)
     queries = (-1 + rng.normal(size=(300, F)) * np.geomspace(3, 0.1, F)).astype(np.float32)  # another kind of vectors
     np.save(tmp_path / "x.npy", x)
