@@ -3,7 +3,7 @@
 python -m benchmarks.speed additive
 
 Codes and codewords are made up: a scan's time does not depend on them. Product codes are of 16 dimensions a
-segment, as the default recipe's; additive ones of as many in all, and of 256, as `--objective preserve` makes them.
+segment, as the default recipe's; additive ones of as many in all, and as wide as `--objective preserve` makes them.
 Processor time of one thread, of the same queries one after the other (a batch shares nothing in an exhaustive
 scan).
 """
@@ -17,8 +17,9 @@ import numpy as np
 
 from benchmarks.speed.measure import Row, arguments, finish, goal, in_turn, show, use_threads
 from mecoq_faiss.index import build_index
+from mecoq_faiss.presets import OBJECTIVES
 
-K, SEGMENT, PRESERVED = 10, 16, 256
+K, SEGMENT, PRESERVED = 10, 16, OBJECTIVES["preserve"]["D"]
 KINDS = {"pq": 8, "pqfs": 4}  # bits a code
 
 

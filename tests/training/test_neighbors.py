@@ -69,6 +69,7 @@ def test_items_that_are_near_to_no_query_come_up_too(x: np.ndarray) -> None:
     pairs = NeighborPairs(x, "cosine", 16, 0, "cpu", queries)
     far = {tuple(row) for row in np.delete(x, np.unique(pairs.near), axis=0).tolist()}
     batches = list(pairs.batches(1))
+    assert len(batches) == 2, "given queries come once"
     assert far & {tuple(row) for batch in batches for row in batch.view2.tolist()}
     assert not any(batch.same.any() for batch in batches)
 
