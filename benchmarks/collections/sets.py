@@ -40,6 +40,16 @@ def uneven(root: str) -> Split:
     return _of_classes(_images(f"{root}/train"), sizes, share=1 / 7)
 
 
+def fifty(root: str) -> Split:
+    """50 of the classes in ROOT/train, 100 images each; a fifth are queries."""
+    return _of_classes(_images(f"{root}/train"), np.full(50, 100), share=1 / 5)
+
+
+def few(root: str) -> Split:
+    """500 images: ten of the classes in ROOT/train, 50 images each; four times as many are queries."""
+    return _of_classes(_images(f"{root}/train"), np.full(10, 250), share=4 / 5)
+
+
 def five(root: str) -> Split:
     """Five of the classes in ROOT/train, 250 images each; a fifth are queries."""
     return _of_classes(_images(f"{root}/train"), np.full(5, 250), share=1 / 5)
@@ -56,7 +66,9 @@ COLLECTIONS: dict[str, Callable[[str], Split]] = {
     "cifar10-ii": lambda root: protocol(root, "cifar10-ii"),
     "imagenet200": imagenet200,
     "uneven": uneven,
+    "fifty": fifty,
     "five": five,
+    "few": few,
     "textures": textures,
     "digits": lambda root: protocol("", "digits"),
 }

@@ -29,6 +29,19 @@ def test_sets_are_drawn_from_the_classes_and_do_not_overlap(tmp_path: Path) -> N
     assert sets._some(source, 7).paths == sets._some(source, 7).paths and len(sets._some(source, 7)) == 7
 
 
+@pytest.mark.parametrize(("name", "queries", "database"), [("few", 2000, 500), ("five", 250, 1000)])
+def test_sets_of_the_same_classes_have_so_many_images(name: str, queries: int, database: int, tmp_path: Path) -> None:
+    for c in range(11):
+        (tmp_path / "train" / f"{c}").mkdir(parents=True)
+        for i in range(250):
+            (tmp_path / "train" / f"{c}" / f"{i}.png").touch()  # images are opened when they are used
+    split = sets.COLLECTIONS[name](str(tmp_path))
+    assert (len(split.queries), len(split.database)) == (queries, database)
+    assert split.train.paths == split.database.paths
+    counts = np.bincount(split.database.labels)  # type: ignore[arg-type]
+    assert len(set(counts[counts > 0])) == 1
+
+
 def test_neighbors_are_those_of_the_normalised_features() -> None:
     rng = np.random.default_rng(0)
     xt, xb, xq = (3 + rng.normal(size=(n, 5)) for n in (30, 40, 6))
