@@ -26,6 +26,7 @@ HERE = {  # the paper's name -> the system run here; what differs from the paper
     "CIBHash": "CIBHash",
     "MeCoQ (Ours)": "MeCoQ",
 }
+FIRST_VERSION = "0.1.0"  # its default recipe was another
 FIRST = ("1", "10", "100")  # results whose precision stands beside MAP
 FLAT = " Flat is uncompressed: 4 bytes a dimension."
 TITLES = {
@@ -48,22 +49,33 @@ TITLES = {
 
 def write_page(out: Path) -> None:
     """Write OUT/paper.md from the JSON files that are there."""
-    parts = ["# The paper's experiments, run here\n"]
-    for name, title in TITLES.items():
-        path = out / f"{name}.json"
-        if not path.exists():
-            continue
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if name == "table1" and (more := out / "rivals.json").exists():
-            content["rivals"] = json.loads(more.read_text(encoding="utf-8"))["rows"]
-        if len(parts) == 1:
-            parts.append(_setting(content))
-        parts.append(f"## {title}\n")
+    contents = {
+        name: json.loads(path.read_text(encoding="utf-8")) for name in TITLES if (path := out / f"{name}.json").exists()
+    }
+    parts = ["# The paper's experiments, run here\n", *map(_setting, list(contents.values())[:1]), *_version(contents)]
+    if "table1" in contents and "rivals" in contents:
+        contents["table1"]["rivals"] = contents["rivals"]["rows"]
+    for name, content in contents.items():
+        parts.append(f"## {TITLES[name]}\n")
         if name in TABLES:
             parts.append(TABLES[name](content))
         if (out / f"{name}.png").exists():
-            parts.append(f"![{title}]({name}.png)\n")
+            parts.append(f"![{TITLES[name]}]({name}.png)\n")
     write_text(out / "paper.md", "\n".join(parts))
+
+
+def _version(contents: dict[str, Content]) -> list[str]:
+    """Which default recipe the results are of, where it is not today's."""
+    first = {name for name, content in contents.items() if content["environment"]["mecoq-faiss"] == FIRST_VERSION}
+    if not first:
+        return []
+    now = ", ".join(f'"{TITLES[name]}"' for name in contents if name not in first)
+    return [
+        f'Here "MeCoQ" and the default recipe are those of version {FIRST_VERSION}{now and f", but in {now}"}: '
+        "the recipe that `train` has now, without distillation, contrast with embeddings and polishing "
+        "(`preserve_weight=0`, `asymmetric_share=0`, `polish_rounds=0`). What it gives with them, beside every code of "
+        "FAISS and on more collections: [collections](collections.md).\n"
+    ]
 
 
 def _setting(c: Content) -> str:

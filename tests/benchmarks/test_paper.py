@@ -19,6 +19,7 @@ from benchmarks.paper.cells import Cells
 from benchmarks.paper.experiment import default_settings, fit, paper_settings
 from benchmarks.paper.published import TABLE1, published
 from benchmarks.paper.systems import SYSTEMS
+from benchmarks.speed.measure import RESULTS
 from mecoq_faiss import train
 from mecoq_faiss.baselines import Baseline
 from mecoq_faiss.config import make_configs
@@ -265,6 +266,17 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
         monkeypatch.setattr(tables, name, lambda *_: pytest.fail("computed a second time"))
     paper.main(["table1", "table2", "table3", *DIGITS, "--out", str(tmp_path)])
     assert json.loads((tmp_path / "table1.json").read_text())["rows"] == table["rows"]
+
+
+def test_the_page_says_which_default_recipe_its_results_are_of(tmp_path: Path) -> None:
+    variants = json.loads((RESULTS / "variants.json").read_text())
+    (tmp_path / "variants.json").write_text(json.dumps(variants))
+    pages.write_page(tmp_path)
+    assert "of version 0.1.0" not in (tmp_path / "paper.md").read_text()
+    (tmp_path / "table2.json").write_text((RESULTS / "table2.json").read_text())
+    pages.write_page(tmp_path)
+    page = (tmp_path / "paper.md").read_text()
+    assert f'are those of version 0.1.0, but in "{pages.TITLES["variants"]}": ' in page
 
 
 def test_degeneration_where_layers_learn(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
