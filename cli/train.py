@@ -30,7 +30,7 @@ from .options import CODES, METRICS, OBJECTIVES, PRESETS, Duration, data_option,
     "--objective",
     type=click.Choice(OBJECTIVES),
     help="What similar means: of one kind (semantic), near by the given or the backbone's features (preserve), both, "
-    "or both where there are a hundred kinds and more (fine).  [default: both, or of feature vectors preserve]",
+    "or both where there are fifty kinds and more (fine).  [default: both, or of feature vectors preserve]",
 )
 @click.option(
     "--metric", type=click.Choice(METRICS), help="By which features are near, to be preserved.  [default: cosine]"

@@ -25,7 +25,7 @@ INTRODUCTION = """\
 The default recipe (`train` without a setting but the size) and `--objective preserve` on each collection, beside
 the best of FAISS's codes of the same size *for each figure*: of PQ, OPQ, RQ, LSQ, PRQ, PLSQ, RaBitQ, ITQ and LSH,
 each with the setting of `compare --quick` that is best on held-out items. That choice among methods is made on the
-test queries, in FAISS's favour. `fine` is `--objective fine`, for a hundred kinds and more; without another setting its
+test queries, in FAISS's favour. `fine` is `--objective fine`, for fifty kinds and more; without another setting its
 codes are additive. Baselines train on as many images, or rows, as the learned codes. Several seeds are
 shown as mean ± standard deviation.
 """

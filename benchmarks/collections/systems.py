@@ -61,7 +61,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "learned, fine": {"objective": "fine", "codes": "product"},  # it takes additive ones by itself, shown beside these
     "learned, 4-bit": {"nbits": 4},
 }
-MANY = 100  # kinds, from which `--objective fine` is for the collection
+MANY = 50  # kinds, from which `--objective fine` is for the collection
 CODES = {"product": "", "additive": ", additive"}  # of one embedding
 
 
