@@ -145,6 +145,8 @@ def test_the_other_collections_are_as_measured() -> None:
         "five classes of ImageNet, 1,250": ("five",),
         "five classes through EfficientNet": ("five", "tf_efficientnet_lite0"),
         "handwritten digits": ("digits", "pixels"),
+        "500 images of ten": ("few",),
+        "50 classes of ImageNet": ("fifty",),
         "100 uneven classes": ("uneven",),
         "uneven classes through EfficientNet": ("uneven", "tf_efficientnet_lite0"),
         "200 classes": ("imagenet200",),
@@ -170,7 +172,7 @@ def test_training_on_the_whole_database_is_as_measured() -> None:
 
 def test_fine_is_as_measured() -> None:
     words = " ".join(README.split())
-    for collection in (("uneven", 4), ("uneven", 4, "tf_efficientnet_lite0"), ("imagenet200", 4)):
+    for collection in (("fifty", 4), ("uneven", 4), ("uneven", 4, "tf_efficientnet_lite0"), ("imagenet200", 4)):
         figures = measured(*collection)["learned, fine, additive"]
         assert " / ".join(f"{value:.1f}" for value in figures[:3]) in words, collection
 
