@@ -269,8 +269,7 @@ def test_all_experiments_end_to_end_and_go_on(small: None, tmp_path: Path, monke
 
 
 def test_the_page_says_which_default_recipe_its_results_are_of(tmp_path: Path) -> None:
-    variants = json.loads((RESULTS / "variants.json").read_text())
-    (tmp_path / "variants.json").write_text(json.dumps(variants))
+    (tmp_path / "variants.json").write_text((RESULTS / "variants.json").read_text())
     pages.write_page(tmp_path)
     assert "of version 0.1.0" not in (tmp_path / "paper.md").read_text()
     (tmp_path / "table2.json").write_text((RESULTS / "table2.json").read_text())
